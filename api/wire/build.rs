@@ -1,0 +1,11 @@
+//! Compiles the protobufs in pure Rust: no protoc on the machine is asked for.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["proto/mesh.proto", "proto/control.proto", "proto/node.proto"];
+    for file in files {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(files, ["proto"])?;
+    tonic_prost_build::configure().bytes(".millrace.node.v1").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,395 @@
+//! Converts between the model and its protobufs by full destructuring; what can't be read is named by its path.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use millrace_model as model;
+use prost::Message as _;
+
+use crate::mesh as pb;
+
+/// A message that this version can't read.
+#[derive(Debug, thiserror::Error)]
+pub enum Undecodable {
+    /// Not the protobuf it should be.
+    #[error("not a valid protobuf")]
+    Protobuf(#[from] prost::DecodeError),
+    /// A field is missing, or holds what it may not.
+    #[error("field {field}: {why}")]
+    Field {
+        /// The field, as `message.field`.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The Delta is not from generation 0, so it is no whole Snapshot.
+    #[error("not a whole snapshot: it starts from generation {0}")]
+    NotWhole(u64),
+}
+
+fn bad(field: &'static str, why: impl ToString) -> Undecodable {
+    Undecodable::Field { field, why: why.to_string() }
+}
+
+/// The whole Snapshot as bytes: an Update from generation 0.
+pub fn encode_snapshot(snapshot: &model::Snapshot) -> Vec<u8> {
+    update(&model::Delta::between(&model::Snapshot::default(), snapshot)).encode_to_vec()
+}
+
+/// The Snapshot in these bytes.
+pub fn decode_snapshot(bytes: &[u8]) -> Result<model::Snapshot, Undecodable> {
+    let delta = delta(pb::Update::decode(bytes)?)?;
+    model::Snapshot::default().apply(&delta).map_err(|wrong| Undecodable::NotWhole(wrong.from))
+}
+
+/// A Delta as an Update.
+pub fn update(delta: &model::Delta) -> pb::Update {
+    let model::Delta { from, to, trust_domain, workloads, services, endpoints, policies } = delta;
+    pb::Update {
+        from: *from,
+        to: *to,
+        trust_domain: trust_domain.to_string(),
+        workloads: workloads.set.iter().map(|(_, w)| workload(w)).collect(),
+        workloads_gone: workloads.gone.iter().map(name).collect(),
+        services: services.set.iter().map(|(_, s)| service(s)).collect(),
+        services_gone: services.gone.iter().map(name).collect(),
+        endpoints: endpoints.set.iter().map(|(_, e)| endpoints_to(e)).collect(),
+        endpoints_gone: endpoints.gone.iter().map(name).collect(),
+        policies: policies.set.iter().map(|(_, p)| policy(p)).collect(),
+        policies_gone: policies.gone.iter().map(name).collect(),
+    }
+}
+
+/// An Update as a Delta.
+pub fn delta(update: pb::Update) -> Result<model::Delta, Undecodable> {
+    let pb::Update {
+        from,
+        to,
+        trust_domain,
+        workloads,
+        workloads_gone,
+        services,
+        services_gone,
+        endpoints,
+        endpoints_gone,
+        policies,
+        policies_gone,
+    } = update;
+    Ok(model::Delta {
+        from,
+        to,
+        trust_domain: trust_domain.into(),
+        workloads: change(workloads, workloads_gone, |w| {
+            let w = workload_from(w)?;
+            Ok((w.name.clone(), w))
+        })?,
+        services: change(services, services_gone, |s| {
+            let s = service_from(s)?;
+            Ok((s.name.clone(), s))
+        })?,
+        endpoints: change(endpoints, endpoints_gone, |e| {
+            let e = endpoints_from(e)?;
+            Ok((e.service.clone(), e))
+        })?,
+        policies: change(policies, policies_gone, |p| {
+            let p = policy_from(p)?;
+            Ok((p.name.clone(), p))
+        })?,
+    })
+}
+
+fn change<P, M>(
+    set: Vec<P>,
+    gone: Vec<pb::ObjectName>,
+    mut read: impl FnMut(P) -> Result<(model::ObjectName, M), Undecodable>,
+) -> Result<model::Change<M>, Undecodable> {
+    Ok(model::Change {
+        set: set
+            .into_iter()
+            .map(|item| read(item).map(|(name, item)| (name, Arc::new(item))))
+            .collect::<Result<_, _>>()?,
+        gone: gone.into_iter().map(|n| name_from(Some(n), "gone.name")).collect::<Result<_, _>>()?,
+    })
+}
+
+/// An object's name on the wire.
+pub fn name(name: &model::ObjectName) -> pb::ObjectName {
+    let model::ObjectName { namespace, name } = name;
+    pb::ObjectName { namespace: namespace.to_string(), name: name.to_string() }
+}
+
+/// An object's name off the wire; `field` is named where it is missing or empty.
+pub fn name_from(name: Option<pb::ObjectName>, field: &'static str) -> Result<model::ObjectName, Undecodable> {
+    let pb::ObjectName { namespace, name } = name.ok_or_else(|| bad(field, "missing"))?;
+    if namespace.is_empty() || name.is_empty() {
+        return Err(bad(field, "empty"));
+    }
+    Ok(model::ObjectName::new(&namespace, &name))
+}
+
+fn address(address: &IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn address_from(bytes: &[u8], field: &'static str) -> Result<IpAddr, Undecodable> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Ok(v4.into());
+    }
+    match <[u8; 16]>::try_from(bytes) {
+        Ok(v6) => Ok(IpAddr::from(v6)),
+        Err(_) => Err(bad(field, format!("{} bytes are no IP address", bytes.len()))),
+    }
+}
+
+fn port_from(port: u32, field: &'static str) -> Result<u16, Undecodable> {
+    match u16::try_from(port) {
+        Ok(port) if port > 0 => Ok(port),
+        Ok(_) | Err(_) => Err(bad(field, format!("{port} is no port"))),
+    }
+}
+
+fn workload(workload: &model::Workload) -> pb::Workload {
+    let model::Workload {
+        name: own_name,
+        uid,
+        identity,
+        addresses,
+        node,
+        zone,
+        netns,
+        membership,
+        encryption,
+        policies,
+    } = workload;
+    let model::Encryption { default, ports } = encryption;
+    pb::Workload {
+        name: Some(name(own_name)),
+        uid: uid.to_string(),
+        identity: identity.to_string(),
+        addresses: addresses.iter().map(address).collect(),
+        node: node.to_string(),
+        zone: zone.as_ref().map(ToString::to_string),
+        netns: netns.as_ref().map(ToString::to_string),
+        membership: match membership {
+            model::Membership::Outside => pb::Membership::Outside,
+            model::Membership::Pending => pb::Membership::Pending,
+            model::Membership::Enrolled => pb::Membership::Enrolled,
+        }
+        .into(),
+        encryption: Some(pb::Encryption {
+            default: mode(*default).into(),
+            ports: ports.iter().map(|(port, m)| (u32::from(*port), mode(*m).into())).collect(),
+        }),
+        policies: policies.iter().map(name).collect(),
+    }
+}
+
+fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable> {
+    let pb::Workload { name, uid, identity, addresses, node, zone, netns, membership, encryption, policies } = workload;
+    let pb::Encryption { default, ports } = encryption.ok_or_else(|| bad("workload.encryption", "missing"))?;
+    Ok(model::Workload {
+        name: name_from(name, "workload.name")?,
+        uid: uid.into(),
+        identity: identity.parse().map_err(|why| bad("workload.identity", why))?,
+        addresses: addresses.iter().map(|a| address_from(a, "workload.addresses")).collect::<Result<_, _>>()?,
+        node: node.into(),
+        zone: zone.map(Into::into),
+        netns: netns.map(Into::into),
+        membership: match pb::Membership::try_from(membership) {
+            Ok(pb::Membership::Outside) => model::Membership::Outside,
+            Ok(pb::Membership::Pending) => model::Membership::Pending,
+            Ok(pb::Membership::Enrolled) => model::Membership::Enrolled,
+            Ok(pb::Membership::Unspecified) | Err(_) => return Err(bad("workload.membership", membership)),
+        },
+        encryption: model::Encryption {
+            default: mode_from(default)?,
+            ports: ports
+                .into_iter()
+                .map(|(port, m)| Ok((port_from(port, "workload.encryption.ports")?, mode_from(m)?)))
+                .collect::<Result<BTreeMap<_, _>, Undecodable>>()?,
+        },
+        policies: policies.into_iter().map(|n| name_from(Some(n), "workload.policies")).collect::<Result<_, _>>()?,
+    })
+}
+
+fn mode(mode: model::EncryptionMode) -> pb::EncryptionMode {
+    match mode {
+        model::EncryptionMode::Strict => pb::EncryptionMode::Strict,
+        model::EncryptionMode::Permissive => pb::EncryptionMode::Permissive,
+    }
+}
+
+fn mode_from(mode: i32) -> Result<model::EncryptionMode, Undecodable> {
+    match pb::EncryptionMode::try_from(mode) {
+        Ok(pb::EncryptionMode::Strict) => Ok(model::EncryptionMode::Strict),
+        Ok(pb::EncryptionMode::Permissive) => Ok(model::EncryptionMode::Permissive),
+        Ok(pb::EncryptionMode::Unspecified) | Err(_) => Err(bad("encryption.mode", mode)),
+    }
+}
+
+fn protocol(protocol: model::Protocol) -> i32 {
+    match protocol {
+        model::Protocol::Tcp => pb::Protocol::Tcp,
+        model::Protocol::Udp => pb::Protocol::Udp,
+    }
+    .into()
+}
+
+fn protocol_from(protocol: i32, field: &'static str) -> Result<model::Protocol, Undecodable> {
+    match pb::Protocol::try_from(protocol) {
+        Ok(pb::Protocol::Tcp) => Ok(model::Protocol::Tcp),
+        Ok(pb::Protocol::Udp) => Ok(model::Protocol::Udp),
+        Ok(pb::Protocol::Unspecified) | Err(_) => Err(bad(field, protocol)),
+    }
+}
+
+fn service(service: &model::Service) -> pb::Service {
+    let model::Service { name: own_name, addresses, ports } = service;
+    pb::Service {
+        name: Some(name(own_name)),
+        addresses: addresses.iter().map(address).collect(),
+        ports: ports
+            .iter()
+            .map(|model::ServicePort { port, protocol: p, name }| pb::ServicePort {
+                port: u32::from(*port),
+                protocol: protocol(*p),
+                name: name.to_string(),
+            })
+            .collect(),
+    }
+}
+
+fn service_from(service: pb::Service) -> Result<model::Service, Undecodable> {
+    let pb::Service { name, addresses, ports } = service;
+    Ok(model::Service {
+        name: name_from(name, "service.name")?,
+        addresses: addresses.iter().map(|a| address_from(a, "service.addresses")).collect::<Result<_, _>>()?,
+        ports: ports
+            .into_iter()
+            .map(|pb::ServicePort { port, protocol, name }| {
+                Ok(model::ServicePort {
+                    port: port_from(port, "service.ports.port")?,
+                    protocol: protocol_from(protocol, "service.ports.protocol")?,
+                    name: name.into(),
+                })
+            })
+            .collect::<Result<_, Undecodable>>()?,
+    })
+}
+
+fn endpoints_to(endpoints: &model::Endpoints) -> pb::Endpoints {
+    let model::Endpoints { service, endpoints } = endpoints;
+    pb::Endpoints { service: Some(name(service)), endpoints: endpoints.iter().map(endpoint).collect() }
+}
+
+fn endpoint(endpoint: &model::Endpoint) -> pb::Endpoint {
+    let model::Endpoint { address: at, workload, ports, weight, readiness } = endpoint;
+    pb::Endpoint {
+        address: address(at),
+        workload: workload.as_ref().map(name),
+        ports: ports
+            .iter()
+            .map(|((port, p), target)| pb::TargetPort {
+                port: u32::from(*port),
+                protocol: protocol(*p),
+                target: u32::from(*target),
+            })
+            .collect(),
+        weight: *weight,
+        ready: match readiness {
+            model::service::Readiness::Ready => true,
+            model::service::Readiness::Unready => false,
+        },
+    }
+}
+
+fn endpoints_from(endpoints: pb::Endpoints) -> Result<model::Endpoints, Undecodable> {
+    let pb::Endpoints { service, endpoints } = endpoints;
+    Ok(model::Endpoints {
+        service: name_from(service, "endpoints.service")?,
+        endpoints: endpoints.into_iter().map(endpoint_from).collect::<Result<_, _>>()?,
+    })
+}
+
+fn endpoint_from(endpoint: pb::Endpoint) -> Result<model::Endpoint, Undecodable> {
+    let pb::Endpoint { address, workload, ports, weight, ready } = endpoint;
+    Ok(model::Endpoint {
+        address: address_from(&address, "endpoint.address")?,
+        workload: workload.map(|n| name_from(Some(n), "endpoint.workload")).transpose()?,
+        ports: ports
+            .into_iter()
+            .map(|pb::TargetPort { port, protocol, target }| {
+                let port = port_from(port, "endpoint.ports.port")?;
+                let protocol = protocol_from(protocol, "endpoint.ports.protocol")?;
+                Ok(((port, protocol), port_from(target, "endpoint.ports.target")?))
+            })
+            .collect::<Result<_, Undecodable>>()?,
+        weight,
+        readiness: if ready { model::service::Readiness::Ready } else { model::service::Readiness::Unready },
+    })
+}
+
+fn policy(policy: &model::Policy) -> pb::Policy {
+    let model::Policy { name: own_name, action, rules } = policy;
+    pb::Policy {
+        name: Some(name(own_name)),
+        action: match action {
+            model::Action::Allow => pb::PolicyAction::Allow,
+            model::Action::Deny => pb::PolicyAction::Deny,
+        }
+        .into(),
+        rules: rules
+            .iter()
+            .map(|model::Rule { from, ports }| pb::Rule {
+                from: from.iter().map(source).collect(),
+                ports: ports.iter().map(|p| u32::from(*p)).collect(),
+            })
+            .collect(),
+    }
+}
+
+fn source(source: &model::Source) -> pb::Source {
+    pb::Source {
+        kind: Some(match source {
+            model::Source::Identity(identity) => pb::source::Kind::Identity(identity.to_string()),
+            model::Source::Namespace(namespace) => pb::source::Kind::Namespace(namespace.to_string()),
+            model::Source::Block(block) => pb::source::Kind::Block(block.to_string()),
+        }),
+    }
+}
+
+fn policy_from(policy: pb::Policy) -> Result<model::Policy, Undecodable> {
+    let pb::Policy { name, action, rules } = policy;
+    Ok(model::Policy {
+        name: name_from(name, "policy.name")?,
+        action: match pb::PolicyAction::try_from(action) {
+            Ok(pb::PolicyAction::Allow) => model::Action::Allow,
+            Ok(pb::PolicyAction::Deny) => model::Action::Deny,
+            Ok(pb::PolicyAction::Unspecified) | Err(_) => return Err(bad("policy.action", action)),
+        },
+        rules: rules
+            .into_iter()
+            .map(|pb::Rule { from, ports }| {
+                Ok(model::Rule {
+                    from: from.into_iter().map(source_from).collect::<Result<_, _>>()?,
+                    ports: ports.into_iter().map(|p| port_from(p, "policy.rules.ports")).collect::<Result<_, _>>()?,
+                })
+            })
+            .collect::<Result<_, Undecodable>>()?,
+    })
+}
+
+fn source_from(source: pb::Source) -> Result<model::Source, Undecodable> {
+    match source.kind {
+        Some(pb::source::Kind::Identity(id)) => {
+            Ok(model::Source::Identity(id.parse().map_err(|why| bad("policy.rules.from.identity", why))?))
+        }
+        Some(pb::source::Kind::Namespace(namespace)) => Ok(model::Source::Namespace(namespace.into())),
+        Some(pb::source::Kind::Block(block)) => {
+            Ok(model::Source::Block(block.parse().map_err(|why| bad("policy.rules.from.block", why))?))
+        }
+        None => Err(bad("policy.rules.from", "a kind of source that this version does not know")),
+    }
+}

@@ -1,0 +1,40 @@
+//! Carries the model between processes: protobufs, and conversions that name every field so that none is forgotten.
+//!
+//! Decoding is strict: an enum value or a oneof that this version does not know is an error, never a default.
+
+pub mod convert;
+
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    unused_qualifications,
+    unreachable_pub,
+    reason = "generated; documented in the .proto files"
+)]
+mod generated {
+    pub mod mesh {
+        pub mod v1 {
+            tonic::include_proto!("millrace.mesh.v1");
+        }
+    }
+    pub mod control {
+        pub mod v1 {
+            tonic::include_proto!("millrace.control.v1");
+        }
+    }
+    pub mod node {
+        pub mod v1 {
+            tonic::include_proto!("millrace.node.v1");
+        }
+    }
+}
+
+pub use convert::{Undecodable, decode_snapshot, encode_snapshot};
+/// Between control plane and agent.
+pub use generated::control::v1 as control;
+/// The model's messages.
+pub use generated::mesh::v1 as mesh;
+/// Between agent and proxy.
+pub use generated::node::v1 as node;

@@ -1,0 +1,118 @@
+//! Differs two Snapshots, and applies the difference. There is no second path: a full sync is a difference from the empty Snapshot.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Endpoints, ObjectName, Policy, Service, Snapshot, Workload};
+
+/// What turns the Snapshot at generation `from` into the one at `to`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// The generation it applies to.
+    pub from: u64,
+    /// The generation it makes.
+    pub to: u64,
+    /// The trust domain at `to`.
+    pub trust_domain: Arc<str>,
+    /// Pods set or gone.
+    pub workloads: Change<Workload>,
+    /// Services set or gone.
+    pub services: Change<Service>,
+    /// Endpoints set or gone.
+    pub endpoints: Change<Endpoints>,
+    /// Policies set or gone.
+    pub policies: Change<Policy>,
+}
+
+/// Objects of one kind that a Delta sets or removes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change<T> {
+    /// New or changed, in order of name.
+    pub set: Vec<(ObjectName, Arc<T>)>,
+    /// Gone, in order of name.
+    pub gone: Vec<ObjectName>,
+}
+
+impl<T> Default for Change<T> {
+    fn default() -> Self {
+        Self { set: Vec::new(), gone: Vec::new() }
+    }
+}
+
+impl<T> Change<T> {
+    /// True where nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.gone.is_empty()
+    }
+}
+
+/// The Delta was made for another generation than the one it was to be applied to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a delta from generation {from} does not apply to generation {have}")]
+pub struct WrongBase {
+    /// What the Delta starts from.
+    pub from: u64,
+    /// What the Snapshot is at.
+    pub have: u64,
+}
+
+impl Delta {
+    /// The difference that makes `now` of `have`.
+    pub fn between(have: &Snapshot, now: &Snapshot) -> Self {
+        let Snapshot { generation, trust_domain, workloads, services, endpoints, policies } = now;
+        Self {
+            from: have.generation,
+            to: *generation,
+            trust_domain: trust_domain.clone(),
+            workloads: difference(&have.workloads, workloads),
+            services: difference(&have.services, services),
+            endpoints: difference(&have.endpoints, endpoints),
+            policies: difference(&have.policies, policies),
+        }
+    }
+
+    /// True where only the generation differs.
+    pub fn is_empty(&self) -> bool {
+        let Self { from: _, to: _, trust_domain: _, workloads, services, endpoints, policies } = self;
+        workloads.is_empty() && services.is_empty() && endpoints.is_empty() && policies.is_empty()
+    }
+}
+
+impl Snapshot {
+    /// This Snapshot with `delta` applied. A Delta from generation 0 applies to any: it starts from the empty Snapshot.
+    pub fn apply(&self, delta: &Delta) -> Result<Self, WrongBase> {
+        let Delta { from, to, trust_domain, workloads, services, endpoints, policies } = delta;
+        let mut next = match *from {
+            0 => Self::default(),
+            from if from == self.generation => self.clone(),
+            from => return Err(WrongBase { from, have: self.generation }),
+        };
+        next.generation = *to;
+        next.trust_domain = trust_domain.clone();
+        merge(&mut next.workloads, workloads);
+        merge(&mut next.services, services);
+        merge(&mut next.endpoints, endpoints);
+        merge(&mut next.policies, policies);
+        Ok(next)
+    }
+}
+
+fn difference<T: PartialEq>(have: &BTreeMap<ObjectName, Arc<T>>, now: &BTreeMap<ObjectName, Arc<T>>) -> Change<T> {
+    Change {
+        set: now
+            .iter()
+            // Unchanged objects share their Arc from one compile to the next: the pointer is asked first.
+            .filter(|(name, new)| have.get(*name).is_none_or(|old| !Arc::ptr_eq(old, new) && old != *new))
+            .map(|(name, new)| (name.clone(), new.clone()))
+            .collect(),
+        gone: have.keys().filter(|name| !now.contains_key(*name)).cloned().collect(),
+    }
+}
+
+fn merge<T>(into: &mut BTreeMap<ObjectName, Arc<T>>, change: &Change<T>) {
+    for name in &change.gone {
+        into.remove(name);
+    }
+    into.extend(change.set.iter().cloned());
+}

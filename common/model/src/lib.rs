@@ -1,0 +1,28 @@
+//! Says what a mesh is: identities, workloads, services, policies, and the decisions over them.
+//!
+//! Everything here is a value or a pure function. This crate does no IO, reads no clock, knows no
+//! Kubernetes object, no protobuf and no kernel map.
+
+pub mod authorize;
+pub mod balance;
+pub mod delta;
+pub mod identity;
+pub mod mesh;
+pub mod name;
+pub mod policy;
+pub mod port;
+pub mod resolve;
+pub mod service;
+pub mod snapshot;
+pub mod workload;
+
+pub use authorize::{Facts, Ground, Verdict, authorize};
+pub use delta::{Change, Delta};
+pub use identity::Identity;
+pub use mesh::Mesh;
+pub use name::ObjectName;
+pub use policy::{Action, Policy, Rule, Source};
+pub use resolve::{Destination, resolve};
+pub use service::{Endpoint, Endpoints, Protocol, Service, ServicePort};
+pub use snapshot::Snapshot;
+pub use workload::{Encryption, EncryptionMode, Membership, Workload};

@@ -1,0 +1,48 @@
+//! Says what an access policy is, once its selectors are resolved: an action and the callers it speaks of.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{Identity, ObjectName};
+
+/// One AccessPolicy. Which workloads it binds stands on the workloads ([`crate::Workload::policies`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// What a match means.
+    pub action: Action,
+    /// It matches when any rule does; without a rule it matches nothing, so an Allow without rules denies all.
+    pub rules: Vec<Rule>,
+}
+
+/// What a policy does with what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Lets it through, and denies what no Allow matches.
+    Allow,
+    /// Refuses it, whatever any Allow says.
+    Deny,
+}
+
+/// Callers, and the ports they call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// Any of these; empty: everybody, callers without identity too.
+    pub from: Vec<Source>,
+    /// Any of these ports of the application; empty: every port.
+    pub ports: BTreeSet<u16>,
+}
+
+/// One way to say who calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// Exactly this identity.
+    Identity(Identity),
+    /// Any identity in this namespace of the mesh's trust domain.
+    Namespace(Arc<str>),
+    /// Any caller from this block of addresses, with or without identity.
+    Block(IpNet),
+}

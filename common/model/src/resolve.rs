@@ -1,0 +1,111 @@
+//! Says where a connection goes: the one answer that the agent compiles into kernel maps, the proxy dials by and `explain` prints.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use crate::{EncryptionMode, Endpoint, Identity, Membership, Mesh, ObjectName, Protocol, Workload, service::Readiness};
+
+/// Where a connection to an address goes, seen from one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Nothing of the mesh: left alone.
+    Untouched,
+    /// A service's virtual address, with those that could take it.
+    Service {
+        /// The service.
+        name: ObjectName,
+        /// Its ready backends with a positive weight, of the address's family.
+        backends: Vec<Backend>,
+    },
+    /// A workload's own address.
+    Workload(Hop),
+}
+
+/// One backend of a service and what lies between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// The application's address and port.
+    pub address: SocketAddr,
+    /// Its share among the backends.
+    pub weight: u32,
+    /// How it is reached.
+    pub hop: Hop,
+}
+
+/// How a workload is reached from one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// Not a mesh workload: plainly.
+    Plain,
+    /// On this node: straight, with the kernel's verdict.
+    Local(Arc<Workload>),
+    /// On another node: through a tunnel to this peer.
+    Tunnel(Peer),
+    /// Of the mesh, but its node has not opened its listeners: not at all, yet.
+    Pending(Arc<Workload>),
+}
+
+/// The far end of a tunnel: it always has an identity, so plain text to a mesh peer can't be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The workload.
+    pub workload: Arc<Workload>,
+    /// Whom its certificate must name.
+    pub identity: Identity,
+    /// The tunnel's address: the workload's, at the tunnel port.
+    pub tunnel: SocketAddr,
+}
+
+/// Where a TCP connection from `node` to `address` goes.
+pub fn resolve(mesh: &Mesh, node: &str, address: SocketAddr) -> Destination {
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    if let Some(service) = mesh.service_at(address.ip(), address.port(), Protocol::Tcp) {
+        let endpoints = mesh.endpoints_of(&service.name);
+        let backends = endpoints
+            .iter()
+            .flat_map(|e| &e.endpoints)
+            .filter(|e| e.address.is_ipv4() == address.is_ipv4())
+            .filter_map(|endpoint| backend(mesh, node, endpoint, address.port()))
+            .collect();
+        return Destination::Service { name: service.name.clone(), backends };
+    }
+    match hop(mesh, node, address) {
+        Hop::Plain => Destination::Untouched,
+        hop @ (Hop::Local(_) | Hop::Tunnel(_) | Hop::Pending(_)) => Destination::Workload(hop),
+    }
+}
+
+fn backend(mesh: &Mesh, node: &str, endpoint: &Endpoint, port: u16) -> Option<Backend> {
+    let Endpoint { address, workload: _, ports, weight, readiness } = endpoint;
+    let target = *ports.get(&(port, Protocol::Tcp))?;
+    if *weight == 0 || *readiness == Readiness::Unready {
+        return None;
+    }
+    let address = SocketAddr::new(*address, target);
+    match hop(mesh, node, address) {
+        Hop::Pending(_) => None,
+        hop @ (Hop::Plain | Hop::Local(_) | Hop::Tunnel(_)) => Some(Backend { address, weight: *weight, hop }),
+    }
+}
+
+/// How the workload at `address` is reached from `node`.
+pub fn hop(mesh: &Mesh, node: &str, address: SocketAddr) -> Hop {
+    let Some(workload) = mesh.workload_at(address.ip()) else { return Hop::Plain };
+    match workload.membership {
+        Membership::Outside => Hop::Plain,
+        Membership::Pending => Hop::Pending(workload.clone()),
+        Membership::Enrolled if *workload.node == *node => Hop::Local(workload.clone()),
+        Membership::Enrolled => Hop::Tunnel(Peer {
+            workload: workload.clone(),
+            identity: workload.identity.clone(),
+            tunnel: SocketAddr::new(address.ip(), crate::port::TUNNEL),
+        }),
+    }
+}
+
+/// Whether a caller without identity is heard at all on this port, before any policy is asked.
+pub fn hears_plaintext(workload: &Workload, port: u16) -> bool {
+    match workload.encryption.mode(port) {
+        EncryptionMode::Strict => false,
+        EncryptionMode::Permissive => true,
+    }
+}

@@ -1,0 +1,24 @@
+//! Holds everything the data plane needs, at one generation. Immutable: a change is another Snapshot.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Endpoints, ObjectName, Policy, Service, Workload};
+
+/// The whole mesh, compiled. No secret is ever in one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Which compile made it: grows with every change, also across a restart of the control plane. 0 is the empty one.
+    pub generation: u64,
+    /// The trust domain of every identity in it.
+    pub trust_domain: Arc<str>,
+    /// Pods, by namespace and name.
+    pub workloads: BTreeMap<ObjectName, Arc<Workload>>,
+    /// Services, by namespace and name.
+    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    /// What stands behind them, by the service's name.
+    pub endpoints: BTreeMap<ObjectName, Arc<Endpoints>>,
+    /// Access policies, by namespace and name.
+    pub policies: BTreeMap<ObjectName, Arc<Policy>>,
+}

@@ -1,0 +1,90 @@
+//! Says what a workload is: a pod, its addresses, its identity, and what was decided for it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Identity, ObjectName};
+
+/// One pod, as the data plane sees it. Selectors are resolved before it is made: nothing below reads a label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// The pod's namespace and name.
+    pub name: ObjectName,
+    /// The pod's uid: a pod deleted and made again under its old name is another workload.
+    pub uid: Arc<str>,
+    /// Who it is.
+    pub identity: Identity,
+    /// Its addresses, first the primary one. IPv4 ones are never v4-mapped here.
+    pub addresses: Vec<IpAddr>,
+    /// The node it runs on.
+    pub node: Arc<str>,
+    /// The node's `topology.kubernetes.io/zone`, if it has one.
+    pub zone: Option<Arc<str>>,
+    /// Path of its network namespace; told to its own node only.
+    pub netns: Option<Arc<str>>,
+    /// Whether it is in the mesh, and reachable by tunnel.
+    pub membership: Membership,
+    /// What it accepts in plain text.
+    pub encryption: Encryption,
+    /// The access policies that select it.
+    pub policies: BTreeSet<ObjectName>,
+}
+
+/// Whether a workload is in the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Membership {
+    /// Not in the mesh: connections to it are left alone.
+    Outside,
+    /// In the mesh, but its node has not reported its listeners open: not dialled yet.
+    Pending,
+    /// In the mesh, with its listeners open.
+    Enrolled,
+}
+
+/// Whether plain text is accepted from where the kernel attested nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EncryptionMode {
+    /// Only mTLS from other nodes.
+    Strict,
+    /// mTLS, and plain text where policy allows a caller without identity.
+    #[default]
+    Permissive,
+}
+
+/// A workload's encryption modes by port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// For every port not named below.
+    pub default: EncryptionMode,
+    /// By the port the application listens on.
+    pub ports: BTreeMap<u16, EncryptionMode>,
+}
+
+impl Encryption {
+    /// The mode of the application's `port`.
+    pub fn mode(&self, port: u16) -> EncryptionMode {
+        self.ports.get(&port).copied().unwrap_or(self.default)
+    }
+}
+
+impl Workload {
+    /// Its id in kernel maps: of name and uid, so that a pod's successor is somebody else.
+    pub fn id(&self) -> u64 {
+        crate::name::stable_id(&[self.name.namespace.as_bytes(), self.name.name.as_bytes(), self.uid.as_bytes()])
+    }
+
+    /// The id that all workloads with this same set of policies share; 0 where no policy selects it.
+    pub fn policy_group(&self) -> u64 {
+        if self.policies.is_empty() {
+            return 0;
+        }
+        let names: Vec<String> = self.policies.iter().map(ToString::to_string).collect();
+        let parts: Vec<&[u8]> = names.iter().map(String::as_bytes).collect();
+        crate::name::stable_id(&parts)
+    }
+}

@@ -1,0 +1,286 @@
+//! Lays out map keys and values. Every struct is plain bytes without hidden padding; `zerocopy`-free on purpose: nothing here is parsed.
+
+use crate::{Addr, Port};
+
+/// What a network namespace is to the mesh.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodKind {
+    /// A pod of the mesh: captured.
+    Mesh = 1,
+    /// A known namespace that is not in the mesh (an opted-out pod): left alone.
+    Outside = 2,
+    /// The node's own namespace: left alone.
+    Host = 3,
+}
+
+/// Value of PODS, by netns cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// The workload's id; 0 for the host.
+    pub id: u64,
+    /// Its IPv4 address, v4-mapped; zero where it has none. Connections from another address are not attested.
+    pub v4: Addr,
+    /// Its IPv6 address; zero where it has none.
+    pub v6: Addr,
+    /// A [`PodKind`].
+    pub kind: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// How a workload's address is reached from this node.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DestKind {
+    /// On this node: straight, by the kernel's verdict.
+    Local = 1,
+    /// On another node: by the proxy's tunnel.
+    Remote = 2,
+    /// Of the mesh but without listeners yet: refused.
+    Pending = 3,
+}
+
+/// Value of DESTS, by workload address. Only workloads of the mesh are in it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dest {
+    /// The workload's id.
+    pub id: u64,
+    /// Its policy group; 0: no policy selects it, everybody may call.
+    pub group: u64,
+    /// A [`DestKind`].
+    pub kind: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Key of SERVICES.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// The virtual address.
+    pub addr: Addr,
+    /// The service's port.
+    pub port: Port,
+    /// IPPROTO_TCP (6) or IPPROTO_UDP (17).
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Value of SERVICES: the one value that a flip changes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceValue {
+    /// The table whose slots are drawn from.
+    pub table: u32,
+    /// How many slots it has; 0 refuses at once: no ready backend.
+    pub n_slots: u32,
+}
+
+/// Key of SLOTS.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotKey {
+    /// The table.
+    pub table: u32,
+    /// From 0 to the table's `n_slots` - 1.
+    pub slot: u32,
+}
+
+/// Value of SLOTS: an alias slot (see `millrace_model::balance::alias_table`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotValue {
+    /// The slot's own backend.
+    pub addr: Addr,
+    /// The backend taken where the second draw is not below `threshold`.
+    pub alias_addr: Addr,
+    /// The own backend's port.
+    pub port: Port,
+    /// The alias's port.
+    pub alias_port: Port,
+    /// Of 2^32 draws, how many keep the own backend; `u32::MAX` keeps it always.
+    pub threshold: u32,
+}
+
+/// Key of VERDICTS. Looked up with the port, then with port 0; where both are missing the answer is no.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VerdictKey {
+    /// The calling workload's id.
+    pub source: u64,
+    /// The called workload's policy group.
+    pub group: u64,
+    /// The application's port; 0: every port without an entry of its own.
+    pub port: Port,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// Value of VERDICTS.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The id of the policy it rests on; 0: none.
+    pub policy: u64,
+    /// 1 allows, anything else denies.
+    pub allow: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Key of HANDOFFS: one TCP connection, as its connecting end sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tuple {
+    /// The netns cookie for loopback addresses, which mean something else in every namespace; 0 for others.
+    pub cookie: u64,
+    /// The connecting end's address.
+    pub source: Addr,
+    /// The accepting end's address.
+    pub target: Addr,
+    /// The connecting end's port.
+    pub source_port: Port,
+    /// The accepting end's port.
+    pub target_port: Port,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What a hand-off record is for.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandoffKind {
+    /// An application's captured connection on its way to the outbound listener.
+    Outbound = 1,
+    /// A pod's direct connection to another pod of this node, allowed when it connected.
+    Attested = 2,
+    /// The proxy's own dial of an application.
+    ProxyDial = 3,
+}
+
+/// Value of HANDOFFS: written at TCP_CONNECT_CB, before the SYN; removed at PASSIVE_ESTABLISHED or when the connecting socket closes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handoff {
+    /// The connecting socket's cookie: only its own close removes the record.
+    pub socket: u64,
+    /// The calling workload's id.
+    pub source: u64,
+    /// Outbound: what was asked for and what was picked. Others: `original.addr` is the client to show.
+    pub original: Original,
+    /// A [`HandoffKind`].
+    pub kind: u32,
+    /// The connecting socket's `write_seq` + 1, or 0 where it was not readable.
+    pub sequence: u32,
+}
+
+/// Which end of a connection an [`Original`] stands on.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OriginalMode {
+    /// On the application's socket, sent to the outbound listener: getpeername shows `addr`, getsockname the pod's address.
+    Proxied = 1,
+    /// On the application's socket, sent straight to a backend of a service: getpeername shows `addr`.
+    Direct = 2,
+    /// On the socket that the proxy accepted: for the proxy to read, shown to nobody.
+    Accepted = 3,
+}
+
+/// Value of ORIGINAL: what an application asked for, and what the kernel picked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Original {
+    /// The address it asked for.
+    pub addr: Addr,
+    /// The backend that the kernel picked; where no service was asked for, `addr` again.
+    pub backend: Addr,
+    /// The port it asked for.
+    pub port: Port,
+    /// The backend's port.
+    pub backend_port: Port,
+    /// An [`OriginalMode`].
+    pub mode: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// Value of CLIENT: whom the application shall see as its peer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShownClient {
+    /// The client's address.
+    pub addr: Addr,
+    /// The client's port.
+    pub port: Port,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// Value of EXEMPT: present, and 1, on the proxy's own sockets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exempt {
+    /// 1.
+    pub exempt: u32,
+}
+
+/// What a steering listener is for.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ListenerKind {
+    /// Takes connections that came in plain text.
+    Plaintext = 1,
+    /// Takes tunnels.
+    Tunnel = 2,
+}
+
+/// Key of LISTENERS.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerKey {
+    /// The pod's address.
+    pub addr: Addr,
+    /// A [`ListenerKind`].
+    pub kind: u32,
+}
+
+/// A record in FLOWS: one decision on a connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEvent {
+    /// CLOCK_MONOTONIC when it was decided.
+    pub at_ns: u64,
+    /// The netns cookie of the socket that connected; 0 where sk_lookup decided.
+    pub netns: u64,
+    /// The calling workload's id; 0 where unknown.
+    pub source: u64,
+    /// The policy it rests on; 0: none.
+    pub policy: u64,
+    /// What was asked for.
+    pub asked: Addr,
+    /// Where it goes.
+    pub target: Addr,
+    /// What was asked for.
+    pub asked_port: Port,
+    /// Where it goes.
+    pub target_port: Port,
+    /// A [`crate::Reason`].
+    pub reason: u32,
+    /// Program run time or 0.
+    pub reserved: u64,
+}
+
+macro_rules! sizes {
+    ($($name:ident = $size:literal),* $(,)?) => {
+        $(const _: () = assert!(size_of::<$name>() == $size); // A change here is a change of SCHEMA.
+        )*
+    };
+}
+sizes! {
+    Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 8, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16,
+    Tuple = 48, Original = 40, Handoff = 64, ShownClient = 20, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
+}

@@ -1,0 +1,96 @@
+//! Says what the kernel programs and user space agree on: map keys and values, reasons, limits.
+//!
+//! Addresses and ports are arrays of network-order bytes; an IPv4 address is its v4-mapped IPv6 one, so
+//! that both families take one code path. No padding is left unnamed: the kernel compares keys by bytes.
+#![no_std]
+
+pub mod decide;
+pub mod layout;
+pub mod reason;
+
+pub use layout::{
+    Dest, DestKind, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind, Original, OriginalMode, Pod,
+    PodKind, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey,
+};
+pub use reason::{Action, Reason, action};
+
+/// An IPv6 address, or an IPv4 one as `::ffff:a.b.c.d`, in network order.
+pub type Addr = [u8; 16];
+/// A port in network order.
+pub type Port = [u8; 2];
+
+/// Grows with every change of a layout or of a map's meaning; the directory of pins carries it.
+pub const SCHEMA: u32 = 1;
+
+/// HBONE's port, in network order.
+pub const TUNNEL_PORT: Port = 15008u16.to_be_bytes();
+/// The in-pod outbound listener's port, in network order.
+pub const OUTBOUND_PORT: Port = 15801u16.to_be_bytes();
+/// The in-pod plaintext listener's port, in network order.
+pub const PLAINTEXT_PORT: Port = 15806u16.to_be_bytes();
+
+/// 127.0.0.1 as v4-mapped: where a captured IPv4 connection is sent.
+pub const LOOPBACK_V4: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
+/// ::1: where a captured IPv6 connection is sent.
+pub const LOOPBACK_V6: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+/// Map capacities. Each is refused loudly when reached, never silently.
+pub mod capacity {
+    /// Network namespaces known to one node: 250 pods is the most a kubelet runs by default's double, and hosts.
+    pub const PODS: u32 = 1024;
+    /// Workload addresses in the whole mesh, two for a dual-stack pod.
+    pub const DESTS: u32 = 131_072;
+    /// Virtual addresses times ports.
+    pub const SERVICES: u32 = 65_536;
+    /// Backend slots over all tables, of which a flip holds two copies for a moment.
+    pub const SLOTS: u32 = 524_288;
+    /// Verdicts: sources on this node times policy groups times ports named.
+    pub const VERDICTS: u32 = 262_144;
+    /// Connections between their SYN and their establishment, over the whole node.
+    pub const HANDOFFS: u32 = 262_144;
+    /// Listening sockets: six a pod.
+    pub const LISTENERS: u32 = 8192;
+    /// Bytes of flow records that wait for the agent: 64 Ki of 64 B each at most 0.1 s apart.
+    pub const FLOW_BYTES: u32 = 1 << 22;
+}
+
+/// Bits of CONFIG[0].
+pub mod config {
+    /// Write a flow record for each connect decided.
+    pub const FLOWS: u32 = 1;
+    /// Log each decision through aya-log: for debugging; off by default.
+    pub const DEBUG: u32 = 2;
+}
+
+/// The names of maps, as pinned.
+pub mod map {
+    /// `Array<u32>`, one entry: bits of [`crate::config`].
+    pub const CONFIG: &str = "CONFIG";
+    /// `HashMap<u64 netns cookie, Pod>`.
+    pub const PODS: &str = "PODS";
+    /// `HashMap<Addr, Dest>`.
+    pub const DESTS: &str = "DESTS";
+    /// `HashMap<ServiceKey, ServiceValue>`.
+    pub const SERVICES: &str = "SERVICES";
+    /// `HashMap<SlotKey, SlotValue>`.
+    pub const SLOTS: &str = "SLOTS";
+    /// `HashMap<VerdictKey, Verdict>`.
+    pub const VERDICTS: &str = "VERDICTS";
+    /// `HashMap<Tuple, Handoff>`.
+    pub const HANDOFFS: &str = "HANDOFFS";
+    /// `SockHash<ListenerKey>`.
+    pub const LISTENERS: &str = "LISTENERS";
+    /// `SkStorage<Original>`: written by programs alone (frozen for user space), read by the proxy.
+    pub const ORIGINAL: &str = "ORIGINAL";
+    /// `SkStorage<ShownClient>`: written by the proxy on its dials, and by sockops on what accepts them.
+    pub const CLIENT: &str = "CLIENT";
+    /// `SkStorage<Exempt>`: written by the agent alone.
+    pub const EXEMPT: &str = "EXEMPT";
+    /// `PerCpuArray<u64>` by [`crate::Reason`]: how often each was decided.
+    pub const REASONS: &str = "REASONS";
+    /// `RingBuf` of [`crate::FlowEvent`].
+    pub const FLOWS: &str = "FLOWS";
+    /// Every map that is pinned.
+    pub const ALL: [&str; 13] =
+        [CONFIG, PODS, DESTS, SERVICES, SLOTS, VERDICTS, HANDOFFS, LISTENERS, ORIGINAL, CLIENT, EXEMPT, REASONS, FLOWS];
+}

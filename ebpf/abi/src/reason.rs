@@ -1,0 +1,180 @@
+//! Names every decision the kernel programs take, and says in one match what each does to the connection.
+
+/// Why a connection went where it went. The numbers are indexes of the REASONS map and go over the wire: never reuse one.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// Nothing of the mesh.
+    Untouched = 0,
+    /// The proxy's own socket.
+    Exempt = 1,
+    /// Straight to a pod on this node, allowed.
+    Direct = 2,
+    /// To the proxy, for a pod on another node.
+    Proxied = 3,
+    /// To a service's backend outside the mesh, plainly.
+    PlainBackend = 4,
+    /// A pod's connection to its own address: nobody is asked.
+    Own = 5,
+    /// Refused: the service has no ready backend.
+    NoBackend = 6,
+    /// Refused: a policy denies it.
+    Denied = 7,
+    /// Refused: a mesh address, asked for from a namespace that the agent does not know.
+    UnknownNamespace = 8,
+    /// Refused: the workload's listeners are not open yet.
+    NotEnrolled = 9,
+    /// Refused: a port of the mesh itself.
+    MeshPort = 10,
+    /// Refused: the service's table lacks the slot drawn; never seen while tables are flipped whole.
+    TornTable = 11,
+    /// Refused: no room to remember what was asked for.
+    StorageFull = 12,
+    /// Refused: no verdict is written for this caller and callee.
+    NoVerdict = 13,
+    /// Inbound: attested by the kernel, straight to the application.
+    InAttested = 32,
+    /// Inbound: the proxy's own dial.
+    InProxyDial = 33,
+    /// Inbound: over the pod's own loopback.
+    InLoopback = 34,
+    /// Inbound: to the tunnel listener.
+    InTunnel = 35,
+    /// Inbound: to the plaintext listener.
+    InPlaintext = 36,
+    /// Inbound, dropped: the pod's listener is not there.
+    InNoListener = 37,
+    /// Inbound, dropped: a loopback destination that did not come over loopback.
+    InMartian = 38,
+    /// Inbound, dropped: an address that is not the pod's registered one.
+    InUnknownAddress = 39,
+    /// No room for a hand-off record: the connection will find nobody.
+    HandoffFull = 48,
+    /// A hand-off record was found and taken by the accepted socket.
+    HandoffTaken = 49,
+    /// A captured connection's record could not be stored on the accepted socket (an MPTCP listener has no storage).
+    HandoffLost = 50,
+    /// A flow record was dropped: the ring buffer is full.
+    FlowDropped = 51,
+}
+
+/// How many entries REASONS has.
+pub const N_REASONS: u32 = 64;
+
+/// What a program does with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Lets it go on.
+    Pass,
+    /// Fails the connect with this errno (a positive number).
+    Refuse(i32),
+    /// Drops the packet in sk_lookup: the caller sees a reset.
+    Drop,
+}
+
+/// ECONNREFUSED: what a closed port says, so that clients retry as they know how.
+pub const ECONNREFUSED: i32 = 111;
+/// EPERM: what a firewall's refusal says.
+pub const EPERM: i32 = 1;
+
+/// What is done about each reason: the only place that says so.
+#[inline(always)]
+pub const fn action(reason: Reason) -> Action {
+    match reason {
+        Reason::Untouched
+        | Reason::Exempt
+        | Reason::Direct
+        | Reason::Proxied
+        | Reason::PlainBackend
+        | Reason::Own
+        | Reason::InAttested
+        | Reason::InProxyDial
+        | Reason::InLoopback
+        | Reason::InTunnel
+        | Reason::InPlaintext
+        | Reason::HandoffFull
+        | Reason::HandoffTaken
+        | Reason::HandoffLost
+        | Reason::FlowDropped => Action::Pass,
+        Reason::NoBackend | Reason::Denied | Reason::NotEnrolled | Reason::NoVerdict => Action::Refuse(ECONNREFUSED),
+        Reason::UnknownNamespace | Reason::MeshPort | Reason::TornTable | Reason::StorageFull => Action::Refuse(EPERM),
+        Reason::InNoListener | Reason::InMartian | Reason::InUnknownAddress => Action::Drop,
+    }
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 26] = [
+        Self::Untouched,
+        Self::Exempt,
+        Self::Direct,
+        Self::Proxied,
+        Self::PlainBackend,
+        Self::Own,
+        Self::NoBackend,
+        Self::Denied,
+        Self::UnknownNamespace,
+        Self::NotEnrolled,
+        Self::MeshPort,
+        Self::TornTable,
+        Self::StorageFull,
+        Self::NoVerdict,
+        Self::InAttested,
+        Self::InProxyDial,
+        Self::InLoopback,
+        Self::InTunnel,
+        Self::InPlaintext,
+        Self::InNoListener,
+        Self::InMartian,
+        Self::InUnknownAddress,
+        Self::HandoffFull,
+        Self::HandoffTaken,
+        Self::HandoffLost,
+        Self::FlowDropped,
+    ];
+
+    /// Its name in metrics, logs and flows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Untouched => "untouched",
+            Self::Exempt => "exempt",
+            Self::Direct => "direct",
+            Self::Proxied => "proxied",
+            Self::PlainBackend => "plain_backend",
+            Self::Own => "own",
+            Self::NoBackend => "no_backend",
+            Self::Denied => "denied",
+            Self::UnknownNamespace => "unknown_namespace",
+            Self::NotEnrolled => "not_enrolled",
+            Self::MeshPort => "mesh_port",
+            Self::TornTable => "torn_table",
+            Self::StorageFull => "storage_full",
+            Self::NoVerdict => "no_verdict",
+            Self::InAttested => "in_attested",
+            Self::InProxyDial => "in_proxy_dial",
+            Self::InLoopback => "in_loopback",
+            Self::InTunnel => "in_tunnel",
+            Self::InPlaintext => "in_plaintext",
+            Self::InNoListener => "in_no_listener",
+            Self::InMartian => "in_martian",
+            Self::InUnknownAddress => "in_unknown_address",
+            Self::HandoffFull => "handoff_full",
+            Self::HandoffTaken => "handoff_taken",
+            Self::HandoffLost => "handoff_lost",
+            Self::FlowDropped => "flow_dropped",
+        }
+    }
+
+    /// The reason with this number; None for one this version does not know.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| *reason as u32 == number)
+    }
+}
+
+const _: () = {
+    let mut i = 0;
+    while i < Reason::ALL.len() {
+        assert!((Reason::ALL[i] as u32) < N_REASONS); // Each has a counter.
+        i += 1;
+    }
+};
