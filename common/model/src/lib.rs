@@ -6,6 +6,7 @@
 pub mod authorize;
 pub mod balance;
 pub mod delta;
+pub mod explain;
 pub mod identity;
 pub mod mesh;
 pub mod name;
@@ -18,6 +19,7 @@ pub mod workload;
 
 pub use authorize::{Facts, Ground, Verdict, authorize};
 pub use delta::{Change, Delta};
+pub use explain::{Explanation, explain};
 pub use identity::Identity;
 pub use mesh::Mesh;
 pub use name::ObjectName;

@@ -54,6 +54,7 @@ pub struct Endpoint {
     /// The workload that has this address, where it is a pod.
     pub workload: Option<ObjectName>,
     /// The application's port for each port of the service; a service port without an entry has no backend here.
+    #[serde(with = "target_ports")]
     pub ports: BTreeMap<(u16, Protocol), u16>,
     /// Its share among the ready ones; 0 takes none.
     pub weight: u32,
@@ -68,4 +69,55 @@ pub enum Readiness {
     Ready,
     /// It does not serve now: not ready, terminating, or not yet enrolled.
     Unready,
+}
+
+/// Writes an endpoint's ports as a list: JSON has no map whose keys are pairs.
+mod target_ports {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Protocol;
+
+    type TargetPorts = BTreeMap<(u16, Protocol), u16>;
+
+    #[derive(Serialize, Deserialize)]
+    struct TargetPort {
+        port: u16,
+        protocol: Protocol,
+        target: u16,
+    }
+
+    pub(super) fn serialize<S: Serializer>(ports: &TargetPorts, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(ports.iter().map(|((port, protocol), target)| TargetPort {
+            port: *port,
+            protocol: *protocol,
+            target: *target,
+        }))
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<TargetPorts, D::Error> {
+        let ports = Vec::<TargetPort>::deserialize(from)?;
+        Ok(ports.into_iter().map(|TargetPort { port, protocol, target }| ((port, protocol), target)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Endpoint, Protocol, Readiness};
+
+    #[test]
+    fn an_endpoint_reads_back_from_json() {
+        let endpoint = Endpoint {
+            address: [10, 0, 0, 1].into(),
+            workload: None,
+            ports: BTreeMap::from([((80, Protocol::Tcp), 8080), ((53, Protocol::Udp), 5353)]),
+            weight: 1,
+            readiness: Readiness::Ready,
+        };
+        let text = serde_json::to_string(&endpoint).unwrap();
+        assert_eq!(serde_json::from_str::<Endpoint>(&text).unwrap(), endpoint, "{text}");
+    }
 }

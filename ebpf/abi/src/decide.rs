@@ -1,6 +1,6 @@
 //! Decides what the programs do once their look-ups are done. Pure, so that it is tested on the host; the programs do the pointer work.
 
-use crate::{Addr, Dest, DestKind, Pod, PodKind, Port, Reason, SlotValue, Verdict};
+use crate::{Addr, Dest, DestKind, Handoff, HandoffKind, Pod, PodKind, Port, Reason, SlotValue, Verdict};
 
 /// Where a connect goes, once the destination address has been looked up.
 ///
@@ -39,6 +39,55 @@ pub fn caller(kind: Option<u32>, is_mesh_address: bool) -> Option<Reason> {
         Some(_) => Some(Reason::Untouched),
         None if is_mesh_address => Some(Reason::UnknownNamespace),
         None => Some(Reason::Untouched),
+    }
+}
+
+/// True where the kernel vouches for a connection as it sends its SYN: from the pod's own address, straight to a pod of this
+/// node, and allowed still (a Fast Open socket may send long after it was let through). A pod that calls its own address
+/// needs it too: such a packet goes over loopback, but says that it came in by the device that has the address.
+#[inline(always)]
+pub fn attests(pod: &Pod, own: &Addr, dest: &Dest, port: Port, verdict: Option<&Verdict>) -> bool {
+    pod.kind == PodKind::Mesh as u32
+        && (*own == pod.v4 || *own == pod.v6)
+        && matches!(connect(pod, Some(dest), false, port, verdict), Reason::Direct | Reason::Own)
+}
+
+/// The netns cookie that a [`crate::Tuple`] is keyed with: loopback addresses mean something else in every namespace.
+#[inline(always)]
+pub fn tuple_cookie(source: &Addr, target: &Addr, netns: u64) -> u64 {
+    if is_loopback(source) || is_loopback(target) { netns } else { 0 }
+}
+
+/// What is known of a connection that arrives by the way it came alone: None goes on to [`inbound`].
+#[inline(always)]
+pub fn arrival(over_loopback: bool, own: &Addr) -> Option<Reason> {
+    if over_loopback {
+        Some(Reason::InLoopback) // From this very namespace.
+    } else if is_loopback(own) {
+        Some(Reason::InMartian)
+    } else {
+        None
+    }
+}
+
+/// Where a connection goes that came from outside the pod, once address and tuple have been looked up.
+#[inline(always)]
+pub fn inbound(own: Option<&Dest>, handoff: Option<&Handoff>, port: Port) -> Reason {
+    match own {
+        Some(dest) if dest.kind == DestKind::Local as u32 => {}
+        _ => return Reason::InUnknownAddress,
+    }
+    match handoff {
+        Some(handoff) if handoff.kind == HandoffKind::Attested as u32 => return Reason::InAttested,
+        Some(handoff) if handoff.kind == HandoffKind::ProxyDial as u32 => return Reason::InProxyDial,
+        _ => {}
+    }
+    if port == crate::TUNNEL_PORT {
+        Reason::InTunnel
+    } else if is_mesh_port(port) {
+        Reason::InMeshPort
+    } else {
+        Reason::InPlaintext
     }
 }
 

@@ -12,7 +12,7 @@ pub use layout::{
     Dest, DestKind, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind, Original, OriginalMode, Pod,
     PodKind, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey,
 };
-pub use reason::{Action, Reason, action};
+pub use reason::{Action, N_REASONS, Reason, action};
 
 /// An IPv6 address, or an IPv4 one as `::ffff:a.b.c.d`, in network order.
 pub type Addr = [u8; 16];

@@ -32,6 +32,8 @@ pub enum Reason {
     StorageFull = 12,
     /// Refused: no verdict is written for this caller and callee.
     NoVerdict = 13,
+    /// Refused: the socket is bound to a device, and may not be unbound: it cannot be sent to the outbound listener.
+    BoundToDevice = 14,
     /// Inbound: attested by the kernel, straight to the application.
     InAttested = 32,
     /// Inbound: the proxy's own dial.
@@ -48,6 +50,8 @@ pub enum Reason {
     InMartian = 38,
     /// Inbound, dropped: an address that is not the pod's registered one.
     InUnknownAddress = 39,
+    /// Inbound, dropped: a port of the mesh that is reached over loopback alone.
+    InMeshPort = 40,
     /// No room for a hand-off record: the connection will find nobody.
     HandoffFull = 48,
     /// A hand-off record was found and taken by the accepted socket.
@@ -97,14 +101,18 @@ pub const fn action(reason: Reason) -> Action {
         | Reason::HandoffLost
         | Reason::FlowDropped => Action::Pass,
         Reason::NoBackend | Reason::Denied | Reason::NotEnrolled | Reason::NoVerdict => Action::Refuse(ECONNREFUSED),
-        Reason::UnknownNamespace | Reason::MeshPort | Reason::TornTable | Reason::StorageFull => Action::Refuse(EPERM),
-        Reason::InNoListener | Reason::InMartian | Reason::InUnknownAddress => Action::Drop,
+        Reason::UnknownNamespace
+        | Reason::MeshPort
+        | Reason::TornTable
+        | Reason::StorageFull
+        | Reason::BoundToDevice => Action::Refuse(EPERM),
+        Reason::InNoListener | Reason::InMartian | Reason::InUnknownAddress | Reason::InMeshPort => Action::Drop,
     }
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Untouched,
         Self::Exempt,
         Self::Direct,
@@ -119,6 +127,7 @@ impl Reason {
         Self::TornTable,
         Self::StorageFull,
         Self::NoVerdict,
+        Self::BoundToDevice,
         Self::InAttested,
         Self::InProxyDial,
         Self::InLoopback,
@@ -127,6 +136,7 @@ impl Reason {
         Self::InNoListener,
         Self::InMartian,
         Self::InUnknownAddress,
+        Self::InMeshPort,
         Self::HandoffFull,
         Self::HandoffTaken,
         Self::HandoffLost,
@@ -150,6 +160,7 @@ impl Reason {
             Self::TornTable => "torn_table",
             Self::StorageFull => "storage_full",
             Self::NoVerdict => "no_verdict",
+            Self::BoundToDevice => "bound_to_device",
             Self::InAttested => "in_attested",
             Self::InProxyDial => "in_proxy_dial",
             Self::InLoopback => "in_loopback",
@@ -158,6 +169,7 @@ impl Reason {
             Self::InNoListener => "in_no_listener",
             Self::InMartian => "in_martian",
             Self::InUnknownAddress => "in_unknown_address",
+            Self::InMeshPort => "in_mesh_port",
             Self::HandoffFull => "handoff_full",
             Self::HandoffTaken => "handoff_taken",
             Self::HandoffLost => "handoff_lost",

@@ -1,0 +1,322 @@
+//! Says what will happen to a connection and why, by the same `resolve` and `authorize` that the data plane asks.
+//!
+//! Decides nothing of its own: where it and the data plane differ, that is a bug in one of them.
+
+mod words;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Destination, Endpoint, Facts, Ground, Identity, Membership, Mesh, ObjectName, Protocol, Verdict, Workload,
+    authorize, port,
+    resolve::{self, Hop, hears_plaintext, resolve},
+    service::Readiness,
+};
+
+/// What will happen to a connection, and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The generation it was answered by.
+    pub generation: u64,
+    /// Who calls.
+    pub caller: Party,
+    /// What it asks for.
+    pub asked: SocketAddr,
+    /// The service behind that address, if it is a service's.
+    pub service: Option<ObjectName>,
+    /// Every way the connection can go; more than one only for a service.
+    pub routes: Vec<Route>,
+    /// The service's endpoints that take none of it.
+    pub left_out: Vec<LeftOut>,
+    /// What it comes to.
+    pub outcome: Outcome,
+    /// The same in sentences, in the order in which it happens; the last one is the outcome.
+    pub steps: Vec<Step>,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Party {
+    /// The workload.
+    pub name: ObjectName,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where it runs.
+    pub node: Arc<str>,
+    /// Whether it is in the mesh.
+    pub membership: Membership,
+}
+
+/// One way the connection can go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// The application's address and port.
+    pub address: SocketAddr,
+    /// The part of the connections that goes here, from 0 to 1.
+    pub share: f64,
+    /// The workload there, where the mesh knows one.
+    pub workload: Option<Party>,
+    /// What lies between.
+    pub way: Way,
+    /// Whether it is let through.
+    pub answer: Answer,
+}
+
+/// What lies between caller and callee.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Way {
+    /// The caller's own address: not even looked at.
+    Own,
+    /// On one node: straight from socket to socket.
+    Direct,
+    /// Through a tunnel to this address, whose certificate must name the callee.
+    Tunnel(SocketAddr),
+    /// As without a mesh.
+    Plain,
+}
+
+/// Whether a connection is let through, and on what ground.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Nobody asks the mesh.
+    Unasked,
+    /// It is.
+    Allowed(Ground),
+    /// A policy refuses it.
+    Denied(Ground),
+    /// The callee's node has not opened its listeners yet.
+    NotEnrolled,
+    /// The port is the mesh's own.
+    MeshPort,
+    /// The callee takes no plain text, and the caller has nothing else.
+    PlainTextRefused,
+}
+
+impl Answer {
+    /// True where the connection goes on.
+    pub fn lets_through(&self) -> bool {
+        match self {
+            Self::Unasked | Self::Allowed(_) => true,
+            Self::Denied(_) | Self::NotEnrolled | Self::MeshPort | Self::PlainTextRefused => false,
+        }
+    }
+}
+
+/// An endpoint that takes no connection now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its address.
+    pub address: IpAddr,
+    /// The workload there.
+    pub workload: Option<ObjectName>,
+    /// Why.
+    pub why: Absence,
+}
+
+/// Why an endpoint takes no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Absence {
+    /// It is of the other address family.
+    OtherFamily,
+    /// It does not serve this port.
+    NoSuchPort,
+    /// It is not ready.
+    Unready,
+    /// Its weight is 0.
+    NoWeight,
+    /// Its node has not opened its listeners yet.
+    NotEnrolled,
+}
+
+/// What it comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The mesh leaves it alone.
+    Untouched,
+    /// It is let through.
+    Allowed,
+    /// Some ways let it through, others do not.
+    Mixed,
+    /// It is refused.
+    Refused,
+    /// The service has nobody to take it.
+    NoBackend,
+}
+
+impl Outcome {
+    /// True where some connection goes on.
+    pub fn lets_through(self) -> bool {
+        match self {
+            Self::Untouched | Self::Allowed | Self::Mixed => true,
+            Self::Refused | Self::NoBackend => false,
+        }
+    }
+}
+
+/// One sentence of an explanation, and what it is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// `caller`, `address`, `backend`, `way`, `encryption`, `policy` or `outcome`.
+    pub topic: String,
+    /// The sentence.
+    pub text: String,
+}
+
+/// What happens to a TCP connection that `from` makes to `to`, and why.
+pub fn explain(mesh: &Mesh, from: &Workload, to: SocketAddr) -> Explanation {
+    let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+    let (service, routes, left_out) = match resolve(mesh, &from.node, to) {
+        // A caller outside the mesh asks nobody for a backend: what stands behind the address is not ours to say.
+        Destination::Service { name, .. } if from.membership == Membership::Outside => (Some(name), vec![], vec![]),
+        Destination::Service { name, backends } => {
+            let total: f64 = backends.iter().map(|b| f64::from(b.weight)).sum();
+            let left_out = left_out(mesh, from, &name, to);
+            let routes = backends
+                .into_iter()
+                .map(|b| route(mesh, from, b.address, b.hop, f64::from(b.weight) / total.max(1.0)))
+                .collect();
+            (Some(name), routes, left_out)
+        }
+        Destination::Workload(hop) => (None, vec![route(mesh, from, to, hop, 1.0)], vec![]),
+        Destination::Untouched => (None, vec![route(mesh, from, to, Hop::Plain, 1.0)], vec![]),
+    };
+    let outcome = outcome(from, service.as_ref(), &routes);
+    let mut explanation = Explanation {
+        generation: mesh.snapshot.generation,
+        caller: party(from),
+        asked: to,
+        service,
+        routes,
+        left_out,
+        outcome,
+        steps: vec![],
+    };
+    explanation.steps = words::steps(&explanation);
+    explanation
+}
+
+fn party(workload: &Workload) -> Party {
+    Party {
+        name: workload.name.clone(),
+        identity: workload.identity.clone(),
+        node: workload.node.clone(),
+        membership: workload.membership,
+    }
+}
+
+/// One way, in the order in which the kernel asks: the mesh's ports, the caller itself, policy, enrolment.
+fn route(mesh: &Mesh, from: &Workload, address: SocketAddr, hop: Hop, share: f64) -> Route {
+    let (workload, way, answer) = match hop {
+        Hop::Plain => (mesh.workload_at(address.ip()).cloned(), Way::Plain, Answer::Unasked),
+        Hop::Local(to) | Hop::Pending(to) | Hop::Tunnel(resolve::Peer { workload: to, .. })
+            if from.membership == Membership::Outside =>
+        {
+            let answer = plain_text(mesh, from, &to, address);
+            (Some(to), Way::Plain, answer)
+        }
+        Hop::Local(to) | Hop::Pending(to) if to.name == from.name && !port::is_mesh(address.port()) => {
+            (Some(to), Way::Own, Answer::Unasked)
+        }
+        Hop::Local(to) => {
+            let answer = authorized(mesh, from, &to, address);
+            (Some(to), Way::Direct, answer)
+        }
+        Hop::Tunnel(resolve::Peer { workload: to, identity: _, tunnel }) => {
+            let answer = authorized(mesh, from, &to, address);
+            (Some(to), Way::Tunnel(tunnel), answer)
+        }
+        Hop::Pending(to) => {
+            let answer = match authorized(mesh, from, &to, address) {
+                Answer::Allowed(_) => Answer::NotEnrolled,
+                refused @ (Answer::Unasked
+                | Answer::Denied(_)
+                | Answer::NotEnrolled
+                | Answer::MeshPort
+                | Answer::PlainTextRefused) => refused,
+            };
+            let way = match to.node == from.node {
+                true => Way::Direct,
+                false => Way::Tunnel(SocketAddr::new(address.ip(), port::TUNNEL)),
+            };
+            (Some(to), way, answer)
+        }
+    };
+    Route { address, share, workload: workload.as_deref().map(party), way, answer }
+}
+
+fn authorized(mesh: &Mesh, from: &Workload, to: &Workload, address: SocketAddr) -> Answer {
+    if port::is_mesh(address.port()) {
+        return Answer::MeshPort;
+    }
+    verdict(mesh, from, Some(from.identity.clone()), to, address)
+}
+
+/// What the callee's node says of a caller from outside the mesh: an address never yields an identity.
+fn plain_text(mesh: &Mesh, from: &Workload, to: &Workload, address: SocketAddr) -> Answer {
+    match to.membership {
+        _ if port::is_mesh(address.port()) => Answer::MeshPort,
+        Membership::Outside => Answer::Unasked,
+        Membership::Pending => Answer::NotEnrolled,
+        Membership::Enrolled if !hears_plaintext(to, address.port()) => Answer::PlainTextRefused,
+        Membership::Enrolled => verdict(mesh, from, None, to, address),
+    }
+}
+
+fn verdict(mesh: &Mesh, from: &Workload, identity: Option<Identity>, to: &Workload, address: SocketAddr) -> Answer {
+    let own = from.addresses.iter().find(|own| own.is_ipv4() == address.is_ipv4());
+    // A pod without an address of this family can't call at all; its first address serves to answer by identity.
+    let Some(own) = own.or(from.addresses.first()) else { return Answer::NotEnrolled };
+    match authorize(mesh, to, &Facts { identity, address: *own, port: address.port() }) {
+        Verdict::Allow(ground) => Answer::Allowed(ground),
+        Verdict::Deny(ground) => Answer::Denied(ground),
+    }
+}
+
+fn left_out(mesh: &Mesh, from: &Workload, service: &ObjectName, to: SocketAddr) -> Vec<LeftOut> {
+    let endpoints = mesh.endpoints_of(service).into_iter().flat_map(|e| &e.endpoints);
+    endpoints
+        .filter_map(|endpoint| {
+            let why = absence(mesh, from, endpoint, to)?;
+            Some(LeftOut { address: endpoint.address, workload: endpoint.workload.clone(), why })
+        })
+        .collect()
+}
+
+/// Why `resolve` passes an endpoint over; None for one that it takes.
+fn absence(mesh: &Mesh, from: &Workload, endpoint: &Endpoint, to: SocketAddr) -> Option<Absence> {
+    if endpoint.address.is_ipv4() != to.is_ipv4() {
+        return Some(Absence::OtherFamily);
+    }
+    let Some(port) = endpoint.ports.get(&(to.port(), Protocol::Tcp)) else { return Some(Absence::NoSuchPort) };
+    if endpoint.weight == 0 {
+        return Some(Absence::NoWeight);
+    }
+    match endpoint.readiness {
+        Readiness::Unready => return Some(Absence::Unready),
+        Readiness::Ready => {}
+    }
+    match resolve::hop(mesh, &from.node, SocketAddr::new(endpoint.address, *port)) {
+        Hop::Pending(_) => Some(Absence::NotEnrolled),
+        Hop::Plain | Hop::Local(_) | Hop::Tunnel(_) => None,
+    }
+}
+
+fn outcome(from: &Workload, service: Option<&ObjectName>, routes: &[Route]) -> Outcome {
+    let n_let_through = routes.iter().filter(|r| r.answer.lets_through()).count();
+    match routes.len() {
+        0 if service.is_some() && from.membership == Membership::Outside => Outcome::Untouched,
+        0 => Outcome::NoBackend,
+        _ if service.is_none() && routes.iter().all(|r| r.answer == Answer::Unasked) => Outcome::Untouched,
+        _ if n_let_through == 0 => Outcome::Refused,
+        n if n_let_through < n => Outcome::Mixed,
+        _ => Outcome::Allowed,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! Decides a connect: where it goes, whether it may, and what the socket remembers of it.
+
+use aya_ebpf::{
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_set_retval},
+    programs::SockAddrContext,
+};
+use aya_log_ebpf::debug;
+use millrace_abi::{
+    Action, Dest, LOOPBACK_V4, LOOPBACK_V6, OUTBOUND_PORT, Original, OriginalMode, Pod, Port, Reason, ServiceKey,
+    ServiceValue, SlotKey, Verdict, VerdictKey, action, config, decide,
+};
+
+use crate::{
+    endpoint::{self, Endpoint, Family},
+    flow::{self, Flow},
+    maps::{DESTS, ORIGINAL, PODS, SERVICES, SLOTS, VERDICTS},
+    storage::{self, Socket},
+};
+
+/// Lets the call go on.
+const ALLOW: i32 = 1;
+/// Fails the call with the errno that was set.
+const REFUSE: i32 = 0;
+
+const SOCK_STREAM: u32 = 1;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_MPTCP: u32 = 262;
+
+/// How often a service's table is read before it counts as torn. A table is swept only after its service was flipped,
+/// so a slot that is missing means another table by now; one more try would do unless this program was preempted twice.
+const TRIES: u32 = 3;
+
+/// The life of a connect.
+#[inline(always)]
+pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
+    if !is_tcp(ctx) {
+        return ALLOW;
+    }
+    let socket = Socket::of_call(ctx);
+    if socket.is_exempt() {
+        flow::count(Reason::Exempt);
+        return ALLOW;
+    }
+    let asked = endpoint::read(ctx.sock_addr, family);
+    // SAFETY: the helper takes this program's context.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+    // SAFETY: the entry is read at once and not kept; user space replaces entries whole.
+    let pod = unsafe { PODS.get(netns) };
+    let is_mesh_address = pod.is_none() && is_mesh_address(&asked);
+    let mut went = match decide::caller(pod.map(|pod| pod.kind), is_mesh_address) {
+        Some(reason) => Outcome { reason, target: asked, policy: 0 },
+        None => match pod {
+            // A socket that connects again must not keep what it once asked for.
+            Some(pod) => {
+                socket.remove(&ORIGINAL);
+                decided(pod, &asked)
+            }
+            None => Outcome { reason: Reason::UnknownNamespace, target: asked, policy: 0 },
+        },
+    };
+    went.reason = carried_out(ctx, family, &asked, &went);
+    if went.reason == Reason::Untouched {
+        flow::count(went.reason); // No record: what leaves the mesh is not the mesh's to tell.
+        return ALLOW;
+    }
+    let source = pod.map_or(0, |pod| pod.id);
+    let target = went.target;
+    flow::record(went.reason, &Flow { netns, source, policy: went.policy, asked: &asked, target: &target });
+    if flow::is_on(config::DEBUG) {
+        debug!(ctx, "connect from {} to {:i}: reason {}", source, asked.addr, went.reason as u32);
+    }
+    match action(went.reason) {
+        Action::Pass => ALLOW,
+        Action::Refuse(errno) => refuse(errno),
+        Action::Drop => refuse(millrace_abi::reason::EPERM),
+    }
+}
+
+/// What was decided of a connect.
+struct Outcome {
+    reason: Reason,
+    /// The backend, or what was asked for.
+    target: Endpoint,
+    policy: u64,
+}
+
+/// What becomes of a mesh pod's connect.
+#[inline(always)]
+fn decided(pod: &Pod, asked: &Endpoint) -> Outcome {
+    if decide::is_loopback(&asked.addr) {
+        return Outcome { reason: Reason::Untouched, target: *asked, policy: 0 };
+    }
+    let (target, is_service) = match pick(asked) {
+        Pick::NoService => (*asked, false),
+        Pick::Backend(backend) => (backend, true),
+        Pick::Refused(reason) => return Outcome { reason, target: *asked, policy: 0 },
+    };
+    // SAFETY: copied at once.
+    let dest = unsafe { DESTS.get(target.addr) };
+    let verdict = dest.and_then(|dest| verdict(pod.id, dest, target.port));
+    let reason = decide::connect(pod, dest, is_service, target.port, verdict);
+    Outcome { reason, target, policy: verdict.map_or(0, |verdict| verdict.policy) }
+}
+
+/// Writes to socket and call what was decided, and returns the reason, or why it could not be.
+#[inline(always)]
+fn carried_out(ctx: &SockAddrContext, family: Family, asked: &Endpoint, went: &Outcome) -> Reason {
+    let is_service = went.target.addr != asked.addr || went.target.port != asked.port;
+    let (mode, to) = match went.reason {
+        Reason::Proxied if !storage::unbind(ctx) => return Reason::BoundToDevice,
+        Reason::Proxied => (OriginalMode::Proxied, outbound_listener(&went.target)),
+        Reason::Direct | Reason::PlainBackend | Reason::Own if is_service => (OriginalMode::Direct, went.target),
+        _ => return went.reason,
+    };
+    let mut original = Original {
+        addr: asked.addr,
+        backend: went.target.addr,
+        port: asked.port,
+        backend_port: went.target.port,
+        mode: mode as u8,
+        reserved: [0; 3],
+    };
+    if !Socket::of_call(ctx).set(&ORIGINAL, &mut original) {
+        return Reason::StorageFull;
+    }
+    // A backend of a family that the socket cannot speak is none.
+    if endpoint::write(ctx.sock_addr, family, &to) { went.reason } else { Reason::NoBackend }
+}
+
+/// The in-pod listener that takes captured connections.
+#[inline(always)]
+fn outbound_listener(target: &Endpoint) -> Endpoint {
+    let addr = if decide::is_v4(&target.addr) { LOOPBACK_V4 } else { LOOPBACK_V6 };
+    Endpoint { addr, port: OUTBOUND_PORT }
+}
+
+/// What a service's table says of a destination.
+enum Pick {
+    NoService,
+    Backend(Endpoint),
+    Refused(Reason),
+}
+
+#[inline(always)]
+fn pick(asked: &Endpoint) -> Pick {
+    let key = service_key(asked);
+    let mut tries = 0;
+    while tries < TRIES {
+        let Some(service) = service(&key) else { return Pick::NoService };
+        if service.n_slots == 0 {
+            return Pick::Refused(Reason::NoBackend);
+        }
+        let slot = SlotKey { table: service.table, slot: decide::slot(draw(), service.n_slots) };
+        // SAFETY: copied by `backend` at once.
+        if let Some(slot) = unsafe { SLOTS.get(slot) } {
+            let (addr, port) = decide::backend(slot, draw());
+            return Pick::Backend(Endpoint { addr, port });
+        }
+        tries += 1;
+    }
+    Pick::Refused(Reason::TornTable)
+}
+
+#[inline(always)]
+fn service(key: &ServiceKey) -> Option<ServiceValue> {
+    let found = SERVICES.get_ptr(key)?;
+    // One load of both halves. SAFETY: values of hash maps are aligned to 8, and this one has 8 bytes.
+    let both = unsafe { found.cast::<u64>().read_volatile() };
+    // SAFETY: both are 8 bytes and take any value.
+    Some(unsafe { core::mem::transmute::<u64, ServiceValue>(both) })
+}
+
+#[inline(always)]
+fn service_key(asked: &Endpoint) -> ServiceKey {
+    ServiceKey { addr: asked.addr, port: asked.port, protocol: IPPROTO_TCP, reserved: 0 }
+}
+
+/// What is written of this caller and callee; None where nothing is, and where nobody asks.
+#[inline(always)]
+pub fn verdict(source: u64, dest: &Dest, port: Port) -> Option<&'static Verdict> {
+    if dest.group == 0 {
+        return None;
+    }
+    let exact = VerdictKey { source, group: dest.group, port, reserved: [0; 6] };
+    // SAFETY: read at once, by the caller's caller.
+    if let Some(verdict) = unsafe { VERDICTS.get(exact) } {
+        return Some(verdict);
+    }
+    // SAFETY: as above.
+    unsafe { VERDICTS.get(VerdictKey { port: [0; 2], ..exact }) }
+}
+
+/// True for a service's address or a mesh workload's.
+#[inline(always)]
+fn is_mesh_address(asked: &Endpoint) -> bool {
+    DESTS.get_ptr(asked.addr).is_some() || SERVICES.get_ptr(service_key(asked)).is_some()
+}
+
+#[inline(always)]
+fn is_tcp(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    let (kind, protocol) = unsafe { ((*ctx.sock_addr).type_, (*ctx.sock_addr).protocol) };
+    kind == SOCK_STREAM && (protocol == IPPROTO_TCP.into() || protocol == IPPROTO_MPTCP)
+}
+
+#[inline(always)]
+fn draw() -> u32 {
+    // SAFETY: takes nothing, touches nothing.
+    unsafe { bpf_get_prandom_u32() }
+}
+
+#[inline(always)]
+fn refuse(errno: i32) -> i32 {
+    // SAFETY: takes a number.
+    unsafe { bpf_set_retval(-errno) };
+    REFUSE
+}

@@ -1,0 +1,75 @@
+//! Captures, balances, authorizes and hands over the connections of one node's pods, in the kernel.
+//!
+//! Look-ups and pointer work are here; what they decide is `millrace_abi::decide` and `millrace_abi::reason`, which the
+//! host tests. A connect runs `connect*` (where to), then `sockops` (hand-off, before the SYN), then `inbound` in the
+//! callee's namespace, then `sockops` there; `get*name*` shows both applications the truth afterwards.
+#![no_std]
+#![no_main]
+
+mod connect;
+mod endpoint;
+mod flow;
+mod inbound;
+mod maps;
+mod names;
+mod sockops;
+mod storage;
+
+use aya_ebpf::{
+    bindings::bpf_sock_ops,
+    macros::{cgroup_sock_addr, sk_lookup},
+    programs::{SkLookupContext, SockAddrContext, SockOpsContext},
+};
+use endpoint::Family;
+
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    connect::connect(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    connect::connect(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+fn getpeername4(ctx: SockAddrContext) -> i32 {
+    names::peer(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+fn getpeername6(ctx: SockAddrContext) -> i32 {
+    names::peer(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(getsockname4)]
+fn getsockname4(ctx: SockAddrContext) -> i32 {
+    names::own(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(getsockname6)]
+fn getsockname6(ctx: SockAddrContext) -> i32 {
+    names::own(&ctx, Family::V6)
+}
+
+/// Without aya's `#[sock_ops]`: its section is named `sockops` too, and an object has one symbol of a name.
+#[unsafe(link_section = "sockops/sockops")]
+#[unsafe(no_mangle)]
+fn sockops(ops: *mut bpf_sock_ops) -> u32 {
+    sockops::sockops(&SockOpsContext::new(ops))
+}
+
+#[sk_lookup]
+fn inbound(ctx: SkLookupContext) -> u32 {
+    inbound::inbound(&ctx)
+}
+
+/// Helpers such as `bpf_skc_to_mptcp_sock` are given to programs of a GPL-compatible licence alone.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {} // Never linked: the verifier takes no loop without an end, so a panic that is reachable fails the load.
+}

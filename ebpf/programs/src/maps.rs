@@ -1,0 +1,43 @@
+//! Declares every map. User space pins them under the same names; keys and values are `millrace_abi::layout`'s.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash},
+};
+use millrace_abi::{
+    Addr, Dest, Exempt, Handoff, ListenerKey, N_REASONS, Original, Pod, ServiceKey, ServiceValue, ShownClient, SlotKey,
+    SlotValue, Tuple, Verdict, VerdictKey, capacity,
+};
+
+/// Capacities are for the largest node; memory is taken as entries come.
+const AS_NEEDED: u32 = BPF_F_NO_PREALLOC;
+
+#[map]
+pub static CONFIG: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
+pub static PODS: HashMap<u64, Pod> = HashMap::with_max_entries(capacity::PODS, AS_NEEDED);
+#[map]
+pub static DESTS: HashMap<Addr, Dest> = HashMap::with_max_entries(capacity::DESTS, AS_NEEDED);
+#[map]
+pub static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::with_max_entries(capacity::SERVICES, AS_NEEDED);
+#[map]
+pub static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(capacity::SLOTS, AS_NEEDED);
+#[map]
+pub static VERDICTS: HashMap<VerdictKey, Verdict> = HashMap::with_max_entries(capacity::VERDICTS, AS_NEEDED);
+/// Not an LRU: a record that vanished would turn an allowed connection into a plain-text one without a word.
+#[map]
+pub static HANDOFFS: HashMap<Tuple, Handoff> = HashMap::with_max_entries(capacity::HANDOFFS, AS_NEEDED);
+#[map]
+pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(capacity::LISTENERS, 0);
+#[map]
+pub static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(N_REASONS, 0);
+#[map]
+pub static FLOWS: RingBuf = RingBuf::with_byte_size(capacity::FLOW_BYTES, 0);
+#[btf_map]
+pub static ORIGINAL: SkStorage<Original> = SkStorage::new();
+#[btf_map]
+pub static CLIENT: SkStorage<ShownClient> = SkStorage::new();
+#[btf_map]
+pub static EXEMPT: SkStorage<Exempt> = SkStorage::new();

@@ -1,0 +1,192 @@
+//! Hands over what the connecting end knows: written before the SYN, taken by the accepted socket.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock_ops,
+    },
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    programs::SockOpsContext,
+};
+use core::ptr::addr_of;
+use millrace_abi::{
+    Handoff, HandoffKind, Original, OriginalMode, Reason, ShownClient, Tuple, decide,
+};
+
+use crate::{
+    connect,
+    endpoint::{self, AF_INET6, Endpoint},
+    flow,
+    maps::{CLIENT, DESTS, HANDOFFS, ORIGINAL, PODS},
+    storage::Socket,
+};
+
+/// What sock_ops programs return where nothing is asked of them.
+const DONE: u32 = 1;
+
+/// A record before anything is known of it.
+const NOTHING: Handoff = Handoff {
+    socket: 0,
+    source: 0,
+    original: Original { addr: [0; 16], backend: [0; 16], port: [0; 2], backend_port: [0; 2], mode: 0, reserved: [0; 3] },
+    kind: 0,
+    sequence: 0,
+};
+
+/// The moments of a connection that matter here.
+#[inline(always)]
+pub fn sockops(ctx: &SockOpsContext) -> u32 {
+    let ops = ctx.ops;
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ops),
+        BPF_SOCK_OPS_STATE_CB if state(ops) == BPF_TCP_CLOSE => closed(ops),
+        _ => {}
+    }
+    DONE
+}
+
+/// Before the SYN: the source port is known, the connection is not yet seen by anybody.
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext) {
+    let ops = ctx.ops;
+    let Some(socket) = socket(ops) else { return };
+    let netns = netns(ops);
+    let key = tuple(netns, &local(ops), &remote(ops));
+    let mut record = Handoff { socket: cookie(ops), ..NOTHING };
+    if !fill(&mut record, socket, netns, &key) {
+        return;
+    }
+    if HANDOFFS.insert(key, record, 0).is_err() {
+        flow::count(Reason::HandoffFull);
+        return;
+    }
+    // The record goes with the socket, should the other end never take it. The one failure is an unknown flag.
+    let _: Result<(), i32> = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}
+
+/// Says in the record what this socket has to hand over; false where that is nothing.
+#[inline(always)]
+fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
+    if let Some(original) = socket.get(&ORIGINAL)
+        && original.mode == OriginalMode::Proxied as u8
+    {
+        record.kind = HandoffKind::Outbound as u32;
+        record.original = *original;
+        // SAFETY: read at once.
+        record.source = unsafe { PODS.get(netns) }.map_or(0, |pod| pod.id);
+        return true;
+    }
+    if socket.is_exempt() {
+        let Some(client) = socket.get(&CLIENT) else { return false };
+        record.kind = HandoffKind::ProxyDial as u32;
+        record.original.addr = client.addr;
+        record.original.port = client.port;
+        return true;
+    }
+    // SAFETY: each is read at once.
+    let (Some(pod), Some(dest)) = (unsafe { (PODS.get(netns), DESTS.get(key.target)) }) else { return false };
+    record.kind = HandoffKind::Attested as u32;
+    record.source = pod.id;
+    record.original.addr = key.source;
+    record.original.port = key.source_port;
+    let verdict = connect::verdict(pod.id, dest, key.target_port);
+    decide::attests(pod, &key.source, dest, key.target_port, verdict)
+}
+
+/// The accepting end is established: it takes the record.
+#[inline(always)]
+fn accepted(ops: *mut bpf_sock_ops) {
+    let key = tuple(netns(ops), &remote(ops), &local(ops));
+    // SAFETY: read before it is removed.
+    let Some(record) = (unsafe { HANDOFFS.get(key) }) else { return };
+    let taken = match socket(ops) {
+        None => false,
+        Some(socket) if record.kind == HandoffKind::Outbound as u32 => {
+            let mut original = Original { mode: OriginalMode::Accepted as u8, ..record.original };
+            socket.set(&ORIGINAL, &mut original)
+        }
+        Some(socket) if record.kind == HandoffKind::ProxyDial as u32 => {
+            let client = &record.original;
+            let mut client = ShownClient { addr: client.addr, port: client.port, reserved: [0; 2] };
+            socket.set(&CLIENT, &mut client)
+        }
+        Some(_) => true,
+    };
+    flow::count(if taken { Reason::HandoffTaken } else { Reason::HandoffLost });
+    // The one failure is that it is gone already: its socket closed meanwhile.
+    let _: Result<(), i32> = HANDOFFS.remove(key);
+}
+
+/// The connecting end closes: a record that nobody took goes with it.
+#[inline(always)]
+fn closed(ops: *mut bpf_sock_ops) {
+    let key = tuple(netns(ops), &local(ops), &remote(ops));
+    // SAFETY: read at once.
+    let Some(record) = (unsafe { HANDOFFS.get(key) }) else { return };
+    if record.socket == cookie(ops) {
+        // As in `accepted`: gone already is as good.
+        let _: Result<(), i32> = HANDOFFS.remove(key);
+    }
+}
+
+#[inline(always)]
+fn tuple(netns: u64, source: &Endpoint, target: &Endpoint) -> Tuple {
+    Tuple {
+        cookie: decide::tuple_cookie(&source.addr, &target.addr, netns),
+        source: source.addr,
+        target: target.addr,
+        source_port: source.port,
+        target_port: target.port,
+        reserved: 0,
+    }
+}
+
+#[inline(always)]
+fn socket(ops: *mut bpf_sock_ops) -> Option<Socket> {
+    // SAFETY: the context is valid while the program runs.
+    Socket::of_pointer(unsafe { (*ops).__bindgen_anon_2.sk }.cast())
+}
+
+#[inline(always)]
+fn local(ops: *mut bpf_sock_ops) -> Endpoint {
+    // SAFETY: the context is valid while the program runs. `local_port` is in host order.
+    unsafe {
+        let addr = match (*ops).family {
+            AF_INET6 => endpoint::from_words(endpoint::words(addr_of!((*ops).local_ip6))),
+            _ => endpoint::mapped((*ops).local_ip4),
+        };
+        Endpoint { addr, port: ((*ops).local_port as u16).to_be_bytes() }
+    }
+}
+
+#[inline(always)]
+fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
+    // SAFETY: as in `local`. `remote_port` is a big-endian word, the port its last two bytes.
+    unsafe {
+        let addr = match (*ops).family {
+            AF_INET6 => endpoint::from_words(endpoint::words(addr_of!((*ops).remote_ip6))),
+            _ => endpoint::mapped((*ops).remote_ip4),
+        };
+        let port = (*ops).remote_port.to_ne_bytes();
+        Endpoint { addr, port: [port[2], port[3]] }
+    }
+}
+
+#[inline(always)]
+fn state(ops: *mut bpf_sock_ops) -> u32 {
+    // SAFETY: BPF_SOCK_OPS_STATE_CB says the new state in the second argument.
+    unsafe { (*ops).__bindgen_anon_1.args[1] }
+}
+
+#[inline(always)]
+fn netns(ops: *mut bpf_sock_ops) -> u64 {
+    // SAFETY: the helper takes this program's context.
+    unsafe { bpf_get_netns_cookie(ops.cast()) }
+}
+
+#[inline(always)]
+fn cookie(ops: *mut bpf_sock_ops) -> u64 {
+    // SAFETY: the helper takes this program's context.
+    unsafe { bpf_get_socket_cookie(ops.cast()) }
+}
