@@ -1,0 +1,235 @@
+//! Makes services and what stands behind them: of EndpointSlices where a service has any, else of its selector and the pods.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use millrace_model::{
+    Endpoint, Endpoints, Membership, ObjectName, Protocol, Service, ServicePort, Workload, service::Readiness,
+};
+
+use super::{
+    Notes,
+    workload::{Owners, is_workload},
+};
+use crate::{
+    diagnostic::Kind,
+    world::{self, Life, Pod, Slice, TargetPort, Unready, World},
+};
+
+/// The share of an endpoint that is no pod.
+const WEIGHT: u32 = 1;
+
+pub(super) fn services(world: &World, notes: &mut Notes) -> BTreeMap<ObjectName, Arc<Service>> {
+    let mut virtual_addresses: BTreeMap<(IpAddr, u16, Protocol), &ObjectName> = BTreeMap::new();
+    let mut services = BTreeMap::new();
+    for service in world.objects.services.values().filter(|s| is_served(s)) {
+        for (address, port) in service.addresses.iter().flat_map(|a| service.ports.iter().map(move |p| (a, p))) {
+            match virtual_addresses.entry((*address, port.port, port.protocol)) {
+                Entry::Vacant(entry) => drop(entry.insert(&service.name)),
+                Entry::Occupied(first) => {
+                    let problem = format!("{address} port {} is Service {}'s, which has it", port.port, first.get());
+                    let mend = "give each service an address of its own";
+                    notes.add(Kind::Service, &service.name, ("spec.clusterIPs", problem, mend));
+                }
+            }
+        }
+        services.insert(service.name.clone(), Arc::new(model(service)));
+    }
+    services
+}
+
+/// An ExternalName has neither addresses nor ports: it is a name in DNS, and nothing of the mesh.
+fn is_served(service: &world::Service) -> bool {
+    !(service.addresses.is_empty() && service.ports.is_empty() && service.selector.is_none())
+}
+
+fn model(service: &world::Service) -> Service {
+    let world::Service { name, addresses, ports, selector: _, unready: _ } = service;
+    Service {
+        name: name.clone(),
+        addresses: addresses.clone(),
+        ports: ports
+            .iter()
+            .map(|world::ServicePort { port, protocol, name, target: _ }| ServicePort {
+                port: *port,
+                protocol: *protocol,
+                name: name.clone(),
+            })
+            .collect(),
+    }
+}
+
+pub(super) fn endpoints(
+    world: &World,
+    owners: &Owners<'_>,
+    workloads: &BTreeMap<ObjectName, Arc<Workload>>,
+    notes: &mut Notes,
+) -> BTreeMap<ObjectName, Arc<Endpoints>> {
+    let mut slices: BTreeMap<&ObjectName, Vec<&Slice>> = BTreeMap::new();
+    for (name, slice) in &world.objects.slices {
+        if world.objects.services.contains_key(&slice.service) {
+            slices.entry(&slice.service).or_default().push(slice);
+        } else {
+            let problem = format!("there is no Service {}", slice.service);
+            let mend = "add the Service, or correct the label";
+            notes.add(Kind::EndpointSlice, name, ("metadata.labels.kubernetes.io/service-name", problem, mend));
+        }
+    }
+    let pods = Pods::new(world);
+    let mut all = BTreeMap::new();
+    for service in world.objects.services.values().filter(|s| is_served(s)) {
+        let found = match (slices.get(&service.name), &service.selector) {
+            (Some(slices), _) => sliced(service, slices, owners, workloads),
+            (None, Some(selector)) => selected(service, &pods.with(&service.name.namespace, selector), workloads, notes),
+            (None, None) => BTreeMap::new(),
+        };
+        let endpoints = Endpoints { service: service.name.clone(), endpoints: found.into_values().collect() };
+        all.insert(service.name.clone(), Arc::new(endpoints));
+    }
+    all
+}
+
+/// A namespace's pods by label, so that a service looks at the pods of one of its labels and not at all there are.
+struct Pods<'w>(BTreeMap<(&'w str, &'w str, &'w str), Vec<&'w Pod>>);
+
+impl<'w> Pods<'w> {
+    fn new(world: &'w World) -> Self {
+        let mut by_label: BTreeMap<(&str, &str, &str), Vec<&Pod>> = BTreeMap::new();
+        for pod in world.objects.pods.values().filter(|p| is_workload(p)) {
+            for (key, value) in &pod.labels {
+                by_label.entry((&pod.name.namespace, key, value)).or_default().push(pod);
+            }
+        }
+        Self(by_label)
+    }
+
+    fn with(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Vec<&'w Pod> {
+        let lists = selector.iter().map(|(key, value)| self.0.get(&(namespace, key.as_str(), value.as_str())));
+        let fewest = lists.min_by_key(|list| list.map_or(0, Vec::len)).flatten();
+        fewest
+            .into_iter()
+            .flatten()
+            .filter(|pod| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
+            .copied()
+            .collect()
+    }
+}
+
+/// The endpoints of the pods that a service selects, by address.
+fn selected(
+    service: &world::Service,
+    pods: &[&Pod],
+    workloads: &BTreeMap<ObjectName, Arc<Workload>>,
+    notes: &mut Notes,
+) -> BTreeMap<IpAddr, Endpoint> {
+    let mut found = BTreeMap::new();
+    for pod in pods {
+        let Some(workload) = workloads.get(&pod.name) else { continue };
+        let serves = match (pod.life, service.unready) {
+            (Life::Ready, _) | (Life::Unready | Life::Terminating, Unready::Taken) => Readiness::Ready,
+            (Life::Unready | Life::Terminating, Unready::LeftOut) | (Life::Ended, _) => Readiness::Unready,
+        };
+        let ports = pod_ports(service, pod, notes);
+        // The workload's addresses: those that another pod has were taken from it.
+        for address in &workload.addresses {
+            found.insert(
+                *address,
+                Endpoint {
+                    address: *address,
+                    workload: Some(pod.name.clone()),
+                    ports: ports.clone(),
+                    weight: pod.weight,
+                    readiness: reachable(serves, workload),
+                },
+            );
+        }
+    }
+    found
+}
+
+fn pod_ports(service: &world::Service, pod: &Pod, notes: &mut Notes) -> BTreeMap<(u16, Protocol), u16> {
+    let mut ports = BTreeMap::new();
+    for world::ServicePort { port, protocol, name: _, target } in &service.ports {
+        let number = match target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => pod.ports.get(&(name.clone(), *protocol)).copied(),
+        };
+        match (number, target) {
+            (Some(number), _) => drop(ports.insert((*port, *protocol), number)),
+            (None, TargetPort::Name(name)) => {
+                let problem = format!("pod {} has no port named {name:?}, so port {port} does not lead to it", pod.name);
+                let mend = "name the port in its containers, or write the number";
+                notes.add(Kind::Service, &service.name, ("spec.ports.targetPort", problem, mend));
+            }
+            (None, TargetPort::Number(_)) => {}
+        }
+    }
+    ports
+}
+
+/// The endpoints that a service's slices list, by address. Where two list one address, it has the ports of both, and serves
+/// only if both say so.
+fn sliced(
+    service: &world::Service,
+    slices: &[&Slice],
+    owners: &Owners<'_>,
+    workloads: &BTreeMap<ObjectName, Arc<Workload>>,
+) -> BTreeMap<IpAddr, Endpoint> {
+    let mut found: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+    for slice in slices {
+        let ports: BTreeMap<(u16, Protocol), u16> = service
+            .ports
+            .iter()
+            .filter_map(|p| {
+                let target = slice.ports.iter().find(|(name, protocol, _)| *name == p.name && *protocol == p.protocol)?;
+                Some(((p.port, p.protocol), target.2))
+            })
+            .collect();
+        for one in &slice.endpoints {
+            for address in &one.addresses {
+                let pod = owners.of(*address);
+                let workload = pod.and_then(|pod| workloads.get(&pod.name));
+                let ready = match pod.map(|pod| pod.life) {
+                    Some(Life::Terminating | Life::Ended) => Readiness::Unready,
+                    Some(Life::Ready | Life::Unready) | None => one.ready,
+                };
+                let endpoint = Endpoint {
+                    address: *address,
+                    workload: workload.map(|workload| workload.name.clone()),
+                    ports: ports.clone(),
+                    weight: pod.map_or(WEIGHT, |pod| pod.weight),
+                    readiness: workload.map_or(ready, |workload| reachable(ready, workload)),
+                };
+                merge(&mut found, endpoint);
+            }
+        }
+    }
+    found
+}
+
+fn merge(found: &mut BTreeMap<IpAddr, Endpoint>, endpoint: Endpoint) {
+    match found.entry(endpoint.address) {
+        Entry::Vacant(entry) => drop(entry.insert(endpoint)),
+        Entry::Occupied(mut entry) => {
+            let have = entry.get_mut();
+            for (port, target) in endpoint.ports {
+                // Two targets for one port of one address: the lower, so that order does not matter.
+                have.ports.entry(port).and_modify(|t| *t = (*t).min(target)).or_insert(target);
+            }
+            if endpoint.readiness == Readiness::Unready {
+                have.readiness = Readiness::Unready;
+            }
+        }
+    }
+}
+
+/// A workload of the mesh is given nothing before its node holds its listeners.
+fn reachable(ready: Readiness, workload: &Workload) -> Readiness {
+    match workload.membership {
+        Membership::Pending => Readiness::Unready,
+        Membership::Outside | Membership::Enrolled => ready,
+    }
+}

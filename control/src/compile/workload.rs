@@ -1,0 +1,107 @@
+//! Makes workloads of pods: whose address is whose, who is in the mesh, what binds whom.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use millrace_model::{Identity, Membership, ObjectName, Workload};
+
+use super::{Notes, policy::Bindings};
+use crate::{
+    diagnostic::Kind,
+    world::{Life, Network, Pod, Wish, World},
+};
+
+/// Which pod has which address. A pod that ended has none; of two that claim one the living has it, then the first by name.
+pub(super) struct Owners<'w>(BTreeMap<IpAddr, &'w Pod>);
+
+impl<'w> Owners<'w> {
+    pub(super) fn new(world: &'w World, notes: &mut Notes) -> Self {
+        let mut owners: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
+        let mut losers: Vec<(&Pod, IpAddr)> = Vec::new();
+        for pod in world.objects.pods.values().filter(|p| is_workload(p) && p.network == Network::Own) {
+            for address in &pod.addresses {
+                match owners.entry(*address) {
+                    Entry::Vacant(entry) => drop(entry.insert(pod)),
+                    Entry::Occupied(mut entry) if rank(pod) < rank(entry.get()) => {
+                        losers.push((entry.insert(pod), *address));
+                    }
+                    Entry::Occupied(_) => losers.push((pod, *address)),
+                }
+            }
+        }
+        for (pod, address) in losers {
+            // A pod on its way out whose address was given on already is nothing to tell of.
+            if let (false, Some(owner)) = (pod.life == Life::Terminating, owners.get(&address)) {
+                let problem = format!("{address} is an address of pod {} too, which has it", owner.name);
+                notes.add(Kind::Pod, &pod.name, ("status.podIPs", problem, "give each pod addresses of its own"));
+            }
+        }
+        Self(owners)
+    }
+
+    /// The pod that has this address.
+    pub(super) fn of(&self, address: IpAddr) -> Option<&'w Pod> {
+        self.0.get(&address).copied()
+    }
+}
+
+fn rank(pod: &Pod) -> (bool, &ObjectName) {
+    (pod.life == Life::Terminating, &pod.name)
+}
+
+/// A pod that has a node and has not ended.
+pub(super) fn is_workload(pod: &Pod) -> bool {
+    pod.node.is_some() && pod.life != Life::Ended
+}
+
+pub(super) fn workloads(
+    world: &World,
+    owners: &Owners<'_>,
+    bindings: &Bindings<'_>,
+    notes: &mut Notes,
+) -> BTreeMap<ObjectName, Arc<Workload>> {
+    let mut workloads = BTreeMap::new();
+    for pod in world.objects.pods.values().filter(|p| is_workload(p)) {
+        let Some(node) = &pod.node else { continue };
+        if !world.objects.nodes.contains_key(node) {
+            let problem = format!("there is no Node {node}");
+            notes.add(Kind::Pod, &pod.name, ("spec.nodeName", problem, "add the Node, or correct the name"));
+        }
+        let has = |address: &&IpAddr| {
+            pod.network == Network::Host || owners.of(**address).is_some_and(|owner| owner.name == pod.name)
+        };
+        let workload = Workload {
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            identity: Identity {
+                trust_domain: world.settings.trust_domain.clone(),
+                namespace: pod.name.namespace.clone(),
+                service_account: pod.service_account.clone(),
+            },
+            addresses: pod.addresses.iter().filter(has).copied().collect(),
+            node: node.clone(),
+            zone: world.objects.nodes.get(node).and_then(|node| node.zone.clone()),
+            netns: pod.netns.clone(),
+            membership: membership(world, pod, node),
+            encryption: bindings.encryption(pod, notes),
+            policies: bindings.access(pod),
+        };
+        workloads.insert(pod.name.clone(), Arc::new(workload));
+    }
+    workloads
+}
+
+fn membership(world: &World, pod: &Pod, node: &str) -> Membership {
+    let wish = pod.mesh.or_else(|| world.objects.namespaces.get(&pod.name.namespace)?.mesh);
+    match (wish, pod.network) {
+        // It has its node's address and namespace: there is nothing of its own to capture.
+        (_, Network::Host) | (None | Some(Wish::Disabled), Network::Own) => Membership::Outside,
+        (Some(Wish::Enabled), Network::Own) => {
+            let listens = |open: &std::collections::BTreeSet<_>| open.contains(&(pod.name.clone(), pod.uid.clone()));
+            if world.listening.get(node).is_some_and(listens) { Membership::Enrolled } else { Membership::Pending }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Reads the settings: typed arguments first, their meaning second. All that is wrong is told at once.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use clap::Parser;
+use millrace_model::identity::is_trust_domain;
+use serde::Serialize;
+
+use crate::{source::object::meta::is_dns_label, world::Settings};
+
+/// Below this a leaf is renewed more often than a busy machine manages.
+const MIN_LEAF_LIFETIME: Duration = Duration::from_secs(5);
+/// A leaf can't be taken back: it has to run out.
+const MAX_LEAF_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The control plane of the Millrace mesh: compiles a directory of manifests, streams it to the nodes, issues certificates.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "millrace-control", version)]
+pub struct Args {
+    /// The directory of manifests (*.yaml, *.yml), watched for changes.
+    #[arg(long, value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Where nodes connect: gRPC over TLS 1.3.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// The admin socket: HTTP, for root only.
+    #[arg(long, value_name = "PATH", default_value = "/run/millrace/control-admin.sock")]
+    pub admin: PathBuf,
+    /// Where the root, the tokens and what the nodes last said are kept.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/millrace")]
+    pub state_dir: PathBuf,
+    /// The trust domain of every identity.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub trust_domain: String,
+    /// How long a leaf certificate lives: a number and s, m, h or d.
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub leaf_ttl: String,
+    /// The namespace whose policies apply everywhere.
+    #[arg(long, value_name = "NAME", default_value = "millrace-system")]
+    pub root_namespace: String,
+    /// What is logged, as tracing's filters spell it.
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "RUST_LOG")]
+    pub log: String,
+}
+
+/// The settings, once they mean something.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// The directory of manifests.
+    pub directory: PathBuf,
+    /// Where nodes connect.
+    pub listen: SocketAddr,
+    /// The admin socket.
+    pub admin: PathBuf,
+    /// What outlives a restart.
+    pub state_dir: PathBuf,
+    /// What holds for the whole mesh.
+    pub mesh: Settings,
+    /// How long a leaf certificate lives.
+    pub leaf_lifetime: Duration,
+    /// What is logged at first.
+    pub log: String,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct Wrong(Vec<String>);
+
+impl Config {
+    /// The settings that these arguments mean.
+    pub fn from_args(args: Args) -> Result<Self, Wrong> {
+        let Args { directory, listen, admin, state_dir, trust_domain, leaf_ttl, root_namespace, log } = args;
+        let mut wrong = Vec::new();
+        if !directory.is_dir() {
+            // An empty mesh published by mistake would take every policy from every node.
+            wrong.push(format!("--directory: {} is no directory", directory.display()));
+        }
+        if !is_trust_domain(&trust_domain) {
+            wrong.push(format!("--trust-domain: {trust_domain:?} is no trust domain; write lower-case letters, digits, '.', '-' and '_'"));
+        }
+        if !is_dns_label(&root_namespace) {
+            wrong.push(format!("--root-namespace: {root_namespace:?} is no namespace's name"));
+        }
+        let leaf_lifetime = duration(&leaf_ttl).unwrap_or_default();
+        if !(MIN_LEAF_LIFETIME..=MAX_LEAF_LIFETIME).contains(&leaf_lifetime) {
+            wrong.push(format!("--leaf-ttl: {leaf_ttl:?} is not a time from 5s to 30d, such as 24h"));
+        }
+        if let Err(error) = log.parse::<tracing_subscriber::EnvFilter>() {
+            wrong.push(format!("--log: {log:?} is no filter: {error}"));
+        }
+        if !wrong.is_empty() {
+            return Err(Wrong(wrong));
+        }
+        let mesh = Settings { trust_domain: Arc::from(trust_domain), root_namespace: Arc::from(root_namespace) };
+        Ok(Self { directory, listen, admin, state_dir, mesh, leaf_lifetime, log })
+    }
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return None,
+    };
+    Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(seconds)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser as _;
+
+    use super::{Args, Config, duration};
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(duration("24h"), Some(Duration::from_secs(86_400)));
+        assert_eq!(duration("90s"), Some(Duration::from_secs(90)));
+        for text in ["", "24", "h", "1w", "-1h", "1.5h", "99999999999999999999d"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once() {
+        let args = Args::parse_from([
+            "millrace-control",
+            "--directory=/does/not/exist",
+            "--listen=[::1]:0",
+            "--trust-domain=UPPER",
+            "--leaf-ttl=1w",
+            "--root-namespace=no/name",
+            "--log=a=b=c",
+        ]);
+        let message = Config::from_args(args).unwrap_err().to_string();
+        for flag in ["--directory", "--trust-domain", "--leaf-ttl", "--root-namespace", "--log"] {
+            assert!(message.contains(flag), "{message}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Says what is wrong with an object, where it stands and how to mend it: one sentence that a person can act on.
+
+use std::{fmt, sync::Arc};
+
+use millrace_model::ObjectName;
+use serde::{Serialize, Serializer};
+
+/// The kinds that Millrace reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Kind {
+    /// v1
+    Namespace,
+    /// v1
+    Node,
+    /// v1
+    ServiceAccount,
+    /// v1
+    Pod,
+    /// v1
+    Service,
+    /// discovery.k8s.io/v1
+    EndpointSlice,
+    /// millrace.dev/v1alpha1
+    AccessPolicy,
+    /// millrace.dev/v1alpha1
+    EncryptionPolicy,
+}
+
+impl Kind {
+    /// All of them, in the order in which messages list them.
+    pub const ALL: [Self; 8] = [
+        Self::Namespace,
+        Self::Node,
+        Self::ServiceAccount,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::AccessPolicy,
+        Self::EncryptionPolicy,
+    ];
+
+    /// As a manifest's `kind` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::AccessPolicy => "AccessPolicy",
+            Self::EncryptionPolicy => "EncryptionPolicy",
+        }
+    }
+
+    /// As a manifest's `apiVersion` spells it.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::AccessPolicy | Self::EncryptionPolicy => millrace_crd::API_VERSION,
+        }
+    }
+
+    /// True for a kind that stands in no namespace.
+    pub fn is_cluster_scoped(self) -> bool {
+        match self {
+            Self::Namespace | Self::Node => true,
+            Self::ServiceAccount
+            | Self::Pod
+            | Self::Service
+            | Self::EndpointSlice
+            | Self::AccessPolicy
+            | Self::EncryptionPolicy => false,
+        }
+    }
+
+    /// True for a kind of Millrace's own, whose fields it knows all.
+    pub fn is_own(self) -> bool {
+        self.api_version() == millrace_crd::API_VERSION
+    }
+}
+
+/// One object. The namespace of a cluster-scoped one is empty.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace and name.
+    pub name: ObjectName,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.name.namespace {
+            "" => write!(f, "{} {}", self.kind.name(), self.name.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind.name(), self.name.name),
+        }
+    }
+}
+
+/// Where a document stands. Counted from 1, as editors do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Place {
+    /// The file's name within the directory.
+    pub file: Arc<str>,
+    /// Which of the file's documents; 0 for the file itself.
+    pub document: usize,
+    /// The line that it begins on, or that the fault is on.
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.document {
+            0 => write!(f, "{}", self.file),
+            document => write!(f, "{} document {document} (line {})", self.file, self.line),
+        }
+    }
+}
+
+/// What becomes of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Effect {
+    /// It is not in force, and no earlier version of it is.
+    Refused,
+    /// The last good version of it stays in force.
+    Kept,
+    /// It is in force, save what the message names.
+    Applied,
+}
+
+/// One fault of one object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Diagnostic {
+    /// Where it stands, for an object that was read from a file.
+    pub place: Option<Place>,
+    /// Which object, as far as it could be told: `Kind namespace/name`.
+    #[serde(serialize_with = "object_text")]
+    pub object: Object,
+    /// The path of the field, such as `spec.ports[0].port`; empty for the object as a whole.
+    pub field: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do about it.
+    pub mend: String,
+    /// What becomes of the object.
+    pub effect: Effect,
+}
+
+/// Which object a diagnostic is of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Object {
+    /// This one.
+    Known(Key),
+    /// What its text says of itself, where that is not enough to know it: "an unnamed Pod", "a document that is not YAML".
+    Described(String),
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(key) => key.fmt(f),
+            Self::Described(text) => f.write_str(text),
+        }
+    }
+}
+
+fn object_text<S: Serializer>(object: &Object, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(object)
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, object, field, problem, mend, effect } = self;
+        if let Some(place) = place {
+            write!(f, "{place}: ")?;
+        }
+        write!(f, "{object}: ")?;
+        if !field.is_empty() {
+            write!(f, "{field}: ")?;
+        }
+        let effect = match effect {
+            Effect::Refused => "It is not in force.",
+            Effect::Kept => "The version read before stays in force.",
+            Effect::Applied => "The rest of it is in force.",
+        };
+        write!(f, "{problem}; {mend}. {effect}")
+    }
+}
+
+/// One fault, before it is known where it stands and what becomes of the object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The path of the field.
+    pub field: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do about it.
+    pub mend: String,
+    /// Whether the object can be used nevertheless.
+    pub weight: Weight,
+}
+
+/// Whether an object with a problem can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// It can't.
+    Fatal,
+    /// It can, save what the problem names.
+    Slight,
+}
+
+/// Gathers an object's problems, all of them, so that it is mended in one go.
+#[derive(Debug, Default)]
+pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    /// Notes one that refuses the object.
+    pub fn fatal(&mut self, field: impl Into<String>, problem: impl Into<String>, mend: impl Into<String>) {
+        self.push(field.into(), problem.into(), mend.into(), Weight::Fatal);
+    }
+
+    /// Notes one that leaves the rest of the object in force.
+    pub fn slight(&mut self, field: impl Into<String>, problem: impl Into<String>, mend: impl Into<String>) {
+        self.push(field.into(), problem.into(), mend.into(), Weight::Slight);
+    }
+
+    /// True where the object can't be used.
+    pub fn refuse(&self) -> bool {
+        self.0.iter().any(|p| p.weight == Weight::Fatal)
+    }
+
+    fn push(&mut self, field: String, problem: String, mend: String, weight: Weight) {
+        self.0.push(Problem { field, problem, mend, weight });
+    }
+}

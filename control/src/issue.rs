@@ -1,0 +1,183 @@
+//! Issues certificates: to a node for its token, to an identity for the node it runs on. What a certificate says comes from the
+//! authenticated node and the World; of a request only the public key is read.
+
+use std::{sync::Arc, time::Duration};
+
+use millrace_model::{Identity, Membership, identity};
+
+use crate::{scope::Edition, world::Settings};
+
+pub mod authority;
+pub mod request;
+pub mod token;
+
+use authority::Authority;
+use request::PublicKey;
+use token::Tokens;
+
+/// A node's service account is this and its name; Kubernetes allows it, and a user has no reason to choose it.
+const NODE_PREFIX: &str = "node.";
+/// The control plane's service account.
+const CONTROL_ACCOUNT: &str = "millrace-control";
+
+/// Why a request is refused. Each is told to the caller, logged and counted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A call that needs a node's certificate came without any.
+    #[error("this call needs the node's certificate")]
+    NoCertificate,
+    /// Its certificate is no node's.
+    #[error("{0} is no node")]
+    NotANode(Identity),
+    /// The token is no token.
+    #[error("the token is not v1.<node>.<root>.<secret>")]
+    TokenMalformed,
+    /// The token is for a mesh with another root.
+    #[error("the token was made under another root certificate than this control plane's")]
+    TokenOtherRoot,
+    /// Nobody made this token, or it expired long since.
+    #[error("this token is not known")]
+    TokenUnknown,
+    /// The token was made for another node than it names.
+    #[error("the token was made for another node than {0}")]
+    TokenOtherNode(Arc<str>),
+    /// It was used.
+    #[error("the token was used before")]
+    TokenUsed,
+    /// It is too late.
+    #[error("the token has expired")]
+    TokenExpired,
+    /// The certificate request is none, or of another kind of key.
+    #[error("the certificate request: {0}")]
+    Request(#[from] request::Unfit),
+    /// The identity asked for is none.
+    #[error("the identity asked for: {0}")]
+    IdentityMalformed(identity::Malformed),
+    /// No pod with this identity runs on the node, as far as the control plane knows.
+    #[error("no pod on node {node} runs as {identity}")]
+    NotHere {
+        /// Who asked.
+        node: Arc<str>,
+        /// For what.
+        identity: Identity,
+    },
+    /// Pods with this identity run there, none of them in the mesh.
+    #[error("no pod of the mesh on node {node} runs as {identity}")]
+    OutsideTheMesh {
+        /// Who asked.
+        node: Arc<str>,
+        /// For what.
+        identity: Identity,
+    },
+    /// The stream does not begin with `have`, or says what may not be said.
+    #[error("the stream: {0}")]
+    Stream(&'static str),
+    /// The node has as many streams open as it may.
+    #[error("node {0} has too many streams open")]
+    TooManyStreams(Arc<str>),
+    /// The control plane itself failed.
+    #[error("the control plane failed: {0}")]
+    Internal(String),
+}
+
+impl Refusal {
+    /// Its name in metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::NotANode(_) => "not_a_node",
+            Self::TokenMalformed => "token_malformed",
+            Self::TokenOtherRoot => "token_other_root",
+            Self::TokenUnknown => "token_unknown",
+            Self::TokenOtherNode(_) => "token_other_node",
+            Self::TokenUsed => "token_used",
+            Self::TokenExpired => "token_expired",
+            Self::Request(_) => "certificate_request",
+            Self::IdentityMalformed(_) => "identity_malformed",
+            Self::NotHere { .. } => "identity_not_here",
+            Self::OutsideTheMesh { .. } => "identity_outside_the_mesh",
+            Self::Stream(_) => "stream",
+            Self::TooManyStreams(_) => "too_many_streams",
+            Self::Internal(_) => "internal",
+        }
+    }
+}
+
+/// The identity of the control plane.
+pub fn control_identity(settings: &Settings) -> Identity {
+    Identity::new(&settings.trust_domain, &settings.root_namespace, CONTROL_ACCOUNT)
+}
+
+/// The identity of a node.
+pub fn node_identity(settings: &Settings, node: &str) -> Identity {
+    Identity::new(&settings.trust_domain, &settings.root_namespace, &format!("{NODE_PREFIX}{node}"))
+}
+
+/// The node whose identity this is.
+pub fn node_of(settings: &Settings, identity: &Identity) -> Option<Arc<str>> {
+    let Identity { trust_domain, namespace, service_account } = identity;
+    let node = service_account.strip_prefix(NODE_PREFIX).filter(|node| !node.is_empty())?;
+    (*trust_domain == settings.trust_domain && *namespace == settings.root_namespace).then(|| node.into())
+}
+
+/// Issues certificates.
+#[derive(Debug)]
+pub struct Issuer {
+    /// What holds for the whole mesh.
+    pub settings: Settings,
+    /// The root.
+    pub authority: Authority,
+    /// What nodes join with.
+    pub tokens: Tokens,
+}
+
+impl Issuer {
+    /// A joining node's certificate, for a token that is spent by it. A request that is unfit spends none.
+    pub fn join(&self, token: &str, csr: &[u8], now: Duration) -> Result<(Arc<str>, Vec<Vec<u8>>), Refusal> {
+        let key = PublicKey::of_request(csr)?;
+        let node = self.tokens.spend(token, self.authority.root_sha256(), now)?;
+        let chain = self.leaf(&node_identity(&self.settings, &node), &key, now)?;
+        Ok((node, chain))
+    }
+
+    /// A certificate for an identity that runs on `node` by this edition; the node's own, renewed, where none is asked for.
+    pub fn issue(
+        &self,
+        node: &Arc<str>,
+        identity: &str,
+        csr: &[u8],
+        (edition, now): (Option<&Edition>, Duration),
+    ) -> Result<(Identity, Vec<Vec<u8>>), Refusal> {
+        let key = PublicKey::of_request(csr)?;
+        let own = node_identity(&self.settings, node);
+        let identity = match identity {
+            "" => own,
+            text => {
+                let asked: Identity = text.parse().map_err(Refusal::IdentityMalformed)?;
+                if asked != own {
+                    runs_here(edition, node, &asked)?;
+                }
+                asked
+            }
+        };
+        let chain = self.leaf(&identity, &key, now)?;
+        Ok((identity, chain))
+    }
+
+    fn leaf(&self, identity: &Identity, key: &PublicKey, now: Duration) -> Result<Vec<Vec<u8>>, Refusal> {
+        let leaf = self.authority.leaf(identity, key, now).map_err(|error| Refusal::Internal(error.to_string()))?;
+        Ok(vec![leaf.to_vec()])
+    }
+}
+
+fn runs_here(edition: Option<&Edition>, node: &Arc<str>, identity: &Identity) -> Result<(), Refusal> {
+    let own = edition.and_then(|edition| edition.on(node)).into_iter().flatten();
+    let mut here = own.map(|(_, workload)| workload).filter(|workload| workload.identity == *identity).peekable();
+    if here.peek().is_none() {
+        return Err(Refusal::NotHere { node: node.clone(), identity: identity.clone() });
+    }
+    if here.all(|workload| workload.membership == Membership::Outside) {
+        return Err(Refusal::OutsideTheMesh { node: node.clone(), identity: identity.clone() });
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! Starts the control plane, and stops it when it is told to.
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use millrace_control::{
+    config::{Args, Config},
+    run::Control,
+    telemetry,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> anyhow::Result<()> {
+    let config = Config::from_args(Args::parse())?;
+    let log = telemetry::start(&config.log)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let control = Control::start(config, Some(log), stop).await?;
+        tracing::info!(address = %control.address, "serving");
+        control.ended().await
+    })
+}

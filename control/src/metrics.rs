@@ -1,0 +1,139 @@
+//! Names what the control plane counts. The names stand in docs/OPERATING.md.
+
+use std::{
+    sync::{Mutex, PoisonError, atomic::AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use crate::{
+    diagnostic::{Diagnostic, Effect},
+    issue::Refusal,
+};
+
+/// From a compile of a small mesh to one that is too slow.
+const COMPILE_SECONDS: [f64; 8] = [0.000_5, 0.002, 0.01, 0.05, 0.1, 0.25, 1.0, 5.0];
+
+/// Everything counted, and the registry that prints it.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    generation: Gauge<i64>,
+    editions: Counter,
+    compile: Histogram,
+    publish: Histogram,
+    diagnostics: Family<EffectLabel, Gauge>,
+    /// Nodes with a stream open.
+    pub subscribers: Gauge,
+    /// Updates sent, from the empty Snapshot or by resuming.
+    pub updates: Family<UpdateLabel, Counter>,
+    /// Certificates issued.
+    pub certificates: Family<CallLabel, Counter>,
+    /// Requests refused.
+    refusals: Family<RefusalLabel, Counter>,
+    /// Connections refused before any request.
+    pub connections_refused: Family<ReasonLabel, Counter>,
+}
+
+/// What becomes of the objects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EffectLabel {
+    effect: &'static str,
+}
+
+/// How an update began.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UpdateLabel {
+    /// `resumed` or `empty`.
+    pub from: &'static str,
+}
+
+/// Which request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallLabel {
+    /// `join`, `issue` or `subscribe`.
+    pub call: &'static str,
+}
+
+/// Why.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// The reason's name.
+    pub reason: &'static str,
+}
+
+/// Which request, and why not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabel {
+    call: &'static str,
+    reason: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("millrace_control");
+        let this = Self {
+            registry: Mutex::default(),
+            generation: Gauge::<i64, std::sync::atomic::AtomicI64>::default(),
+            editions: Counter::<u64, AtomicU64>::default(),
+            compile: Histogram::new(COMPILE_SECONDS),
+            publish: Histogram::new(COMPILE_SECONDS),
+            diagnostics: Family::default(),
+            subscribers: Gauge::default(),
+            updates: Family::default(),
+            certificates: Family::default(),
+            refusals: Family::default(),
+            connections_refused: Family::default(),
+        };
+        registry.register("generation", "The newest generation published", this.generation.clone());
+        registry.register("editions", "Generations published", this.editions.clone());
+        registry.register_with_unit("compile", "From the World to a Snapshot", Unit::Seconds, this.compile.clone());
+        registry.register_with_unit("publish", "From a change taken to its edition", Unit::Seconds, this.publish.clone());
+        registry.register("diagnostics", "Faults of objects, by what becomes of the object", this.diagnostics.clone());
+        registry.register("subscribers", "Streams open to nodes", this.subscribers.clone());
+        registry.register("updates", "Updates sent, by where they start", this.updates.clone());
+        registry.register("certificates", "Certificates issued", this.certificates.clone());
+        registry.register("refusals", "Requests refused, by reason", this.refusals.clone());
+        registry.register(
+            "connections_refused",
+            "Connections refused before any request, by reason",
+            this.connections_refused.clone(),
+        );
+        Self { registry: Mutex::new(registry), ..this }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn compiled(&self, took: Duration, diagnostics: &[Diagnostic]) {
+        self.compile.observe(took.as_secs_f64());
+        for (effect, name) in [(Effect::Refused, "refused"), (Effect::Kept, "kept"), (Effect::Applied, "applied")] {
+            let count = diagnostics.iter().filter(|d| d.effect == effect).count();
+            self.diagnostics.get_or_create(&EffectLabel { effect: name }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    pub(crate) fn published(&self, generation: u64, took: Duration) {
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.editions.inc();
+        self.publish.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn refused(&self, call: &'static str, refusal: &Refusal) {
+        self.refusals.get_or_create(&RefusalLabel { call, reason: refusal.reason() }).inc();
+    }
+
+    /// All of it, as Prometheus reads it.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        match text::encode(&mut out, &registry) {
+            Ok(()) => out,
+            Err(_) => String::new(),
+        }
+    }
+}

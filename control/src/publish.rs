@@ -1,0 +1,236 @@
+//! Makes an edition of every change: objects and reports in, one Snapshot out for each batch, the last few kept for whoever resumes.
+//!
+//! The first change of a batch goes out at once; what follows within the window goes together.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use millrace_model::{ObjectName, Snapshot};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    compile,
+    diagnostic::{Diagnostic, Object},
+    metrics::Metrics,
+    scope::Edition,
+    source::Sourced,
+    store,
+    world::{Listener, Listening, Objects, Settings, World},
+};
+
+/// A rollout touches dozens of objects within this time: one window makes them one generation.
+pub const WINDOW: Duration = Duration::from_millis(100);
+/// How many editions can be resumed from: at ten a second, what a reconnect within a second needs.
+pub const EDITIONS: usize = 16;
+/// Reports that wait for the next batch: a node sends few, and waits when there is no room.
+pub const REPORTS: usize = 1024;
+
+/// What a node said of the listeners it holds open: all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The node, by its certificate.
+    pub node: Arc<str>,
+    /// Name and uid of each pod.
+    pub listening: Vec<(ObjectName, Arc<str>)>,
+}
+
+/// The last editions, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct History(Vec<Arc<Edition>>);
+
+impl History {
+    /// The newest; None before the first was made.
+    pub fn now(&self) -> Option<&Arc<Edition>> {
+        self.0.last()
+    }
+
+    /// The one of this generation, while it is kept.
+    pub fn at(&self, generation: u64) -> Option<&Arc<Edition>> {
+        self.0.iter().find(|edition| edition.generation() == generation)
+    }
+
+    fn with(&self, edition: Edition) -> Self {
+        let kept = self.0.len().saturating_sub(EDITIONS - 1);
+        Self(self.0.iter().skip(kept).cloned().chain([Arc::new(edition)]).collect())
+    }
+}
+
+/// Where the publisher reads and writes.
+#[derive(Debug)]
+pub struct Ends {
+    /// The objects.
+    pub source: watch::Receiver<Arc<Sourced>>,
+    /// What the nodes say.
+    pub reports: mpsc::Receiver<Report>,
+    /// The editions.
+    pub history: watch::Sender<Arc<History>>,
+    /// All that is wrong with the objects.
+    pub diagnostics: watch::Sender<Arc<Vec<Diagnostic>>>,
+}
+
+/// What the publisher knows.
+#[derive(Debug)]
+pub struct Publisher {
+    /// What holds for the whole mesh.
+    pub settings: Settings,
+    /// What the nodes said last, kept on disk: a restarted control plane must not take every pod for one not yet enrolled.
+    pub listening: Listening,
+    /// Where that is kept.
+    pub kept_in: PathBuf,
+    /// The clock that generations are taken from.
+    pub clock: fn() -> Duration,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Publisher {
+    /// Publishes until the source or all who report are gone.
+    pub async fn run(mut self, mut ends: Ends) {
+        loop {
+            let sourced = ends.source.borrow_and_update().clone();
+            let batch = Batch { sourced, history: ends.history.borrow().clone() };
+            let Ok((publisher, history, diagnostics)) =
+                tokio::task::spawn_blocking(move || {
+                    let (history, diagnostics) = self.publish(&batch);
+                    (self, history, diagnostics)
+                })
+                .await
+            else {
+                // Only a panic of compile ends here; the last edition stays, and readiness says that nothing follows it.
+                tracing::error!("compiling the world failed; no change is published any more");
+                return;
+            };
+            self = publisher;
+            if let Some(history) = history {
+                ends.history.send_replace(Arc::new(history));
+            }
+            ends.diagnostics.send_if_modified(|told| {
+                let differs = **told != diagnostics;
+                if differs {
+                    *told = Arc::new(diagnostics);
+                }
+                differs
+            });
+            tokio::time::sleep(WINDOW).await;
+            if !self.next(&mut ends).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a change and takes all that has come; false when nothing will come any more.
+    async fn next(&mut self, ends: &mut Ends) -> bool {
+        loop {
+            tokio::select! {
+                changed = ends.source.changed() => return changed.is_ok(),
+                report = ends.reports.recv() => {
+                    let Some(report) = report else { return false };
+                    let mut differs = self.take(report);
+                    while let Ok(report) = ends.reports.try_recv() {
+                        differs |= self.take(report);
+                    }
+                    if differs {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, Report { node, listening }: Report) -> bool {
+        let open = listening.into_iter().collect();
+        if self.listening.get(&node) == Some(&open) {
+            return false;
+        }
+        self.listening.insert(node, open);
+        true
+    }
+
+    /// The history with what this batch makes of it, if that is another Snapshot; and all diagnostics.
+    fn publish(&mut self, Batch { sourced, history }: &Batch) -> (Option<History>, Vec<Diagnostic>) {
+        let begun = crate::clock::now();
+        self.forget_nodes_without_pods(&sourced.objects);
+        self.keep();
+        let world = World {
+            settings: self.settings.clone(),
+            objects: sourced.objects.clone(),
+            listening: self.listening.clone(),
+        };
+        let (snapshot, notes) = compile::compile(&world);
+        let diagnostics = diagnostics(sourced, notes);
+        let previous = history.now();
+        let empty = Snapshot::default();
+        let before = previous.map_or(&empty, |edition| &*edition.snapshot);
+        let mut snapshot = compile::reuse(before, snapshot);
+        snapshot.generation = before.generation;
+        let differs = previous.is_none() || *before != snapshot;
+        self.metrics.compiled(crate::clock::now().saturating_duration_since(begun), &diagnostics);
+        if !differs {
+            return (None, diagnostics);
+        }
+        snapshot.generation = self.generation(before.generation);
+        let edition = Edition::new(snapshot, previous.map(|p| &**p));
+        self.metrics.published(edition.generation(), begun_after(begun));
+        tracing::info!(
+            generation = edition.generation(),
+            n_workloads = edition.snapshot.workloads.len(),
+            n_services = edition.snapshot.services.len(),
+            n_policies = edition.snapshot.policies.len(),
+            n_diagnostics = diagnostics.len(),
+            "published"
+        );
+        (Some(history.with(edition)), diagnostics)
+    }
+
+    /// Grows always; from the clock, so that it grows across a restart too, which keeps no count.
+    fn generation(&self, last: u64) -> u64 {
+        let now = u64::try_from((self.clock)().as_millis()).unwrap_or(u64::MAX);
+        now.max(last.saturating_add(1))
+    }
+
+    fn forget_nodes_without_pods(&mut self, objects: &Objects) {
+        let nodes: std::collections::BTreeSet<&str> =
+            objects.pods.values().filter_map(|pod| pod.node.as_deref()).collect();
+        self.listening.retain(|node, _| nodes.contains(&**node));
+    }
+
+    fn keep(&self) {
+        let kept: BTreeMap<&str, Vec<Listener>> = self
+            .listening
+            .iter()
+            .map(|(node, open)| {
+                let open = open.iter().map(|(name, uid)| Listener { name: name.clone(), uid: uid.clone() });
+                (&**node, open.collect())
+            })
+            .collect();
+        if let Err(error) = store::write_if_changed(&self.kept_in, &kept) {
+            tracing::warn!(file = %self.kept_in.display(), %error, "could not keep what the nodes listen on");
+        }
+    }
+}
+
+fn begun_after(begun: Instant) -> Duration {
+    crate::clock::now().saturating_duration_since(begun)
+}
+
+struct Batch {
+    sourced: Arc<Sourced>,
+    history: Arc<History>,
+}
+
+/// The source's diagnostics and the compiler's, each with its place.
+fn diagnostics(sourced: &Sourced, notes: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let placed = notes.into_iter().map(|mut note| {
+        if let Object::Known(key) = &note.object {
+            note.place = sourced.places.get(key).cloned();
+        }
+        note
+    });
+    let mut all: Vec<Diagnostic> = sourced.diagnostics.iter().cloned().chain(placed).collect();
+    all.sort();
+    all
+}

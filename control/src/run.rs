@@ -1,0 +1,175 @@
+//! Puts the control plane together: a list of its parts, each with its ends. Nothing is decided here.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use millrace_wire::control::control_server::ControlServer;
+use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
+use rustls_pki_types::PrivateKeyDer;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+
+use crate::{
+    admin::{self, Admin},
+    clock,
+    config::Config,
+    issue::{self, Issuer, authority::Authority, token::Tokens},
+    metrics::Metrics,
+    nodes::Nodes,
+    publish::{self, Ends, History, Publisher},
+    serve::Service,
+    source::directory::Directory,
+    store,
+    telemetry::LogLevel,
+    transport::{self, Acceptor, Shown},
+};
+
+/// What the nodes last said they listen on.
+const LISTENING: &str = "listening.json";
+/// The join tokens, hashed.
+const TOKENS: &str = "tokens.json";
+/// A node that says nothing for this long is asked whether it lives.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// What it may take to answer.
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
+/// Of one node: its Subscribe, and an Issue for each identity that starts on it together.
+const MAX_STREAMS: u32 = 128;
+/// Headers of ours are some hundred bytes.
+const MAX_HEADERS: u32 = 8 * 1024;
+
+/// The control plane, once it listens.
+#[derive(Debug)]
+pub struct Control {
+    /// Where nodes connect: the port that was chosen, if any was left to choose.
+    pub address: std::net::SocketAddr,
+    /// Certificates and tokens.
+    pub issuer: Arc<Issuer>,
+    /// What is published.
+    pub history: watch::Receiver<Arc<History>>,
+    /// What is wrong with the objects.
+    pub diagnostics: watch::Receiver<Arc<Vec<crate::diagnostic::Diagnostic>>>,
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+impl Control {
+    /// Starts everything; it has read the directory and listens when this returns.
+    pub async fn start(
+        config: Config,
+        log: Option<LogLevel>,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::default());
+        let nodes = Arc::new(Nodes::default());
+        store::folder(&config.state_dir).with_context(|| format!("{}", config.state_dir.display()))?;
+        let issuer = Arc::new(open_issuer(&config)?);
+
+        let (directory, sourced) =
+            Directory::open(&config.directory, config.mesh.clone()).context("the directory of manifests")?;
+        let (source, source_end) = watch::channel(Arc::new(sourced));
+        let (reports, reports_end) = mpsc::channel(publish::REPORTS);
+        let (history, history_end) = watch::channel(Arc::new(History::default()));
+        let (diagnostics, diagnostics_end) = watch::channel(Arc::default());
+        let kept_in = config.state_dir.join(LISTENING);
+        let publisher = Publisher {
+            settings: config.mesh.clone(),
+            listening: store::read(&kept_in).with_context(|| format!("{}", kept_in.display()))?.unwrap_or_default(),
+            kept_in,
+            clock: clock::unix_time,
+            metrics: metrics.clone(),
+        };
+
+        let shown = Arc::new(Shown::new(own_certificate(&issuer)?));
+        let tls = transport::server_config(shown.clone(), issuer.authority.bundle())?;
+        let listener = TcpListener::bind(config.listen).await.with_context(|| format!("--listen {}", config.listen))?;
+        let address = listener.local_addr()?;
+        let acceptor = Acceptor {
+            listener,
+            config: Arc::new(tls),
+            trust_domain: config.mesh.trust_domain.clone(),
+            metrics: metrics.clone(),
+        };
+        let service = Service {
+            issuer: issuer.clone(),
+            history: history_end.clone(),
+            reports,
+            nodes: nodes.clone(),
+            metrics: metrics.clone(),
+        };
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
+            .max_concurrent_streams(MAX_STREAMS)
+            .http2_max_header_list_size(MAX_HEADERS)
+            .add_service(ControlServer::new(service));
+        let admin_socket = admin::bind(&config.admin).with_context(|| format!("--admin {}", config.admin.display()))?;
+        let admin = Admin {
+            config,
+            issuer: issuer.clone(),
+            history: history_end.clone(),
+            diagnostics: diagnostics_end.clone(),
+            nodes,
+            metrics,
+            log,
+        };
+
+        let ends = Ends { source: source_end, reports: reports_end, history, diagnostics };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { directory.follow(source).await.context("watching the directory") });
+        tasks.spawn(async move {
+            publisher.run(ends).await;
+            Ok(())
+        });
+        tasks.spawn(renew(shown, issuer.clone()));
+        tasks.spawn(async move {
+            match admin.serve(admin_socket).await {
+                Ok(never) => match never {},
+                Err(error) => Err(error).context("the admin socket"),
+            }
+        });
+        let incoming = ReceiverStream::new(acceptor.run());
+        tasks.spawn(async move { server.serve_with_incoming_shutdown(incoming, stop).await.context("serving the nodes") });
+        Ok(Self { address, issuer, history: history_end, diagnostics: diagnostics_end, tasks })
+    }
+
+    /// Stops every part now.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
+    }
+
+    /// Until it was told to stop, or a part of it ended.
+    pub async fn ended(mut self) -> anyhow::Result<()> {
+        match self.tasks.join_next().await {
+            Some(ended) => ended.context("a part of the control plane failed")?,
+            None => Ok(()),
+        }
+    }
+}
+
+fn open_issuer(config: &Config) -> anyhow::Result<Issuer> {
+    let authority = Authority::open(&config.state_dir, &config.mesh, config.leaf_lifetime, clock::unix_time())
+        .context("the certificate authority")?;
+    let tokens = config.state_dir.join(TOKENS);
+    let tokens = Tokens::open(&tokens).with_context(|| format!("{}", tokens.display()))?;
+    Ok(Issuer { settings: config.mesh.clone(), authority, tokens })
+}
+
+/// A certificate for the control plane itself; its chain ends in the root, whose hash a joining node knows.
+fn own_certificate(issuer: &Issuer) -> anyhow::Result<CertifiedKey> {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let identity = issue::control_identity(&issuer.settings);
+    let leaf = issuer.authority.leaf(&identity, &pair, clock::unix_time())?;
+    let key = aws_lc_rs::sign::any_supported_type(&PrivateKeyDer::Pkcs8(pair.serialize_der().into()))?;
+    Ok(CertifiedKey::new(vec![leaf, issuer.authority.root().clone()], key))
+}
+
+async fn renew(shown: Arc<Shown>, issuer: Arc<Issuer>) -> anyhow::Result<()> {
+    loop {
+        tokio::time::sleep(issuer.authority.leaf_lifetime() / 2).await;
+        shown.show(own_certificate(&issuer).context("renewing the control plane's certificate")?);
+    }
+}

@@ -1,0 +1,86 @@
+//! Says what one node may see of an edition, and what changed of that between two. The same scope stands on both sides of a diff.
+//!
+//! A node sees the whole mesh, save the network namespaces of pods on other nodes. The diff of what all see is made once for
+//! each edition; a node's own part costs what the node is, not what the world is.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use millrace_model::{Delta, ObjectName, Snapshot, Workload};
+
+/// The workloads of one node.
+pub type Own = BTreeMap<ObjectName, Arc<Workload>>;
+
+/// A published generation, split into what all nodes see and what each sees alone.
+#[derive(Clone, Debug, Default)]
+pub struct Edition {
+    /// Everything; leaves this process only by its admin socket.
+    pub snapshot: Arc<Snapshot>,
+    /// What every node sees.
+    public: Snapshot,
+    /// By node, its own workloads, whole.
+    own: BTreeMap<Arc<str>, Own>,
+    /// What made `public` of the edition before.
+    step: Option<Delta>,
+}
+
+impl Edition {
+    /// The edition that follows `previous`.
+    pub fn new(snapshot: Snapshot, previous: Option<&Self>) -> Self {
+        let mut own: BTreeMap<Arc<str>, Own> = BTreeMap::new();
+        let mut public = snapshot.clone();
+        for (name, workload) in &mut public.workloads {
+            own.entry(workload.node.clone()).or_default().insert(name.clone(), workload.clone());
+            if workload.netns.is_none() {
+                continue;
+            }
+            let shown = Workload { netns: None, ..Workload::clone(workload) };
+            *workload = match previous.and_then(|p| p.public.workloads.get(name)).filter(|before| ***before == shown) {
+                Some(before) => before.clone(),
+                None => Arc::new(shown),
+            };
+        }
+        let step = previous.map(|previous| Delta::between(&previous.public, &public));
+        Self { snapshot: Arc::new(snapshot), public, own, step }
+    }
+
+    /// Its generation.
+    pub fn generation(&self) -> u64 {
+        self.snapshot.generation
+    }
+
+    /// The workloads on this node.
+    pub fn on(&self, node: &str) -> Option<&Own> {
+        self.own.get(node)
+    }
+
+    /// All that this node may see.
+    pub fn view(&self, node: &str) -> Snapshot {
+        let mut view = self.public.clone();
+        view.workloads.extend(self.own.get(node).into_iter().flatten().map(|(name, w)| (name.clone(), w.clone())));
+        view
+    }
+
+    /// What makes this node's view of `self` of its view of `have`; from the empty Snapshot where it has none.
+    pub fn since(&self, have: Option<&Self>, node: &str) -> Delta {
+        let Some(have) = have else { return Delta::between(&Snapshot::default(), &self.view(node)) };
+        let mut delta = match &self.step {
+            Some(step) if step.from == have.generation() => step.clone(),
+            Some(_) | None => Delta::between(&have.public, &self.public),
+        };
+        let mut set: BTreeMap<ObjectName, Arc<Workload>> = delta.workloads.set.into_iter().collect();
+        for (name, workload) in self.own.get(node).into_iter().flatten() {
+            if have.seen(node, name) != Some(workload) {
+                set.insert(name.clone(), workload.clone());
+            }
+        }
+        delta.workloads.set = set.into_iter().collect();
+        delta
+    }
+
+    fn seen(&self, node: &str, name: &ObjectName) -> Option<&Arc<Workload>> {
+        self.own.get(node).and_then(|own| own.get(name)).or_else(|| self.public.workloads.get(name))
+    }
+}
+
+#[cfg(test)]
+mod tests;

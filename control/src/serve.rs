@@ -1,0 +1,264 @@
+//! Answers the nodes: Join, Subscribe, Issue. Who asks is what its certificate says; what it gets is decided elsewhere.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, stream};
+use millrace_model::{Identity, ObjectName};
+use millrace_wire::{
+    control::{Certificate, IssueRequest, JoinRequest, NodeMessage, control_server::Control, node_message::Kind},
+    convert,
+    mesh::Update,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::{
+    clock,
+    issue::{self, Issuer, Refusal},
+    metrics::{CallLabel, Metrics, UpdateLabel},
+    nodes::{Connected, Nodes},
+    publish::{History, Report},
+    scope::Edition,
+    transport::Caller,
+};
+
+/// The agent knows what it has before it connects.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// Kubernetes puts some hundred pods on a node.
+const MAX_LISTENING: usize = 10_000;
+/// A pod's uid is 36 bytes.
+const MAX_UID: usize = 253;
+
+/// The gRPC service.
+#[derive(Debug)]
+pub struct Service {
+    /// Certificates.
+    pub issuer: Arc<Issuer>,
+    /// What is published.
+    pub history: watch::Receiver<Arc<History>>,
+    /// Where nodes' reports go.
+    pub reports: mpsc::Sender<Report>,
+    /// What is known of the nodes.
+    pub nodes: Arc<Nodes>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+#[tonic::async_trait]
+impl Control for Service {
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<Certificate>, Status> {
+        let from = caller(&request).map(|c| c.address.to_string()).unwrap_or_default();
+        let JoinRequest { token, csr_der } = request.into_inner();
+        let issuer = self.issuer.clone();
+        // The token is spent on disk: not on the thread that serves others.
+        let joined = blocking(move || issuer.join(&token, &csr_der, clock::unix_time())).await;
+        let (node, chain_der) = joined.map_err(|refusal| self.refuse("join", &from, &refusal))?;
+        self.metrics.certificates.get_or_create(&CallLabel { call: "join" }).inc();
+        tracing::info!(%node, %from, "a node joined");
+        Ok(Response::new(self.certificate(chain_der)))
+    }
+
+    async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<Certificate>, Status> {
+        let node = self.node(&request).map_err(|refusal| self.refuse("issue", &who(&request), &refusal))?;
+        let IssueRequest { identity, csr_der } = request.into_inner();
+        let edition = self.history.borrow().now().cloned();
+        let issued = self.issuer.issue(&node, &identity, &csr_der, (edition.as_deref(), clock::unix_time()));
+        let (identity, chain_der) = issued.map_err(|refusal| self.refuse("issue", &node, &refusal))?;
+        self.metrics.certificates.get_or_create(&CallLabel { call: "issue" }).inc();
+        tracing::info!(%node, %identity, "issued a certificate");
+        Ok(Response::new(self.certificate(chain_der)))
+    }
+
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<Update, Status>> + Send>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<NodeMessage>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let node = self.node(&request).map_err(|refusal| self.refuse("subscribe", &who(&request), &refusal))?;
+        let mut messages = request.into_inner();
+        let have = first(&mut messages).await.map_err(|refusal| self.refuse("subscribe", &node, &refusal))?;
+        let Some(connected) = self.nodes.connect(&node, have) else {
+            return Err(self.refuse("subscribe", &node, &Refusal::TooManyStreams(node.clone())));
+        };
+        tracing::info!(%node, have, "a node subscribed");
+        let reader = Reader { node: node.clone(), reports: self.reports.clone(), nodes: self.nodes.clone() };
+        self.metrics.subscribers.inc();
+        let subscriber = Subscriber {
+            node,
+            last: self.history.borrow().at(have).cloned(),
+            history: self.history.clone(),
+            reading: Aborted(tokio::spawn(reader.read(messages))),
+            nodes: self.nodes.clone(),
+            metrics: self.metrics.clone(),
+            _connected: connected,
+        };
+        Ok(Response::new(Box::pin(stream::unfold(subscriber, Subscriber::next))))
+    }
+}
+
+impl Service {
+    fn node<T>(&self, request: &Request<T>) -> Result<Arc<str>, Refusal> {
+        let identity = caller(request).and_then(|caller| caller.identity.as_ref()).ok_or(Refusal::NoCertificate)?;
+        issue::node_of(&self.issuer.settings, identity).ok_or_else(|| Refusal::NotANode(Identity::clone(identity)))
+    }
+
+    fn certificate(&self, chain_der: Vec<Vec<u8>>) -> Certificate {
+        let bundle = self.issuer.authority.bundle();
+        Certificate { chain_der, bundle_der: bundle.iter().map(|der| der.to_vec()).collect() }
+    }
+
+    fn refuse(&self, call: &'static str, from: &str, refusal: &Refusal) -> Status {
+        self.metrics.refused(call, refusal);
+        tracing::warn!(call, from, reason = refusal.reason(), "refused: {refusal}");
+        let code = match refusal {
+            Refusal::NoCertificate
+            | Refusal::TokenMalformed
+            | Refusal::TokenOtherRoot
+            | Refusal::TokenUnknown
+            | Refusal::TokenOtherNode(_)
+            | Refusal::TokenUsed
+            | Refusal::TokenExpired => Code::Unauthenticated,
+            Refusal::NotANode(_) | Refusal::NotHere { .. } | Refusal::OutsideTheMesh { .. } => Code::PermissionDenied,
+            Refusal::Request(_) | Refusal::IdentityMalformed(_) | Refusal::Stream(_) => Code::InvalidArgument,
+            Refusal::TooManyStreams(_) => Code::ResourceExhausted,
+            Refusal::Internal(_) => Code::Internal,
+        };
+        Status::new(code, format!("{}: {refusal}", refusal.reason()))
+    }
+}
+
+fn caller<T>(request: &Request<T>) -> Option<&Caller> {
+    request.extensions().get::<Caller>()
+}
+
+fn who<T>(request: &Request<T>) -> String {
+    caller(request).map(ToString::to_string).unwrap_or_default()
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Refusal::Internal(error.to_string())),
+    }
+}
+
+async fn first(messages: &mut Streaming<NodeMessage>) -> Result<u64, Refusal> {
+    match timeout(FIRST_MESSAGE, messages.message()).await {
+        Ok(Ok(Some(NodeMessage { kind: Some(Kind::Have(have)) }))) => Ok(have.generation),
+        Ok(Ok(_)) => Err(Refusal::Stream("its first message is not `have`")),
+        Ok(Err(_)) => Err(Refusal::Stream("it broke before its first message")),
+        Err(_) => Err(Refusal::Stream("its first message did not come")),
+    }
+}
+
+/// One node's stream. Its queue is one edition long: a node that is slow gets the newest, and what lies between in one update.
+struct Subscriber {
+    node: Arc<str>,
+    last: Option<Arc<Edition>>,
+    history: watch::Receiver<Arc<History>>,
+    reading: Aborted,
+    nodes: Arc<Nodes>,
+    metrics: Arc<Metrics>,
+    _connected: Connected,
+}
+
+impl Subscriber {
+    /// The next update, once there is one; the end, once the node's own side has ended.
+    async fn next(mut self) -> Option<(Result<Update, Status>, Self)> {
+        loop {
+            let now = self.history.borrow_and_update().now().cloned();
+            if let Some(edition) = now
+                && self.last.as_ref().is_none_or(|last| last.generation() != edition.generation())
+            {
+                let delta = edition.since(self.last.as_deref(), &self.node);
+                let from = if delta.from == 0 { "empty" } else { "resumed" };
+                self.metrics.updates.get_or_create(&UpdateLabel { from }).inc();
+                self.nodes.note(&self.node, |node| node.sent = delta.to);
+                self.last = Some(edition);
+                return Some((Ok(convert::update(&delta)), self));
+            }
+            tokio::select! {
+                changed = self.history.changed() => changed.ok()?,
+                end = &mut self.reading.0 => {
+                    tracing::info!(node = %self.node, end = end.unwrap_or("its reader failed"), "a node's stream ended");
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.metrics.subscribers.dec();
+    }
+}
+
+/// A task that ends with whoever holds this.
+struct Aborted(JoinHandle<&'static str>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Reads what a node says.
+struct Reader {
+    node: Arc<str>,
+    reports: mpsc::Sender<Report>,
+    nodes: Arc<Nodes>,
+}
+
+impl Reader {
+    /// Until the node ends its side or says what may not be said; the result is why.
+    async fn read(self, mut messages: Streaming<NodeMessage>) -> &'static str {
+        loop {
+            let kind = match messages.message().await {
+                Ok(Some(NodeMessage { kind })) => kind,
+                Ok(None) => return "the node closed it",
+                Err(_) => return "the connection broke",
+            };
+            match kind {
+                Some(Kind::Applied(applied)) => {
+                    for failure in &applied.failures {
+                        tracing::warn!(node = %self.node, generation = applied.generation, failure, "a node can't enforce");
+                    }
+                    self.nodes.applied(&self.node, applied.generation, applied.failures);
+                }
+                Some(Kind::Listening(listening)) => {
+                    let Some(listening) = read_listening(listening) else {
+                        return "the node said of its listeners what may not be said";
+                    };
+                    self.nodes.note(&self.node, |node| node.n_listening = listening.len());
+                    // Waits where the publisher is behind: the node's own stream is its queue.
+                    if self.reports.send(Report { node: self.node.clone(), listening }).await.is_err() {
+                        return "the control plane ends";
+                    }
+                }
+                Some(Kind::Have(_)) | None => return "the node said what this version does not know",
+            }
+        }
+    }
+}
+
+fn read_listening(listening: millrace_wire::control::Listening) -> Option<Vec<(ObjectName, Arc<str>)>> {
+    if listening.workloads.len() > MAX_LISTENING {
+        return None;
+    }
+    listening
+        .workloads
+        .into_iter()
+        .map(|listener| {
+            let name = convert::name_from(listener.name, "listening.workloads.name").ok()?;
+            (listener.uid.len() <= MAX_UID).then(|| (name, listener.uid.into()))
+        })
+        .collect()
+}

@@ -1,0 +1,64 @@
+//! Where the objects come from: today a directory of manifests. A source ends in `watch`ed [`Sourced`] values, whole each time.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    diagnostic::{Diagnostic, Key, Place},
+    world::Objects,
+};
+
+pub mod directory;
+pub mod inotify;
+pub mod manifest;
+pub mod object;
+pub mod shelf;
+pub mod yaml;
+
+/// All that a source has to say at one time.
+#[derive(Clone, Debug, Default)]
+pub struct Sourced {
+    /// The objects in force.
+    pub objects: Objects,
+    /// Where each stands, for whoever finds fault with it later.
+    pub places: BTreeMap<Key, Place>,
+    /// What is wrong with what could not be taken.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// An object of any kind, parsed and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// v1
+    Namespace(Arc<crate::world::Namespace>),
+    /// v1
+    Node(Arc<crate::world::Node>),
+    /// v1
+    ServiceAccount,
+    /// v1
+    Pod(Arc<crate::world::Pod>),
+    /// v1
+    Service(Arc<crate::world::Service>),
+    /// discovery.k8s.io/v1
+    Slice(Arc<crate::world::Slice>),
+    /// millrace.dev/v1alpha1
+    Access(Arc<crate::world::AccessPolicy>),
+    /// millrace.dev/v1alpha1
+    Encryption(Arc<crate::world::EncryptionPolicy>),
+}
+
+impl Objects {
+    /// Puts one in.
+    pub fn insert(&mut self, key: &Key, object: Object) {
+        let name = key.name.clone();
+        match object {
+            Object::Namespace(namespace) => drop(self.namespaces.insert(name.name, namespace)),
+            Object::Node(node) => drop(self.nodes.insert(name.name, node)),
+            Object::ServiceAccount => drop(self.service_accounts.insert(name)),
+            Object::Pod(pod) => drop(self.pods.insert(name, pod)),
+            Object::Service(service) => drop(self.services.insert(name, service)),
+            Object::Slice(slice) => drop(self.slices.insert(name, slice)),
+            Object::Access(policy) => drop(self.access.insert(name, policy)),
+            Object::Encryption(policy) => drop(self.encryption.insert(name, policy)),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Reads EndpointSlices.
+
+use std::{net::IpAddr, sync::Arc};
+
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use millrace_model::{ObjectName, Protocol, service::Readiness};
+
+use super::{address, application_port, meta, named, protocol};
+use crate::{
+    diagnostic::Problems,
+    world::{Slice, SliceEndpoint},
+};
+
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+pub(super) fn slice(name: &ObjectName, slice: &discovery::EndpointSlice, problems: &mut Problems) -> Slice {
+    let labels = meta::labels(slice.metadata.labels.as_ref(), "metadata.labels", problems);
+    let service = labels.get(SERVICE_LABEL).filter(|s| !s.is_empty());
+    if service.is_none() {
+        problems.fatal(
+            format!("metadata.labels.{SERVICE_LABEL}"),
+            "it is missing, so no service owns these endpoints",
+            format!("add the label {SERVICE_LABEL} with the service's name"),
+        );
+    }
+    let family = match slice.address_type.as_str() {
+        "IPv4" => Some(Family::V4),
+        "IPv6" => Some(Family::V6),
+        "FQDN" => {
+            problems.fatal("addressType", "the mesh dials addresses, not names", "write IPv4 or IPv6 and the addresses");
+            None
+        }
+        other => {
+            problems.fatal("addressType", format!("{other:?} is not one of its values"), "write IPv4 or IPv6");
+            None
+        }
+    };
+    Slice {
+        service: named(&name.namespace, service.map(String::as_str).unwrap_or_default()),
+        endpoints: slice
+            .endpoints
+            .iter()
+            .enumerate()
+            .map(|(i, endpoint)| one(&name.namespace, endpoint, &format!("endpoints[{i}]"), family, problems))
+            .collect(),
+        ports: ports(slice.ports.as_deref().unwrap_or_default(), problems),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+fn one(
+    namespace: &str,
+    endpoint: &discovery::Endpoint,
+    field: &str,
+    family: Option<Family>,
+    problems: &mut Problems,
+) -> SliceEndpoint {
+    if endpoint.addresses.is_empty() {
+        problems.fatal(format!("{field}.addresses"), "an endpoint has at least one address", "add its address");
+    }
+    let addresses = endpoint
+        .addresses
+        .iter()
+        .enumerate()
+        .filter_map(|(i, text)| {
+            let field = format!("{field}.addresses[{i}]");
+            let address = address(text, &field, problems)?;
+            let wrong = match (family, address) {
+                (Some(Family::V4), IpAddr::V6(_)) => Some("IPv4"),
+                (Some(Family::V6), IpAddr::V4(_)) => Some("IPv6"),
+                (Some(Family::V4 | Family::V6) | None, IpAddr::V4(_) | IpAddr::V6(_)) => None,
+            };
+            if let Some(wanted) = wrong {
+                problems.fatal(
+                    field,
+                    format!("{address} is not of the slice's addressType {wanted}"),
+                    "give each family a slice of its own",
+                );
+                return None;
+            }
+            Some(address)
+        })
+        .collect();
+    let conditions = endpoint.conditions.clone().unwrap_or_default();
+    // A missing `ready` is to be read as true (EndpointConditions in the Kubernetes API).
+    let ready = conditions.ready != Some(false) && conditions.terminating != Some(true);
+    SliceEndpoint {
+        addresses,
+        ready: if ready { Readiness::Ready } else { Readiness::Unready },
+        pod: endpoint.target_ref.as_ref().and_then(|target| pod(namespace, target)),
+    }
+}
+
+fn pod(namespace: &str, target: &core::ObjectReference) -> Option<ObjectName> {
+    if target.kind.as_deref() != Some("Pod") {
+        return None;
+    }
+    let name = target.name.as_deref().filter(|name| !name.is_empty())?;
+    Some(named(target.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(namespace), name))
+}
+
+fn ports(given: &[discovery::EndpointPort], problems: &mut Problems) -> Vec<(Arc<str>, Protocol, u16)> {
+    let mut ports: Vec<(Arc<str>, Protocol, u16)> = Vec::new();
+    for (index, one) in given.iter().enumerate() {
+        let field = format!("ports[{index}]");
+        let transport = protocol(one.protocol.as_deref(), &format!("{field}.protocol"), problems);
+        let Some(number) = one.port else {
+            problems.fatal(format!("{field}.port"), "it is missing", "write the port the application listens on");
+            continue;
+        };
+        let number = application_port(number, &format!("{field}.port"), problems);
+        let (Some(transport), Some(number)) = (transport, number) else { continue };
+        let name: Arc<str> = one.name.as_deref().unwrap_or_default().into();
+        if ports.iter().any(|(n, t, _)| *n == name && *t == transport) {
+            problems.fatal(
+                format!("{field}.name"),
+                format!("two ports of the slice are named {name:?}"),
+                "give each port a name of its own",
+            );
+            continue;
+        }
+        ports.push((name, transport, number));
+    }
+    ports
+}

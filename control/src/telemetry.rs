@@ -1,0 +1,25 @@
+//! Writes the log: one JSON object a line, on standard error; its filter can be changed while the process runs.
+
+use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
+
+/// What is logged, for whoever wants to change it.
+#[derive(Clone, Debug)]
+pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
+
+impl LogLevel {
+    /// Logs by this filter from now on.
+    pub fn set(&self, filter: &str) -> Result<(), String> {
+        let filter: EnvFilter = filter.parse().map_err(|error| format!("{filter:?} is no filter: {error}"))?;
+        self.0.reload(filter).map_err(|error| error.to_string())
+    }
+}
+
+/// Begins to log by this filter. Once in a process.
+pub fn start(filter: &str) -> anyhow::Result<LogLevel> {
+    let (layer, handle) = reload::Layer::new(filter.parse::<EnvFilter>()?);
+    tracing_subscriber::registry()
+        .with(layer)
+        .with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr))
+        .try_init()?;
+    Ok(LogLevel(handle))
+}

@@ -1,0 +1,253 @@
+//! Holds the cluster as watched: the objects, read and checked, and what the nodes report. A value; the two sources feed the same one.
+//!
+//! Everything here was parsed: a port is a port, an address an address. `compile` reads this and nothing else.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use millrace_model::{Action, Encryption, ObjectName, Protocol, Rule};
+use serde::{Deserialize, Serialize};
+
+/// What holds for the whole mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Settings {
+    /// The trust domain of every identity.
+    pub trust_domain: Arc<str>,
+    /// The namespace whose policies apply everywhere.
+    pub root_namespace: Arc<str>,
+}
+
+/// The cluster as watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct World {
+    /// What holds for the whole mesh.
+    pub settings: Settings,
+    /// The objects.
+    pub objects: Objects,
+    /// What each node said last of the listeners it holds open: a node that is away keeps its say, for its traffic goes on.
+    pub listening: Listening,
+}
+
+/// By node, the pods whose listeners are open there: name and uid.
+pub type Listening = BTreeMap<Arc<str>, BTreeSet<(ObjectName, Arc<str>)>>;
+
+/// The objects, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// By name alone.
+    pub namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+    /// By name alone.
+    pub nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    /// Those that exist.
+    pub service_accounts: BTreeSet<ObjectName>,
+    /// Pods that have a node, or may get one.
+    pub pods: BTreeMap<ObjectName, Arc<Pod>>,
+    /// Services.
+    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    /// EndpointSlices.
+    pub slices: BTreeMap<ObjectName, Arc<Slice>>,
+    /// AccessPolicies.
+    pub access: BTreeMap<ObjectName, Arc<AccessPolicy>>,
+    /// EncryptionPolicies.
+    pub encryption: BTreeMap<ObjectName, Arc<EncryptionPolicy>>,
+}
+
+/// What the label `millrace.dev/mesh` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// `enabled`
+    Enabled,
+    /// `disabled`
+    Disabled,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// What its label asks for its pods.
+    pub mesh: Option<Wish>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// Its uid, or what stands for one where the source has none.
+    pub uid: Arc<str>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The service account it runs as.
+    pub service_account: Arc<str>,
+    /// The node it was given; None while it waits for one.
+    pub node: Option<Arc<str>>,
+    /// Its addresses, primary first, never v4-mapped.
+    pub addresses: Vec<IpAddr>,
+    /// Path of its network namespace.
+    pub netns: Option<Arc<str>>,
+    /// Whose network it has.
+    pub network: Network,
+    /// What its own label asks.
+    pub mesh: Option<Wish>,
+    /// How far it is.
+    pub life: Life,
+    /// Its containers' named ports.
+    pub ports: BTreeMap<(Arc<str>, Protocol), u16>,
+    /// Its share among a service's endpoints.
+    pub weight: u32,
+}
+
+/// Whose network a pod has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Its own namespace.
+    Own,
+    /// Its node's.
+    Host,
+}
+
+/// How far a pod is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Life {
+    /// It serves.
+    Ready,
+    /// It does not serve now.
+    Unready,
+    /// It was told to go.
+    Terminating,
+    /// All its containers ended: its addresses are no longer its own.
+    Ended,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// Its virtual addresses; none for a headless one.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports, ordered by number and protocol.
+    pub ports: Vec<ServicePort>,
+    /// The labels of its pods; None where its EndpointSlices are made by hand.
+    pub selector: Option<BTreeMap<String, String>>,
+    /// Whether pods that are not ready take connections all the same.
+    pub unready: Unready,
+}
+
+/// Whether a service gives connections to pods that are not ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unready {
+    /// It does not.
+    LeftOut,
+    /// `publishNotReadyAddresses`
+    Taken,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// What clients connect to.
+    pub port: u16,
+    /// The transport.
+    pub protocol: Protocol,
+    /// Its name; empty for an unnamed one.
+    pub name: Arc<str>,
+    /// Where the application listens.
+    pub target: TargetPort,
+}
+
+/// Where the application listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// On this port.
+    Number(u16),
+    /// On its container's port of this name.
+    Name(Arc<str>),
+}
+
+/// Endpoints of a service, as somebody else worked them out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The service they stand behind.
+    pub service: ObjectName,
+    /// The endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+    /// The ports each has, by the service port's name.
+    pub ports: Vec<(Arc<str>, Protocol, u16)>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Its addresses, which are interchangeable.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it serves.
+    pub ready: millrace_model::service::Readiness,
+    /// The pod, where it says so.
+    pub pod: Option<ObjectName>,
+}
+
+/// Which pods a policy binds, of those in its reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// All.
+    All,
+    /// Those with all these labels.
+    Labels(BTreeMap<String, String>),
+    /// Those that run as one of these service accounts.
+    ServiceAccounts(BTreeSet<Arc<str>>),
+}
+
+/// When a policy was made, in seconds since 1970; one whose source does not say comes after all that do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Made {
+    /// Then.
+    At(i64),
+    /// The source does not say.
+    Unknown,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessPolicy {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// Which pods it binds.
+    pub target: Target,
+    /// What a match means.
+    pub action: Action,
+    /// What it matches.
+    pub rules: Vec<Rule>,
+}
+
+/// Whether plain text is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncryptionPolicy {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// When it was made: of two that say different, the older holds.
+    pub made: Made,
+    /// Which pods it binds.
+    pub target: Target,
+    /// What it says.
+    pub encryption: Encryption,
+}
+
+/// One pod of a node's report, as it is kept on disk.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Listener {
+    /// The pod.
+    pub name: ObjectName,
+    /// Its uid.
+    pub uid: Arc<str>,
+}
