@@ -1,0 +1,202 @@
+//! Keeps one certificate for each identity that runs on this node, and the node's own. Private keys live in memory alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use millrace_model::{Identity, Membership, Mesh};
+use millrace_node::{
+    credentials::{KeyMaterial, csr, new_key, peer_identity, renew_at, validity},
+    handover::seal,
+    wire::{
+        control::{Certificate, IssueRequest, control_client::ControlClient},
+        node,
+    },
+};
+use prost::Message as _;
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::{clock, control::backoff, join::Credentials, join::parts, state_dir::StateDir};
+
+/// Longest wait between two tries to have what is missing issued.
+const MAX_WAIT: Duration = Duration::from_secs(15);
+
+/// Longest sleep towards a renewal: the wall clock may be set meanwhile.
+const MAX_SLEEP: Duration = Duration::from_secs(600);
+
+/// How long one request may take.
+const ISSUE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The certificates of a node's identities.
+pub type Certificates = BTreeMap<Identity, Arc<Issued>>;
+
+/// One identity's certificate.
+#[derive(Debug)]
+pub struct Issued {
+    /// Its key material, encoded and sealed: what a proxy gets.
+    pub sealed: Arc<OwnedFd>,
+    /// When it expires.
+    pub not_after: SystemTime,
+    /// When to have it renewed.
+    pub renew: SystemTime,
+}
+
+/// Why no certificate was had.
+#[derive(Debug, thiserror::Error)]
+enum Unissued {
+    #[error("there is no control plane")]
+    NoControl,
+    #[error("the control plane refused: {}", .0.message())]
+    Refused(#[from] tonic::Status),
+    #[error("no key can be made")]
+    Key(#[from] rcgen::Error),
+    #[error("what was issued is not for {0}: {1}")]
+    NotFor(Identity, String),
+    #[error("the key can't be sealed for the proxy")]
+    Seal(#[from] std::io::Error),
+    #[error("the node's own certificate can't be renewed")]
+    Node(#[from] crate::join::Unjoined),
+}
+
+/// What keeps a node's certificates.
+pub struct Keeper {
+    /// The node's name.
+    pub node: Arc<str>,
+    /// Whose identities run here.
+    pub mesh: watch::Receiver<Arc<Mesh>>,
+    /// The way to the issuer.
+    pub channel: watch::Receiver<Option<Channel>>,
+    /// The node's own credentials.
+    pub credentials: watch::Sender<Option<Arc<Credentials>>>,
+    /// Where the node's own are kept.
+    pub dir: StateDir,
+    /// The certificates held.
+    pub held: watch::Sender<Arc<Certificates>>,
+}
+
+/// The identities that need a certificate on `node`.
+pub fn identities(mesh: &Mesh, node: &str) -> BTreeSet<Identity> {
+    let here = mesh.snapshot.workloads.values().filter(|w| *w.node == *node && w.membership != Membership::Outside);
+    here.map(|workload| workload.identity.clone()).collect()
+}
+
+/// Keeps them until the process ends.
+pub async fn keep(mut keeper: Keeper) {
+    let mut failed = 0;
+    loop {
+        let wanted = identities(&keeper.mesh.borrow_and_update(), &keeper.node);
+        keeper.retire(&wanted);
+        let now = clock::wall_time();
+        // A channel that came while the last round failed is reason to try at once.
+        keeper.channel.mark_unchanged();
+        let mut complete = keeper.renew_node(now).await;
+        for identity in wanted.iter().filter(|identity| keeper.is_due(identity, now)) {
+            complete &= keeper.renew(identity).await;
+        }
+        failed = if complete { 0 } else { failed + 1 };
+        let wait = if complete { keeper.until_next(clock::wall_time()) } else { backoff(failed, rand::random(), MAX_WAIT) };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            Ok(()) = keeper.channel.changed() => {}
+            changed = keeper.mesh.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+impl Keeper {
+    fn retire(&self, wanted: &BTreeSet<Identity>) {
+        self.held.send_if_modified(|held| {
+            let keeps = held.keys().all(|identity| wanted.contains(identity));
+            if !keeps {
+                let kept = held.iter().filter(|(identity, _)| wanted.contains(*identity));
+                *held = Arc::new(kept.map(|(identity, issued)| (identity.clone(), issued.clone())).collect());
+            }
+            !keeps
+        });
+    }
+
+    fn is_due(&self, identity: &Identity, now: SystemTime) -> bool {
+        self.held.borrow().get(identity).is_none_or(|issued| issued.renew <= now)
+    }
+
+    fn until_next(&self, now: SystemTime) -> Duration {
+        let renewals = self.held.borrow().values().map(|issued| issued.renew).min();
+        let own = self.credentials.borrow().as_ref().map(|own| renew_at(own.validity.0, own.validity.1, 0.5));
+        let next = renewals.into_iter().chain(own).min();
+        next.and_then(|at| at.duration_since(now).ok()).unwrap_or(MAX_SLEEP).min(MAX_SLEEP)
+    }
+
+    /// True where the identity has a certificate that holds now.
+    async fn renew(&self, identity: &Identity) -> bool {
+        match self.issued(identity).await {
+            Ok(issued) => {
+                self.held.send_modify(|held| {
+                    Arc::make_mut(held).insert(identity.clone(), Arc::new(issued));
+                });
+                tracing::debug!(%identity, "a certificate was issued");
+                true
+            }
+            // A control plane that is away is told of once, by who follows it.
+            Err(Unissued::NoControl) => false,
+            Err(why) => {
+                tracing::warn!(%identity, error = &why as &dyn std::error::Error, "no certificate");
+                false
+            }
+        }
+    }
+
+    async fn issued(&self, identity: &Identity) -> Result<Issued, Unissued> {
+        let key = new_key()?;
+        let answer = self.issue(IssueRequest { identity: identity.to_string(), csr_der: csr(&key)? }).await?;
+        let (chain, bundle) = parts(answer);
+        let unfit = |why: String| Unissued::NotFor(identity.clone(), why);
+        let got = peer_identity(&chain).map_err(|why| unfit(why.to_string()))?;
+        if got != *identity {
+            return Err(unfit(format!("it names {got}")));
+        }
+        let leaf = chain.first().ok_or_else(|| unfit("no certificate".to_owned()))?;
+        let (not_before, not_after) = validity(leaf).map_err(|why| unfit(why.to_string()))?;
+        let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let material = node::KeyMaterial::from(&KeyMaterial { chain, key, bundle });
+        let sealed = seal("millrace-keys", &material.encode_to_vec())?;
+        Ok(Issued { sealed: Arc::new(sealed), not_after, renew: renew_at(not_before, not_after, rand::random()) })
+    }
+
+    /// True where the node's own certificate is not due.
+    async fn renew_node(&self, now: SystemTime) -> bool {
+        let Some(own) = self.credentials.borrow().clone() else { return true };
+        if now < renew_at(own.validity.0, own.validity.1, 0.5) {
+            return true;
+        }
+        match self.renewed_node(&own).await {
+            Ok(renewed) => {
+                tracing::info!(identity = %renewed.identity, "the node's certificate was renewed");
+                self.credentials.send_replace(Some(Arc::new(renewed)));
+                true
+            }
+            Err(Unissued::NoControl) => false,
+            Err(why) => {
+                tracing::warn!(error = &why as &dyn std::error::Error, "the node's certificate is not renewed");
+                false
+            }
+        }
+    }
+
+    async fn renewed_node(&self, own: &Credentials) -> Result<Credentials, Unissued> {
+        let answer = self.issue(IssueRequest { identity: String::new(), csr_der: own.csr()? }).await?;
+        let renewed = own.renewed(answer, &self.node)?;
+        renewed.save(&self.dir)?;
+        Ok(renewed)
+    }
+
+    async fn issue(&self, request: IssueRequest) -> Result<Certificate, Unissued> {
+        let channel = self.channel.borrow().clone().ok_or(Unissued::NoControl)?;
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(ISSUE_TIMEOUT);
+        Ok(ControlClient::new(channel).issue(request).await?.into_inner())
+    }
+}

@@ -1,0 +1,213 @@
+//! Follows the control plane: one stream per node, over which Updates come and reports go. Without it the node goes
+//! on by the last Snapshot it has.
+
+mod connect;
+mod snapshot;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use millrace_model::{Delta, Mesh, ObjectName, Snapshot, delta::WrongBase};
+use millrace_node::{
+    clock,
+    credentials::{Expect, Unusable, client_config},
+    wire::{
+        Undecodable, convert,
+        control::{Applied, Have, Listener, Listening, NodeMessage, control_client::ControlClient, node_message::Kind},
+        mesh::Update,
+    },
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::{config::ControlAddress, join::Credentials};
+
+pub use connect::{Dial, channel};
+pub use snapshot::{load, save};
+
+/// The longest Update: the whole of the largest mesh.
+const MAX_UPDATE: usize = 256 * 1024 * 1024;
+
+/// Reports that wait to be sent; a newer one replaces what is not yet queued, so a few are enough.
+const REPORTS: usize = 4;
+
+/// The longest wait between two tries: a control plane that is back is found within seconds.
+const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// A session this long was a good one: the next try is at once again.
+const GOOD: Duration = Duration::from_secs(10);
+
+/// Whether the control plane is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connected {
+    /// It is, now.
+    pub connected: bool,
+    /// Since when this is so, from the Unix epoch.
+    pub since: Duration,
+}
+
+/// What the node tells the control plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The workloads whose listeners are open, by name and uid; None until the node knows: after a restart, silence
+    /// means "as before", where an empty list would take every workload of the node out of the mesh.
+    pub listening: Option<BTreeSet<(ObjectName, Arc<str>)>>,
+    /// The generation that kernel and proxy hold; 0 for none.
+    pub applied: u64,
+    /// What could not be enforced.
+    pub failures: Vec<String>,
+}
+
+/// The node's end of the stream.
+pub struct Link {
+    /// Where the control plane listens.
+    pub address: ControlAddress,
+    /// What proves the node; None until it joined.
+    pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    /// The mesh by the last Snapshot.
+    pub mesh: watch::Sender<Arc<Mesh>>,
+    /// What to tell.
+    pub report: watch::Receiver<Report>,
+    /// The live channel, for who asks for certificates.
+    pub channel: watch::Sender<Option<Channel>>,
+    /// Whether there is one.
+    pub connected: watch::Sender<Connected>,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("the control plane can't be reached")]
+    Unreachable(#[from] tonic::transport::Error),
+    #[error("the stream failed: {}", .0.message())]
+    Stream(#[from] tonic::Status),
+    #[error("the control plane closed the stream")]
+    Closed,
+    #[error("an update can't be read")]
+    Undecodable(#[from] Undecodable),
+    #[error("an update does not fit")]
+    WrongBase(#[from] WrongBase),
+    #[error("no TLS can be made of the node's credentials")]
+    Tls(#[from] Unusable),
+    #[error("the agent is ending")]
+    Ending,
+}
+
+/// Follows the control plane until the process ends.
+#[expect(clippy::infinite_loop, reason = "it follows for as long as the process lives")]
+pub async fn follow(mut link: Link) {
+    let mut failed = 0;
+    let mut resume = Resume::FromHeld;
+    loop {
+        let began = clock::now();
+        let lost = session(&mut link, resume).await;
+        link.channel.send_replace(None);
+        set_connected(&link, false);
+        resume = match &lost {
+            Lost::WrongBase(_) => Resume::FromNothing,
+            _ => Resume::FromHeld,
+        };
+        failed = if clock::now().duration_since(began) >= GOOD { 0 } else { failed + 1 };
+        tracing::warn!(error = &lost as &dyn std::error::Error, failed, "no control plane: serving by what is known");
+        tokio::time::sleep(backoff(failed, rand::random(), MAX_WAIT)).await;
+    }
+}
+
+/// From where a session resumes.
+#[derive(Clone, Copy)]
+enum Resume {
+    FromHeld,
+    /// What is held fits no Update that came: ask for a difference from the empty Snapshot.
+    FromNothing,
+}
+
+/// The wait before the next try: doubled with each failure up to `most`, and cut by up to half by `jitter` from 0 to 1.
+pub fn backoff(failed: u32, jitter: f64, most: Duration) -> Duration {
+    const FIRST: Duration = Duration::from_millis(200);
+    let jitter = if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 0.0 };
+    FIRST.saturating_mul(1 << failed.min(16)).min(most).mul_f64(1.0 - jitter / 2.0)
+}
+
+fn set_connected(link: &Link, connected: bool) {
+    link.connected.send_if_modified(|held| {
+        let changed = held.connected != connected || held.since.is_zero();
+        if changed {
+            *held = Connected { connected, since: clock::unix_time() };
+        }
+        changed
+    });
+}
+
+/// One stream, from connecting to its end.
+async fn session(link: &mut Link, resume: Resume) -> Lost {
+    match run_session(link, resume).await {
+        Ok(never) => match never {},
+        Err(lost) => lost,
+    }
+}
+
+async fn run_session(link: &mut Link, resume: Resume) -> Result<std::convert::Infallible, Lost> {
+    let held = link.credentials.wait_for(Option::is_some).await.map_err(|_closed| Lost::Ending)?.clone();
+    let credentials = held.ok_or(Lost::Ending)?;
+    let material = &credentials.material;
+    let expect = Expect::Identity(credentials.control());
+    let tls = client_config(Some(material), &material.bundle, expect, &[b"h2"])?;
+    let channel = channel(Dial::new(link.address.clone(), tls)).await?;
+    let mut client = ControlClient::new(channel.clone()).max_decoding_message_size(MAX_UPDATE);
+    let generation = match resume {
+        Resume::FromHeld => link.mesh.borrow().snapshot.generation,
+        Resume::FromNothing => 0,
+    };
+    let (tell, told) = mpsc::channel(REPORTS);
+    tell.send(NodeMessage { kind: Some(Kind::Have(Have { generation })) }).await.map_err(|_gone| Lost::Closed)?;
+    let mut updates = client.subscribe(ReceiverStream::new(told)).await?.into_inner();
+    link.channel.send_replace(Some(channel));
+    set_connected(link, true);
+    tracing::info!(generation, "the control plane is there");
+    let mut sent = Report::default();
+    loop {
+        let next = untold(&sent, &link.report.borrow_and_update());
+        tokio::select! {
+            update = updates.message() => apply(&link.mesh, update?.ok_or(Lost::Closed)?)?,
+            permit = tell.reserve(), if next.is_some() => {
+                let permit = permit.map_err(|_gone| Lost::Closed)?;
+                if let Some((message, told)) = next {
+                    permit.send(message);
+                    sent = told;
+                }
+            }
+            changed = link.report.changed() => changed.map_err(|_ended| Lost::Ending)?,
+        }
+    }
+}
+
+/// Takes an Update in. One that changes nothing but the generation is taken too: it is what is then reported.
+fn apply(mesh: &watch::Sender<Arc<Mesh>>, update: Update) -> Result<(), Lost> {
+    let delta: Delta = convert::delta(update)?;
+    let next: Snapshot = mesh.borrow().snapshot.apply(&delta)?;
+    tracing::debug!(from = delta.from, to = delta.to, "an update came");
+    mesh.send_replace(Arc::new(Mesh::new(Arc::new(next))));
+    Ok(())
+}
+
+/// The next thing to tell, if any, and what has been told with it. Listeners go first: others wait for them.
+fn untold(sent: &Report, now: &Report) -> Option<(NodeMessage, Report)> {
+    let Report { listening, applied, failures } = now;
+    let (kind, told) = if let Some(open) = listening.as_ref().filter(|_| sent.listening != *listening) {
+        let workloads = open.iter().map(|(name, uid)| Listener {
+            name: Some(convert::name(name)),
+            uid: uid.to_string(),
+        });
+        let kind = Kind::Listening(Listening { workloads: workloads.collect() });
+        (kind, Report { listening: listening.clone(), ..sent.clone() })
+    } else if *applied != 0 && (sent.applied != *applied || sent.failures != *failures) {
+        let kind = Kind::Applied(Applied { generation: *applied, failures: failures.clone() });
+        (kind, Report { listening: sent.listening.clone(), ..now.clone() })
+    } else {
+        return None;
+    };
+    Some((NodeMessage { kind: Some(kind) }, told))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! Makes a node known to the control plane: trades its join token for a certificate, and keeps that on disk.
+//!
+//! The key is made once and kept through renewals, so that no crash can leave a key and a certificate that do not belong together.
+
+mod token;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use millrace_model::Identity;
+use millrace_node::{
+    credentials::{KeyMaterial, Refusal, csr, new_key, peer_identity, pinned_root_client_config, validity},
+    wire::control::{Certificate, JoinRequest, control_client::ControlClient},
+};
+use rcgen::KeyPair;
+use rustls_pki_types::CertificateDer;
+
+use crate::{
+    clock,
+    config::ControlAddress,
+    control::{Dial, backoff, channel},
+    state_dir::StateDir,
+};
+
+pub use token::{BadToken, Token};
+
+const KEY: &str = "node.key";
+const CHAIN: &str = "node.crt";
+const BUNDLE: &str = "bundle.pem";
+const CERTIFICATE_TAG: &str = "CERTIFICATE";
+
+/// Longest wait between two tries to join: a person who puts a new token there shall not wait long.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+
+/// The service account of the control plane, beside the nodes' own.
+const CONTROL_ACCOUNT: &str = "millrace-control";
+
+/// What proves this node to the control plane.
+#[derive(Debug)]
+pub struct Credentials {
+    /// Key, certificate and roots.
+    pub material: KeyMaterial,
+    /// Who the certificate says the node is.
+    pub identity: Identity,
+    /// From when until when it holds.
+    pub validity: (SystemTime, SystemTime),
+    key: Arc<KeyPair>,
+}
+
+/// Why a node has no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum Unjoined {
+    /// No token to join with.
+    #[error("the node has no certificate, and no --join-token-file is given")]
+    NoToken,
+    /// The token can't be read.
+    #[error("the join token in {0} can't be read")]
+    TokenFile(PathBuf, #[source] io::Error),
+    /// The token is none.
+    #[error("the join token in {0} is not one")]
+    BadToken(PathBuf, #[source] BadToken),
+    /// The token is another node's.
+    #[error("the join token names node {named}, and this is {node}")]
+    OtherNode {
+        /// Who the token names.
+        named: String,
+        /// Who this is.
+        node: String,
+    },
+    /// The control plane can't be reached, or is not the one that the token pins.
+    #[error("the control plane can't be reached")]
+    Unreachable(#[source] tonic::transport::Error),
+    /// The control plane refused.
+    #[error("the control plane refused: {0}")]
+    Refused(String),
+    /// What came is no certificate for this node.
+    #[error("what the control plane sent is not this node's certificate: {0}")]
+    NotOurs(String),
+    /// A key could not be made or read.
+    #[error("the node's key can't be made or read")]
+    Key(#[from] rcgen::Error),
+    /// No TLS can be made of what there is.
+    #[error("no TLS can be made of it")]
+    Tls(#[from] millrace_node::credentials::Unusable),
+    /// The state directory can't be read or written.
+    #[error("the state directory can't be used")]
+    State(#[from] io::Error),
+}
+
+impl Credentials {
+    /// The credentials on disk; None where there are none that hold at `now`, so that the node must join.
+    pub fn load(dir: &StateDir, node: &str, now: SystemTime) -> Result<Option<Self>, Unjoined> {
+        let (Some(key), Some(chain), Some(bundle)) = (dir.read(KEY)?, dir.read(CHAIN)?, dir.read(BUNDLE)?) else {
+            return Ok(None);
+        };
+        let key = KeyPair::from_pem(&String::from_utf8_lossy(&key))?;
+        let held = Self::from_parts(Arc::new(key), certificates(&chain), certificates(&bundle), node);
+        match held {
+            Ok(held) if now < held.validity.1 => Ok(Some(held)),
+            Ok(_) => {
+                tracing::warn!("the node's certificate has expired: it must join again");
+                Ok(None)
+            }
+            Err(why) => {
+                tracing::warn!(error = &why as &dyn std::error::Error, "the node's certificate on disk is not usable");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Writes them, the certificate last: without it the others mean nothing.
+    pub fn save(&self, dir: &StateDir) -> io::Result<()> {
+        let KeyMaterial { chain, key: _, bundle } = &self.material;
+        dir.write(KEY, self.key.serialize_pem().as_bytes())?;
+        dir.write(BUNDLE, pem(bundle).as_bytes())?;
+        dir.write(CHAIN, pem(chain).as_bytes())
+    }
+
+    /// These with another certificate for the same key.
+    pub fn renewed(&self, certificate: Certificate, node: &str) -> Result<Self, Unjoined> {
+        let (chain, bundle) = parts(certificate);
+        Self::from_parts(self.key.clone(), chain, bundle, node)
+    }
+
+    /// A request to renew them.
+    pub fn csr(&self) -> Result<Vec<u8>, Unjoined> {
+        Ok(csr(&self.key)?)
+    }
+
+    /// Who the control plane is: its account stands beside the nodes' own, in the mesh's root namespace.
+    pub fn control(&self) -> Identity {
+        Identity { service_account: CONTROL_ACCOUNT.into(), ..self.identity.clone() }
+    }
+
+    fn from_parts(
+        key: Arc<KeyPair>,
+        chain: Vec<CertificateDer<'static>>,
+        bundle: Vec<CertificateDer<'static>>,
+        node: &str,
+    ) -> Result<Self, Unjoined> {
+        let unfit = |why: Refusal| Unjoined::NotOurs(why.to_string());
+        let identity = peer_identity(&chain).map_err(unfit)?;
+        if identity.service_account.strip_prefix("node.") != Some(node) {
+            return Err(Unjoined::NotOurs(format!("it names {identity}")));
+        }
+        let leaf = chain.first().ok_or_else(|| Unjoined::NotOurs("no certificate".to_owned()))?;
+        let validity = validity(leaf).map_err(unfit)?;
+        let material = KeyMaterial { chain, key: rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(), bundle };
+        Ok(Self { material, identity, validity, key })
+    }
+}
+
+/// The node's credentials: from disk, or by joining, tried until it succeeds.
+pub async fn credentials(node: &str, control: &ControlAddress, token: Option<&Path>, dir: &StateDir) -> Credentials {
+    let mut failed = 0;
+    loop {
+        let held = match Credentials::load(dir, node, clock::wall_time()) {
+            Ok(Some(held)) => Ok(held),
+            Ok(None) => join(node, control, token, dir).await,
+            Err(why) => Err(why),
+        };
+        match held {
+            Ok(held) => return held,
+            Err(why) => tracing::error!(error = &why as &dyn std::error::Error, node, "the node has not joined"),
+        }
+        tokio::time::sleep(backoff(failed, rand::random(), MAX_WAIT)).await;
+        failed += 1;
+    }
+}
+
+async fn join(
+    node: &str,
+    control: &ControlAddress,
+    token: Option<&Path>,
+    dir: &StateDir,
+) -> Result<Credentials, Unjoined> {
+    let path = token.ok_or(Unjoined::NoToken)?;
+    let text = std::fs::read_to_string(path).map_err(|why| Unjoined::TokenFile(path.to_owned(), why))?;
+    let token: Token = text.trim().parse().map_err(|why| Unjoined::BadToken(path.to_owned(), why))?;
+    if token.node != node {
+        return Err(Unjoined::OtherNode { named: token.node, node: node.to_owned() });
+    }
+    let dial = Dial::new(control.clone(), pinned_root_client_config(token.root_sha256)?);
+    let mut client = ControlClient::new(channel(dial).await.map_err(Unjoined::Unreachable)?);
+    let key = Arc::new(new_key()?);
+    let request = JoinRequest { token: token.text, csr_der: csr(&key)? };
+    let answer = client.join(request).await.map_err(|status| Unjoined::Refused(status.message().to_owned()))?;
+    let (chain, bundle) = parts(answer.into_inner());
+    let joined = Credentials::from_parts(key, chain, bundle, node)?;
+    joined.save(dir)?;
+    tracing::info!(node, identity = %joined.identity, "joined the mesh");
+    Ok(joined)
+}
+
+/// What came as a certificate, as certificates.
+pub(crate) fn parts(certificate: Certificate) -> (Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>) {
+    let Certificate { chain_der, bundle_der } = certificate;
+    let read = |der: Vec<Vec<u8>>| der.into_iter().map(CertificateDer::from).collect();
+    (read(chain_der), read(bundle_der))
+}
+
+fn pem(certificates: &[CertificateDer<'_>]) -> String {
+    let blocks: Vec<pem::Pem> = certificates.iter().map(|c| pem::Pem::new(CERTIFICATE_TAG, c.to_vec())).collect();
+    pem::encode_many(&blocks)
+}
+
+fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
+    let blocks = pem::parse_many(text).unwrap_or_default();
+    blocks.into_iter().filter(|b| b.tag() == CERTIFICATE_TAG).map(|b| b.into_contents().into()).collect()
+}
+
+#[cfg(test)]
+mod tests;

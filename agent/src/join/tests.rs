@@ -1,0 +1,67 @@
+//! States what a token is, and that credentials survive a restart and nothing less than whole.
+
+use std::{sync::Arc, time::SystemTime};
+
+use millrace_node::credentials::new_key;
+use rcgen::{CertificateParams, SanType};
+
+use super::{BadToken, Credentials, Token};
+use crate::state_dir::StateDir;
+
+fn token(node: &str) -> String {
+    format!("v1.{node}.{}.{}", "0f".repeat(32), "s".repeat(43))
+}
+
+#[test]
+fn a_token_names_its_node_and_root() {
+    let token: Token = token("node-1.example").parse().unwrap();
+    assert_eq!((token.node.as_str(), token.root_sha256), ("node-1.example", [0x0f; 32]));
+    assert!(!format!("{token:?}").contains("sss"), "a secret was shown");
+}
+
+#[test]
+fn anything_else_is_no_token() {
+    for (text, why) in [
+        (String::new(), BadToken::Version),
+        (token("a").replacen("v1", "v2", 1), BadToken::Version),
+        ("v1.a".to_owned(), BadToken::Parts),
+        (token(""), BadToken::Parts),
+        (token("a").replacen("0f", "0F", 1), BadToken::Root),
+        (token("a").replacen("0f", "", 1), BadToken::Root),
+        (token("a") + "s", BadToken::Secret),
+        (token("a") + "\n", BadToken::Secret),
+    ] {
+        assert_eq!(text.parse::<Token>(), Err(why), "{text:?}");
+    }
+}
+
+fn credentials(account: &str) -> Result<Credentials, super::Unjoined> {
+    let key = new_key().unwrap();
+    let mut params = CertificateParams::default();
+    let uri = format!("spiffe://td/ns/millrace-system/sa/{account}");
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+    let leaf = params.self_signed(&key).unwrap().der().clone();
+    Credentials::from_parts(Arc::new(key), vec![leaf.clone()], vec![leaf], "a")
+}
+
+#[test]
+fn credentials_are_read_back_as_they_were_saved() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(temporary.path()).unwrap();
+    let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+    assert!(Credentials::load(&dir, "a", now).unwrap().is_none());
+    let saved = credentials("node.a").unwrap();
+    saved.save(&dir).unwrap();
+    let loaded = Credentials::load(&dir, "a", now).unwrap().unwrap();
+    assert_eq!(loaded.material.chain, saved.material.chain);
+    assert_eq!(loaded.control().to_string(), "spiffe://td/ns/millrace-system/sa/millrace-control");
+    assert!(Credentials::load(&dir, "b", now).unwrap().is_none(), "another node's certificate was taken");
+    let late = saved.validity.1;
+    assert!(Credentials::load(&dir, "a", late).unwrap().is_none(), "an expired certificate was taken");
+}
+
+#[test]
+fn a_workloads_certificate_is_not_a_nodes() {
+    assert!(credentials("a").is_err());
+    assert!(credentials("node.b").is_err());
+}

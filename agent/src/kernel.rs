@@ -1,0 +1,25 @@
+//! Holds the kernel's half of a node: programs, maps, links, and what they should say.
+//!
+//! What decides does no IO: [`plan`] compares two [`State`]s, [`reconcile`] carries a Plan out. What does IO decides
+//! nothing: [`Kernel`] opens the object and its pins, writes one map entry at a time, attaches one pod at a time.
+
+mod attach;
+mod error;
+pub mod features;
+mod flows;
+mod leave;
+pub mod maps;
+mod netns;
+mod object;
+pub mod plan;
+pub mod reconcile;
+pub mod state;
+pub mod stats;
+mod syscall;
+
+pub use error::AttachError;
+pub use leave::leave;
+pub use maps::MapError;
+pub use netns::netns_cookie;
+pub use object::{Kernel, Options};
+pub use state::{State, Write};

@@ -1,0 +1,58 @@
+//! Takes everything of a node out of the kernel.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    attach::{self, CGROUP, POD_PIN},
+    error::AttachError,
+};
+
+/// Removes the links and pins in this directory, and the directory: connections go their way as if there had been no mesh.
+/// Capture ends first, then steering, then what shows the truth; a directory that is not there is left already.
+pub fn leave(pins: &Path) -> Result<(), AttachError> {
+    let names = names(pins)?;
+    let captures = CGROUP.iter().rev().map(|hook| pins.join(attach::cgroup_pin(hook.program)));
+    let (connects, shows): (Vec<PathBuf>, Vec<PathBuf>) =
+        captures.partition(|pin| pin.to_str().is_some_and(|pin| pin.contains("link_connect")));
+    let pods = names.iter().filter(|pin| is_pod_pin(pin)).cloned();
+    for pin in connects.into_iter().chain(pods).chain(shows) {
+        attach::detach(&pin).map_err(|source| AttachError::Pin { path: pin, source })?;
+    }
+    for pin in self::names(pins)? {
+        fs::remove_file(&pin).map_err(|source| AttachError::Pin { path: pin, source })?;
+    }
+    // The schema's directory and the node's; the node's stays where it holds another schema.
+    for folder in pins.ancestors().take(2) {
+        match fs::remove_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(AttachError::Pin { path: folder.to_owned(), source: error });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The cookies of the pods that have a link pinned here.
+pub(super) fn pods(pins: &Path) -> Result<std::collections::BTreeSet<u64>, AttachError> {
+    let cookie = |pin: PathBuf| pin.file_name()?.to_str()?.strip_prefix(POD_PIN)?.parse().ok();
+    Ok(names(pins)?.into_iter().filter_map(cookie).collect())
+}
+
+fn is_pod_pin(pin: &Path) -> bool {
+    pin.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(POD_PIN))
+}
+
+fn names(pins: &Path) -> Result<Vec<PathBuf>, AttachError> {
+    let why = |source| AttachError::Pin { path: pins.to_owned(), source };
+    match fs::read_dir(pins) {
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>().map_err(why),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(why(error)),
+    }
+}

@@ -1,0 +1,185 @@
+//! Reads and writes the kernel's maps, one entry at a time, and names the one that is full.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use millrace_abi::{
+    Addr, Dest, Exempt, Handoff, ListenerKey, Pod, ServiceKey, ServiceValue, SlotKey, SlotValue, Tuple, Verdict,
+    VerdictKey, capacity, map,
+};
+
+use super::{
+    state::{State, Write},
+    syscall::{self, Plain},
+};
+
+/// Why a map could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// There is no room for another entry.
+    #[error("the kernel's map {map} is full: it holds {capacity} entries")]
+    Full {
+        /// Which.
+        map: &'static str,
+        /// How many it holds.
+        capacity: u32,
+    },
+    /// The kernel refused for another reason.
+    #[error("cannot read or write the kernel's map {map}")]
+    Io {
+        /// Which.
+        map: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// One of the kernel's maps, with the types it was made with.
+pub(super) struct Table<K, V> {
+    name: &'static str,
+    capacity: u32,
+    fd: OwnedFd,
+    types: PhantomData<(K, V)>,
+}
+
+impl<K: Plain, V: Plain> Table<K, V> {
+    pub(super) fn new(name: &'static str, capacity: u32, fd: OwnedFd) -> Self {
+        Self { name, capacity, fd, types: PhantomData }
+    }
+
+    pub(super) fn set(&self, key: &K, value: &V) -> Result<(), MapError> {
+        syscall::update(self.fd.as_fd(), key, value).map_err(|error| self.why(error))
+    }
+
+    fn remove(&self, key: &K) -> Result<(), MapError> {
+        syscall::delete(self.fd.as_fd(), key).map_err(|error| self.why(error))
+    }
+
+    fn all<C: FromIterator<(K, V)>>(&self) -> Result<C, MapError> {
+        let mut found = Vec::new();
+        self.each(|key, value| found.push((key, value)))?;
+        Ok(found.into_iter().collect())
+    }
+
+    fn count(&self) -> Result<u64, MapError> {
+        let mut n = 0;
+        self.each(|_, _| n += 1)?;
+        Ok(n)
+    }
+
+    fn each(&self, each: impl FnMut(K, V)) -> Result<(), MapError> {
+        syscall::entries(self.fd.as_fd(), each).map_err(|error| self.why(error))
+    }
+
+    fn keys(&self) -> Result<Vec<K>, MapError> {
+        syscall::keys(self.fd.as_fd(), self.capacity).map_err(|error| self.why(error))
+    }
+
+    pub(super) fn why(&self, source: io::Error) -> MapError {
+        let Self { name: map, capacity, .. } = *self;
+        // Hash maps say E2BIG, socket storages ENOMEM: that is not their capacity but the machine's.
+        if source.raw_os_error() == Some(libc::E2BIG) {
+            MapError::Full { map, capacity }
+        } else {
+            MapError::Io { map, source }
+        }
+    }
+}
+
+/// Every map that the agent writes.
+pub(super) struct Tables {
+    pub(super) config: Table<u32, u32>,
+    pods: Table<u64, Pod>,
+    dests: Table<Addr, Dest>,
+    services: Table<ServiceKey, ServiceValue>,
+    slots: Table<SlotKey, SlotValue>,
+    verdicts: Table<VerdictKey, Verdict>,
+    handoffs: Table<Tuple, Handoff>,
+    /// The value is a socket's descriptor when written, and is not read.
+    pub(super) listeners: Table<ListenerKey, i32>,
+    /// The key is a socket's descriptor.
+    pub(super) exempt: Table<i32, Exempt>,
+    /// True where a service was flipped and a program may still draw from its old table.
+    has_flipped: bool,
+}
+
+impl Tables {
+    /// The tables, by `open`, which gives the descriptor of the map of a name.
+    pub(super) fn open<E>(open: impl Fn(&'static str) -> Result<OwnedFd, E>) -> Result<Self, E> {
+        Ok(Self {
+            config: Table::new(map::CONFIG, 1, open(map::CONFIG)?),
+            pods: Table::new(map::PODS, capacity::PODS, open(map::PODS)?),
+            dests: Table::new(map::DESTS, capacity::DESTS, open(map::DESTS)?),
+            services: Table::new(map::SERVICES, capacity::SERVICES, open(map::SERVICES)?),
+            slots: Table::new(map::SLOTS, capacity::SLOTS, open(map::SLOTS)?),
+            verdicts: Table::new(map::VERDICTS, capacity::VERDICTS, open(map::VERDICTS)?),
+            handoffs: Table::new(map::HANDOFFS, capacity::HANDOFFS, open(map::HANDOFFS)?),
+            listeners: Table::new(map::LISTENERS, capacity::LISTENERS, open(map::LISTENERS)?),
+            exempt: Table::new(map::EXEMPT, 0, open(map::EXEMPT)?),
+            has_flipped: false,
+        })
+    }
+
+    /// Reads everything back.
+    pub(super) fn state(&self) -> Result<State, MapError> {
+        Ok(State {
+            pods: self.pods.all()?,
+            dests: self.dests.all()?,
+            services: self.services.all()?,
+            slots: self.slots.all()?,
+            verdicts: self.verdicts.all()?,
+            listeners: self.listeners.keys()?.into_iter().collect(),
+        })
+    }
+
+    /// Carries out one write. Removing what is not there is done already.
+    pub(super) fn write(&mut self, write: &Write) -> Result<(), MapError> {
+        match write {
+            Write::SetPod(key, value) => self.pods.set(key, value),
+            Write::RemovePod(key) => self.pods.remove(key),
+            Write::SetDest(key, value) => self.dests.set(key, value),
+            Write::RemoveDest(key) => self.dests.remove(key),
+            Write::SetService(key, value) => {
+                self.has_flipped = true;
+                self.services.set(key, value)
+            }
+            Write::RemoveService(key) => {
+                self.has_flipped = true;
+                self.services.remove(key)
+            }
+            Write::SetSlot(key, value) => self.slots.set(key, value),
+            Write::RemoveSlot(key) => {
+                self.settle();
+                self.slots.remove(key)
+            }
+            Write::SetVerdict(key, value) => self.verdicts.set(key, value),
+            Write::RemoveVerdict(key) => self.verdicts.remove(key),
+            Write::RemoveListener(key) => self.listeners.remove(key),
+        }
+    }
+
+    /// Waits, before the first slot after a flip is emptied, for the programs that may have read the service before it. A
+    /// slot emptied under a program's feet would be missing, or, as the kernel reuses the entry's memory, another's.
+    fn settle(&mut self) {
+        if self.has_flipped {
+            // Where the kernel cannot say, the programs look the service up again for a slot that is missing.
+            self.has_flipped = syscall::grace_period().is_err();
+        }
+    }
+
+    /// Each map's name, entries and capacity.
+    pub(super) fn usage(&self) -> Result<Vec<(&'static str, u64, u32)>, MapError> {
+        Ok(vec![
+            (self.pods.name, self.pods.count()?, self.pods.capacity),
+            (self.dests.name, self.dests.count()?, self.dests.capacity),
+            (self.services.name, self.services.count()?, self.services.capacity),
+            (self.slots.name, self.slots.count()?, self.slots.capacity),
+            (self.verdicts.name, self.verdicts.count()?, self.verdicts.capacity),
+            (self.handoffs.name, self.handoffs.count()?, self.handoffs.capacity),
+            (self.listeners.name, self.listeners.keys()?.len() as u64, self.listeners.capacity),
+        ])
+    }
+}

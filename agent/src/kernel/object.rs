@@ -1,0 +1,261 @@
+//! Opens the kernel programs: loads their object, takes over pinned maps and links, and makes what is missing.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::fs::PermissionsExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, PerCpuArray, RingBuf},
+    programs::{Program, ProgramError, ProgramFd},
+};
+use aya_log::EbpfLogger;
+use millrace_abi::{Exempt, FlowEvent, ListenerKey, Reason, map};
+use rustix::{
+    fs::{FlockOperation, flock, statfs},
+    mount::{MountFlags, mount},
+};
+
+use super::{
+    attach::{self, CGROUP, Hook, INBOUND},
+    error::AttachError,
+    flows, leave,
+    maps::{MapError, Tables},
+    reconcile::Maps,
+    state::{State, Write},
+    syscall,
+};
+
+/// The programs, built by build.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MILLRACE_EBPF"));
+
+/// The BPF file system's magic number.
+const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
+
+/// How far above the pins the BPF file system is mounted: `<bpffs>/millrace/<node>/v<SCHEMA>`.
+const PINS_DEPTH: usize = 3;
+
+/// The verifier gives up where a signal waits for the thread that loads (kernel/bpf/verifier.c, `do_check`): it is asked
+/// again, as often as libbpf does.
+const TRIES: u32 = 5;
+
+/// There in a kernel with MPTCP alone.
+const MPTCP_SETTINGS: &str = "/proc/sys/net/mptcp";
+
+/// Where the kernel's half of a node lives.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory of pins, `<bpffs>/millrace/<node>/v<SCHEMA>`: made where it is missing.
+    pub pins: PathBuf,
+    /// The cgroup2 directory that holds every process of the node.
+    pub cgroup: PathBuf,
+    /// Bits of `millrace_abi::config`.
+    pub config: u32,
+}
+
+/// The kernel's half of a node. Dropping it leaves programs, maps and links as they are.
+pub struct Kernel {
+    pins: PathBuf,
+    ebpf: Ebpf,
+    tables: Tables,
+    reasons: PerCpuArray<MapData, u64>,
+    flows: RingBuf<MapData>,
+}
+
+impl Kernel {
+    /// Loads the programs, takes over what is pinned, makes the rest, and attaches to the cgroup. Connections go on
+    /// meanwhile: each link's program changes between one connect and the next.
+    pub fn open(options: &Options) -> Result<Self, AttachError> {
+        let Options { pins, cgroup, config } = options;
+        prepare(pins)?;
+        let cgroup_dir = fs::File::open(cgroup)
+            .map_err(|source| AttachError::Target { what: cgroup.display().to_string(), source })?;
+        let mut ebpf = load(pins)?;
+        let tables = Tables::open(|name| descriptor(&ebpf, name))?;
+        tables.config.set(&0, config)?;
+        let original = descriptor(&ebpf, map::ORIGINAL)?;
+        syscall::freeze(original.as_fd()).map_err(|source| MapError::Io { map: map::ORIGINAL, source })?;
+        for hook in &CGROUP {
+            let pin = pins.join(attach::cgroup_pin(hook.program));
+            attach::to_cgroup(hook, program(&mut ebpf, hook)?.as_fd(), &cgroup_dir, &pin)?;
+        }
+        program(&mut ebpf, &INBOUND)?;
+        Ok(Self {
+            pins: pins.clone(),
+            reasons: taken(&mut ebpf, map::REASONS)?,
+            flows: taken(&mut ebpf, map::FLOWS)?,
+            ebpf,
+            tables,
+        })
+    }
+
+    /// Reads back every table.
+    pub fn state(&self) -> Result<State, MapError> {
+        self.tables.state()
+    }
+
+    /// Carries out one write.
+    pub fn write(&mut self, write: &Write) -> Result<(), MapError> {
+        self.tables.write(write)
+    }
+
+    /// Sets the bits of `millrace_abi::config`.
+    pub fn configure(&mut self, config: u32) -> Result<(), MapError> {
+        self.tables.config.set(&0, &config)
+    }
+
+    /// Steers what arrives in this network namespace, whose cookie is known.
+    pub fn attach_pod(&mut self, netns: BorrowedFd<'_>, cookie: u64) -> Result<(), AttachError> {
+        let pin = self.pins.join(attach::pod_pin(cookie));
+        attach::to_netns(&INBOUND, program(&mut self.ebpf, &INBOUND)?.as_fd(), netns, &pin)
+    }
+
+    /// Stops steering in this network namespace, which may be gone.
+    pub fn detach_pod(&mut self, cookie: u64) -> Result<(), AttachError> {
+        let path = self.pins.join(attach::pod_pin(cookie));
+        attach::detach(&path).map_err(|source| AttachError::Pin { path, source })
+    }
+
+    /// The cookies of the namespaces that are steered in, by this agent or one before it.
+    pub fn attached_pods(&self) -> Result<BTreeSet<u64>, AttachError> {
+        leave::pods(&self.pins)
+    }
+
+    /// Marks a socket as the proxy's own: nothing of the mesh touches its connects.
+    pub fn exempt(&self, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        self.tables.exempt.set(&socket.as_raw_fd(), &Exempt { exempt: 1 })
+    }
+
+    /// What the proxy gets: ORIGINAL for reading alone, and CLIENT.
+    pub fn proxy_maps(&self) -> Result<(OwnedFd, OwnedFd), MapError> {
+        let original = syscall::open_read_only(&self.pins.join(map::ORIGINAL))
+            .map_err(|source| MapError::Io { map: map::ORIGINAL, source })?;
+        let client = syscall::open(&self.pins.join(map::CLIENT))
+            .map_err(|source| MapError::Io { map: map::CLIENT, source })?;
+        Ok((original, client))
+    }
+
+    /// Steers to this listening socket from now on. The entry goes with the last holder of the socket.
+    pub fn set_listener(&mut self, key: ListenerKey, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        self.tables.listeners.set(&key, &socket.as_raw_fd())
+    }
+
+    /// How often each reason was decided since the maps were made.
+    pub fn counters(&self) -> Result<Vec<(Reason, u64)>, MapError> {
+        let count = |reason: Reason| {
+            let values = self.reasons.get(&(reason as u32), 0).map_err(|error| MapError::Io {
+                map: map::REASONS,
+                source: io::Error::other(error),
+            })?;
+            Ok((reason, values.iter().sum()))
+        };
+        Reason::ALL.into_iter().map(count).collect()
+    }
+
+    /// Hands every flow record that waits to `each`. Nobody is woken by a record: call this on a timer.
+    pub fn flows(&mut self, each: &mut dyn FnMut(FlowEvent)) {
+        flows::drain(&mut self.flows, each);
+    }
+
+    /// Each map's name, entries and capacity.
+    pub fn map_usage(&self) -> Result<Vec<(&'static str, u64, u32)>, MapError> {
+        self.tables.usage()
+    }
+
+    /// A program of the object's.
+    pub(super) fn loaded(&self, name: &str) -> Option<&Program> {
+        self.ebpf.program(name)
+    }
+
+    /// What the programs log while the DEBUG bit is on; `flush` it on a timer. None where it was taken before.
+    pub fn logger(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+        EbpfLogger::init(&mut self.ebpf).ok()
+    }
+}
+
+impl Maps for Kernel {
+    fn write(&mut self, write: &Write) -> Result<(), MapError> {
+        Self::write(self, write)
+    }
+}
+
+/// Mounts the BPF file system where it is missing, and makes the directory of pins, for root alone.
+fn prepare(pins: &Path) -> Result<(), AttachError> {
+    let root = pins.ancestors().nth(PINS_DEPTH).unwrap_or(pins);
+    mount_bpffs(root).map_err(|source| AttachError::Mount { path: root.to_owned(), source })?;
+    let why = |source| AttachError::Pin { path: pins.to_owned(), source };
+    fs::create_dir_all(pins).map_err(why)?;
+    fs::set_permissions(pins, fs::Permissions::from_mode(0o700)).map_err(why)
+}
+
+fn mount_bpffs(root: &Path) -> io::Result<()> {
+    let is_mounted = || statfs(root).is_ok_and(|found| found.f_type == BPF_FS_MAGIC);
+    if is_mounted() {
+        return Ok(());
+    }
+    fs::create_dir_all(root)?;
+    // Two agents that start together must not mount it twice: the second mount would hide the first one's pins.
+    let below = fs::File::open(root)?;
+    flock(&below, FlockOperation::LockExclusive)?;
+    if !is_mounted() {
+        mount("bpf", root, "bpf", MountFlags::empty(), None)?;
+    }
+    Ok(())
+}
+
+/// Loads the object; maps that are pinned are taken over, others made and pinned.
+fn load(pins: &Path) -> Result<Ebpf, AttachError> {
+    let mut loader = EbpfLoader::new();
+    for name in map::ALL {
+        loader.map_pin_path(name, pins.join(name));
+    }
+    let has_mptcp = u32::from(Path::new(MPTCP_SETTINGS).exists());
+    loader.override_global("MPTCP", &has_mptcp, true);
+    loader.load(OBJECT).map_err(|error| AttachError::Object(Box::new(error)))
+}
+
+/// A descriptor of a map.
+fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, AttachError> {
+    let missing = AttachError::Missing { what: "map", name };
+    let data = match ebpf.map(name) {
+        Some(Map::Array(data) | Map::HashMap(data) | Map::SockHash(data) | Map::SkStorage(data)) => data,
+        _ => return Err(missing),
+    };
+    let fd = data.fd().as_fd().try_clone_to_owned();
+    fd.map_err(|source| MapError::Io { map: name, source }.into())
+}
+
+/// A map in aya's own type.
+fn taken<T: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, AttachError> {
+    let missing = AttachError::Missing { what: "map", name };
+    ebpf.take_map(name).and_then(|map| T::try_from(map).ok()).ok_or(missing)
+}
+
+/// A program, loaded once.
+fn program<'e>(ebpf: &'e mut Ebpf, hook: &Hook) -> Result<&'e ProgramFd, AttachError> {
+    let name = hook.program;
+    let program = ebpf.program_mut(name).ok_or(AttachError::Missing { what: "program", name })?;
+    let refused = |source| AttachError::Refused { program: name, source: Box::new(source) };
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let loaded = match program {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::SockOps(program) => program.load(),
+            Program::SkLookup(program) => program.load(),
+            _ => return Err(AttachError::Missing { what: "program", name }),
+        };
+        match loaded {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) && tries < TRIES => {}
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => return program.fd().map_err(refused),
+            Err(source) => return Err(refused(source)),
+        }
+    }
+}

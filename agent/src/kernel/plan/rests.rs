@@ -1,0 +1,81 @@
+//! Says what becomes of the rest of a plan when one of its writes fails: which later writes rest on it, and what is
+//! written in its place so that nothing is let through.
+
+use millrace_abi::{Verdict, VerdictKey};
+
+use crate::kernel::state::Write;
+
+/// What one write gives, and later ones rest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ground {
+    /// Every slot of this table.
+    Table(u32),
+    /// Every verdict on this caller and group.
+    Verdicts {
+        /// The caller's id.
+        source: u64,
+        /// The group's id.
+        group: u64,
+    },
+    /// Every address of the mesh: a backend that is not among them would be dialled in plain text.
+    Dests,
+}
+
+/// What `write` gives.
+pub fn gives(write: &Write) -> Option<Ground> {
+    match write {
+        Write::SetSlot(key, _) => Some(Ground::Table(key.table)),
+        Write::SetVerdict(VerdictKey { source, group, .. }, _) => {
+            Some(Ground::Verdicts { source: *source, group: *group })
+        }
+        Write::SetDest(..) => Some(Ground::Dests),
+        Write::SetPod(..)
+        | Write::RemovePod(_)
+        | Write::RemoveDest(_)
+        | Write::SetService(..)
+        | Write::RemoveService(_)
+        | Write::RemoveSlot(_)
+        | Write::RemoveVerdict(_)
+        | Write::RemoveListener(_) => None,
+    }
+}
+
+/// What `write` rests on: without any of these it is left out.
+pub fn rests_on(write: &Write) -> [Option<Ground>; 2] {
+    match write {
+        Write::SetService(_, value) => [Some(Ground::Table(value.table)), Some(Ground::Dests)],
+        Write::SetVerdict(VerdictKey { source, group, .. }, verdict) if verdict.allow == 1 => {
+            [Some(Ground::Verdicts { source: *source, group: *group }), None]
+        }
+        Write::SetVerdict(..)
+        | Write::SetSlot(..)
+        | Write::SetDest(..)
+        | Write::SetPod(..)
+        | Write::RemovePod(_)
+        | Write::RemoveDest(_)
+        | Write::RemoveService(_)
+        | Write::RemoveSlot(_)
+        | Write::RemoveVerdict(_)
+        | Write::RemoveListener(_) => [None, None],
+    }
+}
+
+/// What is written where `write` failed: a denial of one port that has no room becomes a denial of every port.
+pub fn instead(write: &Write) -> Option<Write> {
+    match write {
+        Write::SetVerdict(key, verdict @ Verdict { allow, .. }) if *allow != 1 && key.port != [0; 2] => {
+            Some(Write::SetVerdict(VerdictKey { port: [0; 2], ..*key }, *verdict))
+        }
+        Write::SetVerdict(..)
+        | Write::SetSlot(..)
+        | Write::SetDest(..)
+        | Write::SetPod(..)
+        | Write::RemovePod(_)
+        | Write::RemoveDest(_)
+        | Write::SetService(..)
+        | Write::RemoveService(_)
+        | Write::RemoveSlot(_)
+        | Write::RemoveVerdict(_)
+        | Write::RemoveListener(_) => None,
+    }
+}

@@ -1,0 +1,225 @@
+//! Says what the kernel's tables should hold for a mesh, seen from one node. Pure: a Mesh and the node's namespaces in, a State out.
+//!
+//! Table numbers are its own, counted from 1; [`super::plan`] gives each changed table a fresh number of the kernel's.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use millrace_abi::{
+    Addr, Dest, DestKind, ListenerKey, ListenerKind, Pod, PodKind, ServiceKey, ServiceValue, SlotKey, SlotValue,
+    Verdict, VerdictKey,
+};
+use millrace_model::{
+    Destination, Facts, Membership, Mesh, ObjectName, Protocol, Source, Workload, authorize,
+    balance::alias_table,
+    name::stable_id,
+    resolve,
+    resolve::{Backend, Hop, hop},
+};
+
+use crate::kernel::state::State;
+
+/// The network namespaces that the agent has found on its node, by netns cookie.
+pub type Namespaces = BTreeMap<u64, Namespace>;
+
+/// Whose a network namespace is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// A workload's of the mesh, with its listeners open.
+    Mesh(ObjectName),
+    /// A workload's that is not in the mesh.
+    Outside(ObjectName),
+    /// The node's own.
+    Host,
+}
+
+/// IPPROTO_TCP, as SERVICES' keys have it.
+const TCP: u8 = 6;
+
+/// What the tables should hold.
+pub fn want(mesh: &Mesh, node: &str, namespaces: &Namespaces) -> State {
+    let mut state = State::default();
+    let mut sources: Vec<&Arc<Workload>> = Vec::new();
+    for (cookie, namespace) in namespaces {
+        let (name, kind) = match namespace {
+            Namespace::Host => {
+                state.pods.insert(*cookie, host());
+                continue;
+            }
+            Namespace::Mesh(name) => (name, PodKind::Mesh),
+            Namespace::Outside(name) => (name, PodKind::Outside),
+        };
+        let Some(workload) = mesh.snapshot.workloads.get(name) else { continue };
+        let pod = pod(workload, kind);
+        state.pods.insert(*cookie, pod);
+        if kind == PodKind::Mesh {
+            state.listeners.extend(listener_keys(workload));
+            sources.push(workload);
+        }
+    }
+    let groups = dests(mesh, node, &mut state);
+    for source in sources {
+        for group in groups.values() {
+            judge(mesh, source, group, &mut state.verdicts);
+        }
+    }
+    services(mesh, node, &mut state);
+    state
+}
+
+/// An address as the kernel's tables have it.
+pub fn addr(address: IpAddr) -> Addr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The steering entries of a workload: one of each kind for the address that each family is known by.
+pub fn listener_keys(workload: &Workload) -> impl Iterator<Item = ListenerKey> {
+    [workload.addresses.iter().find(|a| a.is_ipv4()), workload.addresses.iter().find(|a| a.is_ipv6())]
+        .into_iter()
+        .flatten()
+        .flat_map(|address| {
+            [ListenerKind::Plaintext, ListenerKind::Tunnel]
+                .map(|kind| ListenerKey { addr: addr(*address), kind: kind as u32 })
+        })
+}
+
+fn host() -> Pod {
+    Pod { id: 0, v4: [0; 16], v6: [0; 16], kind: PodKind::Host as u32, reserved: 0 }
+}
+
+fn pod(workload: &Workload, kind: PodKind) -> Pod {
+    let first = |is: fn(&IpAddr) -> bool| workload.addresses.iter().copied().find(is).map_or([0; 16], addr);
+    Pod {
+        id: workload.id(),
+        v4: first(IpAddr::is_ipv4),
+        v6: first(IpAddr::is_ipv6),
+        kind: kind as u32,
+        reserved: 0,
+    }
+}
+
+/// Workloads that are judged alike: those with the same policies, told apart by family where a policy names addresses.
+struct Group {
+    id: u64,
+    /// Any one of them.
+    workload: Arc<Workload>,
+    /// The family of the addresses in it; None where no policy asks for the caller's address.
+    family: Option<Family>,
+    /// The ports that its policies name, and 0 for all others.
+    ports: BTreeSet<u16>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+fn dests(mesh: &Mesh, node: &str, state: &mut State) -> BTreeMap<u64, Group> {
+    let mut groups = BTreeMap::new();
+    for workload in mesh.snapshot.workloads.values().filter(|w| w.membership != Membership::Outside) {
+        // One id for a set of policies costs a hash: asked once per workload, not once per address.
+        let base = workload.policy_group();
+        for address in &workload.addresses {
+            // Of two workloads that claim one address, the Mesh says whose it is.
+            if mesh.workload_at(*address).is_none_or(|owner| owner.name != workload.name) {
+                continue;
+            }
+            let kind = match hop(mesh, node, SocketAddr::new(*address, 0)) {
+                Hop::Plain => continue,
+                Hop::Local(_) => DestKind::Local,
+                Hop::Tunnel(_) => DestKind::Remote,
+                Hop::Pending(_) => DestKind::Pending,
+            };
+            let group = group(mesh, workload, base, *address);
+            let id = group.as_ref().map_or(0, |group| group.id);
+            state.dests.insert(addr(*address), Dest { id: workload.id(), group: id, kind: kind as u32, reserved: 0 });
+            if let Some(group) = group {
+                groups.entry(id).or_insert(group);
+            }
+        }
+    }
+    groups
+}
+
+fn group(mesh: &Mesh, workload: &Arc<Workload>, base: u64, address: IpAddr) -> Option<Group> {
+    if base == 0 {
+        return None;
+    }
+    let policies = || workload.policies.iter().filter_map(|name| mesh.snapshot.policies.get(name));
+    let rules = || policies().flat_map(|policy| &policy.rules);
+    let ports = rules().flat_map(|rule| rule.ports.iter().copied()).chain([0]).collect();
+    let asks_address = rules().flat_map(|rule| &rule.from).any(|source| matches!(source, Source::Block(_)));
+    let (id, family) = match (asks_address, address) {
+        (false, _) => (base, None),
+        (true, IpAddr::V4(_)) => (base, Some(Family::V4)),
+        // VERDICTS has no room for an address. A caller has one of each family, so the family stands in for it.
+        (true, IpAddr::V6(_)) => (stable_id(&[&base.to_be_bytes(), b"v6"]), Some(Family::V6)),
+    };
+    Some(Group { id, workload: workload.clone(), family, ports })
+}
+
+/// Writes the verdicts on everything that `source` could call in `group`. `model::authorize` is the only judge.
+fn judge(mesh: &Mesh, source: &Workload, group: &Group, verdicts: &mut BTreeMap<VerdictKey, Verdict>) {
+    let of_family = |address: &&IpAddr| match group.family {
+        None => true,
+        Some(Family::V4) => address.is_ipv4(),
+        Some(Family::V6) => address.is_ipv6(),
+    };
+    // Without an address of the family it calls nobody there; what is not written is refused.
+    let Some(address) = source.addresses.iter().find(of_family) else { return };
+    for port in &group.ports {
+        // No rule names port 0, so that it is judged as any port that none of them names.
+        let facts = Facts { identity: Some(source.identity.clone()), address: *address, port: *port };
+        let verdict = authorize(mesh, &group.workload, &facts);
+        let policy = verdict.ground().policy().map_or(0, ObjectName::id);
+        verdicts.insert(
+            VerdictKey { source: source.id(), group: group.id, port: port.to_be_bytes(), reserved: [0; 6] },
+            Verdict { policy, allow: u32::from(verdict.allows()), reserved: 0 },
+        );
+    }
+}
+
+fn services(mesh: &Mesh, node: &str, state: &mut State) {
+    let mut tables = 1u32..;
+    for service in mesh.snapshot.services.values() {
+        let tcp = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+        for (address, port) in tcp.flat_map(|port| service.addresses.iter().map(|address| (*address, port.port))) {
+            let at = SocketAddr::new(address, port);
+            // Of two services that claim one address and port, the Mesh says whose it is.
+            let Destination::Service { name, backends } = resolve(mesh, node, at) else { continue };
+            if name != service.name {
+                continue;
+            }
+            let slots = slots(&backends);
+            let table = if slots.is_empty() { Some(0) } else { tables.next() };
+            let (Some(table), Ok(n_slots)) = (table, u32::try_from(slots.len())) else { continue };
+            let key = ServiceKey { addr: addr(address), port: port.to_be_bytes(), protocol: TCP, reserved: 0 };
+            state.services.insert(key, ServiceValue { table, n_slots });
+            state.slots.extend((0..).zip(slots).map(|(slot, value)| (SlotKey { table, slot }, value)));
+        }
+    }
+}
+
+fn slots(backends: &[Backend]) -> Vec<SlotValue> {
+    let weights: Vec<u32> = backends.iter().map(|backend| backend.weight).collect();
+    alias_table(&weights)
+        .into_iter()
+        .filter_map(|slot| {
+            let (own, alias) = (backends.get(slot.own)?.address, backends.get(slot.alias)?.address);
+            Some(SlotValue {
+                addr: addr(own.ip()),
+                alias_addr: addr(alias.ip()),
+                port: own.port().to_be_bytes(),
+                alias_port: alias.port().to_be_bytes(),
+                threshold: slot.threshold,
+            })
+        })
+        .collect()
+}

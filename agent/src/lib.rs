@@ -1,0 +1,21 @@
+//! Runs a node of the mesh: kernel programs and maps, pods' namespaces, certificates, and the proxies' socket.
+//!
+//! The agent parses no byte of any workload, never talks to Kubernetes, and carries no connection: kernel programs
+//! decide, proxies carry. [`run::run`] is the list of what it does.
+
+pub mod certificates;
+// CHECKMOD
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod flows;
+pub mod hold;
+pub mod join;
+pub mod kernel;
+pub mod metrics;
+pub mod node;
+pub mod pods;
+pub mod proxy;
+pub mod run;
+pub mod state_dir;
+pub mod status;

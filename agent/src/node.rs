@@ -1,0 +1,315 @@
+//! Runs the node: the one loop that owns kernel, pods and proxies. Each event is taken in whole before the next.
+//!
+//! A new Snapshot goes first to pods and proxies, and then to the kernel's maps, so that the proxy knows a destination
+//! before the kernel sends connections for it. A proxy that is slow to say so holds the maps up for [`PROXY_FIRST`] at most.
+
+mod publish;
+
+use std::{
+    collections::BTreeSet,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use millrace_model::{Mesh, ObjectName};
+use millrace_node::{clock, drain::Drain, handover::seal, wire::encode_snapshot};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Interval, MissedTickBehavior, interval, sleep_until},
+};
+
+use crate::{
+    certificates::Certificates,
+    clock::monotonic,
+    control::Connected,
+    flows::{self, Moment, Names},
+    kernel::{
+        Kernel, State,
+        plan::want,
+        reconcile::{Outcome, reconcile},
+    },
+    pods::{Pods, chain},
+    proxy::{Ended, Event, Proxies, Said, Wanted},
+};
+
+pub use publish::Outputs;
+
+/// How long the maps wait for the proxy to apply a new Snapshot: it takes milliseconds, and policy has a second.
+const PROXY_FIRST: Duration = Duration::from_millis(100);
+
+/// How often pods that are pending are tried again, and what failed is tried again. A namespace appears by a bind
+/// mount, for which the kernel gives no event.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How often flow records are read: their writer wakes nobody, as that would cost each connect 3 us.
+const FLOWS: Duration = Duration::from_millis(75);
+
+/// How long after its start an agent waits for a proxy before it says which listeners are open: until then what was
+/// open before its restart is taken to be so still.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// What the loop reads.
+pub struct Inputs {
+    /// The mesh.
+    pub mesh: watch::Receiver<Arc<Mesh>>,
+    /// The certificates.
+    pub keys: watch::Receiver<Arc<Certificates>>,
+    /// Whether the control plane is there.
+    pub connected: watch::Receiver<Connected>,
+    /// What proxies say.
+    pub proxies: mpsc::Receiver<Event>,
+    /// The end.
+    pub drain: Drain,
+}
+
+/// A node.
+pub struct Node {
+    name: Arc<str>,
+    kernel: Kernel,
+    /// ORIGINAL and CLIENT, for proxies.
+    maps: [Arc<OwnedFd>; 2],
+    /// What the kernel's maps hold.
+    have: State,
+    /// The generation that they hold.
+    enforced: u64,
+    outcome: Outcome,
+    pods: Pods,
+    proxies: Proxies,
+    mesh: Arc<Mesh>,
+    names: Names,
+    sealed: Option<Arc<OwnedFd>>,
+    keys: Arc<Certificates>,
+    connected: Connected,
+    /// Workloads whose listeners a proxy has been given: they stay enrolled while a proxy is replaced.
+    enrolled: BTreeSet<(ObjectName, Arc<str>)>,
+    began: Instant,
+    settled: Settled,
+    /// When the maps shall be written, at the latest; None: they hold what they should.
+    due: Option<Instant>,
+    outputs: Outputs,
+    log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+/// Whether the node knows which of its listeners are open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    Yes,
+    No,
+}
+
+impl Node {
+    /// A node whose kernel programs are attached.
+    pub fn new(name: Arc<str>, kernel: Kernel, pods: Pods, outputs: Outputs) -> anyhow::Result<Self> {
+        let (original, client) = kernel.proxy_maps()?;
+        let have = kernel.state()?;
+        Ok(Self {
+            name,
+            maps: [Arc::new(original), Arc::new(client)],
+            have,
+            kernel,
+            enforced: 0,
+            outcome: Outcome::default(),
+            pods,
+            proxies: Proxies::default(),
+            mesh: Arc::default(),
+            names: Names::default(),
+            sealed: None,
+            keys: Arc::default(),
+            connected: Connected::default(),
+            enrolled: BTreeSet::new(),
+            began: clock::now(),
+            settled: Settled::No,
+            due: None,
+            outputs,
+            log: None,
+        })
+    }
+
+    /// Prints what kernel programs log, as they log it.
+    pub fn log_kernel(&mut self) {
+        self.log = self.kernel.logger();
+    }
+
+    /// Runs until the drain begins, and leaves kernel programs, maps and pods as they are.
+    pub async fn run(mut self, mut inputs: Inputs) {
+        let (mut retry, mut flows) = (ticks(RETRY), ticks(FLOWS));
+        inputs.mesh.mark_changed();
+        loop {
+            // Before there is a Snapshot, nothing a proxy says can be judged: it waits to be welcomed.
+            let is_known = self.mesh.snapshot.generation != 0;
+            let due = self.due.map_or_else(clock::now, |due| due);
+            tokio::select! {
+                _ = inputs.drain.begun() => return,
+                Ok(()) = inputs.mesh.changed() => {
+                    let mesh = inputs.mesh.borrow_and_update().clone();
+                    self.take(mesh).await;
+                }
+                Ok(()) = inputs.keys.changed() => {
+                    self.keys = inputs.keys.borrow_and_update().clone();
+                    self.offer();
+                }
+                Ok(()) = inputs.connected.changed() => {
+                    self.connected = *inputs.connected.borrow_and_update();
+                    self.publish();
+                }
+                Some(event) = inputs.proxies.recv(), if is_known => self.hear(event).await,
+                () = sleep_until(due.into()), if self.due.is_some() => self.enforce(),
+                _ = retry.tick() => self.again().await,
+                _ = flows.tick() => self.drain_flows(),
+            }
+        }
+    }
+
+    /// A new Snapshot.
+    async fn take(&mut self, mesh: Arc<Mesh>) {
+        if mesh.snapshot.generation == 0 {
+            return;
+        }
+        self.names = Names::of(&mesh);
+        self.sealed = match seal("millrace-snapshot", &encode_snapshot(&mesh.snapshot)) {
+            Ok(sealed) => Some(Arc::new(sealed)),
+            Err(why) => {
+                tracing::error!(error = &why as &dyn std::error::Error, "the snapshot can't be passed to the proxy");
+                None
+            }
+        };
+        self.mesh = mesh;
+        self.pods.sync(&self.mesh, &mut self.kernel).await;
+        self.offer();
+        let wait = if self.proxies.serving().is_some() { PROXY_FIRST } else { Duration::ZERO };
+        self.due = Some(clock::now() + wait);
+    }
+
+    /// Gives proxies what they lack, and tells what is so.
+    fn offer(&mut self) {
+        self.proxies.update(&Wanted {
+            generation: self.mesh.snapshot.generation,
+            snapshot: self.sealed.as_ref(),
+            keys: &self.keys,
+            pods: self.pods.iter().collect(),
+        });
+        self.publish();
+    }
+
+    /// Makes the kernel's maps hold what they should.
+    fn enforce(&mut self) {
+        self.due = None;
+        let began = clock::now();
+        self.have.listeners.extend(self.pods.steered());
+        let wanted = want(&self.mesh, &self.name, &self.pods.namespaces());
+        self.outcome = reconcile(&mut self.kernel, &mut self.have, &wanted);
+        self.enforced = self.mesh.snapshot.generation;
+        if let Err(why) = self.pods.detach(&mut self.kernel) {
+            self.outcome.failures.insert(chain(&why), 1);
+        }
+        let took = clock::now().duration_since(began);
+        self.outputs.metrics.planned(&self.outcome, took.as_secs_f64());
+        let Outcome { n_written, n_left_out, failures } = &self.outcome;
+        tracing::debug!(generation = self.enforced, n_written, ?took, "the kernel's maps were written");
+        for (why, count) in failures {
+            tracing::error!(why, count, n_left_out, "the kernel does not hold what it should");
+        }
+        self.publish();
+    }
+
+    /// Something a proxy did.
+    async fn hear(&mut self, Event { proxy, said }: Event) {
+        match said {
+            Said::Hello(name, version, outgoing) => {
+                self.proxies.join(proxy, (name, version), outgoing, (&self.name, self.maps.clone()));
+            }
+            Said::Returned(name, uid, sockets) => {
+                for (kind, socket) in sockets {
+                    match self.pods.adopt(&name, &uid, kind, socket) {
+                        Ok(()) => self.proxies.returned(proxy, &name, &uid, kind),
+                        Err(why) => {
+                            tracing::info!(workload = %name, why, "a listener that was brought back is not taken");
+                            // One of a workload that is gone is noted, so that its holder is told to close it.
+                            if self.pods.get(&name, &uid).is_none() {
+                                self.proxies.returned(proxy, &name, &uid, kind);
+                            }
+                        }
+                    }
+                }
+            }
+            Said::Want(name, uid, family, count) => {
+                let count = self.proxies.allow(proxy, count, clock::now());
+                let made = self.pods.sockets((&name, &uid), family, count, &self.kernel).await;
+                let sockets = made.unwrap_or_else(|why| {
+                    tracing::debug!(workload = %name, why, "no sockets for the proxy");
+                    Vec::new()
+                });
+                self.outputs.metrics.sockets.inc_by(sockets.len() as u64);
+                self.proxies.give(proxy, (&name, &uid), family, sockets);
+            }
+            Said::Applied(generation) => self.applied(proxy, generation).await,
+            Said::Denial(denial) => {
+                self.outputs.metrics.flows.inc();
+                self.outputs.flows.record(&flows::from_proxy(denial, moment()));
+            }
+            Said::Left(why) => self.left(proxy, why),
+        }
+    }
+
+    async fn applied(&mut self, proxy: u64, generation: u64) {
+        self.proxies.applied(proxy, generation);
+        // The end of its opening: what it brought back is put to use before anything is opened anew.
+        if generation == 0 || self.pods.has_pending() {
+            self.pods.sync(&self.mesh, &mut self.kernel).await;
+            self.due.get_or_insert_with(clock::now);
+        }
+        self.offer();
+        let serves = self.proxies.serving().is_some_and(|peer| peer.applied >= self.mesh.snapshot.generation);
+        if serves && self.due.is_some() {
+            self.enforce();
+        }
+    }
+
+    fn left(&mut self, proxy: u64, why: Option<Ended>) {
+        let Some(peer) = self.proxies.leave(proxy) else {
+            if let Some(why) = why {
+                tracing::warn!(error = &why as &dyn std::error::Error, "a proxy was let go");
+            }
+            return;
+        };
+        match why {
+            Some(why) => tracing::warn!(name = peer.name, error = &why as &dyn std::error::Error, "a proxy is gone"),
+            None => tracing::info!(name = peer.name, "a proxy has left"),
+        }
+        self.offer();
+    }
+
+    /// Tries again what is pending and what failed, and looks at what changes without an event.
+    async fn again(&mut self) {
+        if self.mesh.snapshot.generation == 0 {
+            self.publish();
+            return;
+        }
+        if self.pods.sync(&self.mesh, &mut self.kernel).await || !self.outcome.failures.is_empty() {
+            self.due.get_or_insert_with(clock::now);
+        }
+        self.offer();
+    }
+
+    fn drain_flows(&mut self) {
+        let (names, now, outputs) = (&self.names, moment(), &self.outputs);
+        self.kernel.flows(&mut |event| {
+            outputs.metrics.flows.inc();
+            outputs.flows.record(&flows::from_kernel(&event, names, now));
+        });
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+    }
+}
+
+fn moment() -> Moment {
+    Moment { unix: clock::unix_time(), monotonic: monotonic() }
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

@@ -1,0 +1,143 @@
+//! Tells what is so: status and readiness to who asks, listeners and generations to the control plane, numbers to metrics.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use millrace_abi::map;
+use millrace_model::{Membership, ObjectName};
+use millrace_node::clock;
+use tokio::sync::watch;
+
+use super::{Node, SETTLE, Settled};
+use crate::{
+    clock::wall_time,
+    control::Report,
+    flows::Flows,
+    metrics::Metrics,
+    status::{Control, Proxy, Status, Usage, Workload, unready},
+};
+
+/// How often the maps that only kernel programs write are counted: it walks them.
+const COUNT: Duration = Duration::from_secs(10);
+
+/// Where the loop tells what is so.
+pub struct Outputs {
+    /// For the control plane.
+    pub report: watch::Sender<Report>,
+    /// For `/status`.
+    pub status: watch::Sender<Status>,
+    /// For `/readyz`.
+    pub ready: watch::Sender<Vec<String>>,
+    /// For `/flows`.
+    pub flows: Arc<Flows>,
+    /// For `/metrics`.
+    pub metrics: Metrics,
+    /// How full the maps were when they were counted last, and when.
+    pub counted: (Option<std::time::Instant>, Vec<(&'static str, u64, u32)>),
+}
+
+impl Node {
+    pub(super) fn publish(&mut self) {
+        self.enrol();
+        let now = wall_time();
+        let proxy = self.proxies.serving().map(Proxy::of);
+        let status = Status {
+            node: self.name.to_string(),
+            generation: self.mesh.snapshot.generation,
+            control: Control::at(self.connected, clock::unix_time()),
+            workloads: self.pods.iter().filter_map(|(_, pod)| Workload::of(pod, &self.keys, now)).collect(),
+            maps: self.usage(),
+            failures: self.failures(),
+            proxy,
+        };
+        let ready = unready(self.enforced, status.proxy.as_ref());
+        let expiries = self.keys.iter().map(|(identity, issued)| {
+            let since = issued.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            (identity.to_string(), since.as_secs())
+        });
+        self.outputs.metrics.show(&status, self.enforced, expiries);
+        match self.kernel.counters() {
+            Ok(counters) => self.outputs.metrics.decided(&counters),
+            Err(why) => tracing::debug!(error = &why as &dyn std::error::Error, "the kernel's counters can't be read"),
+        }
+        let report = Report {
+            listening: (self.settled == Settled::Yes).then(|| self.enrolled.clone()),
+            applied: status.proxy.as_ref().map_or(0, |proxy| proxy.generation.min(self.enforced)),
+            failures: status.failures.clone(),
+        };
+        set(&self.outputs.report, report);
+        set(&self.outputs.ready, ready);
+        set(&self.outputs.status, status);
+    }
+
+    /// Notes which workloads a proxy listens for. One that did stays noted while its listeners are open: connections
+    /// wait in their backlog for the next proxy.
+    fn enrol(&mut self) {
+        let captured = || self.pods.iter().filter(|(_, pod)| pod.is_captured());
+        let key = |name: &ObjectName, uid: &Arc<str>| (name.clone(), uid.clone());
+        let open: Vec<_> = captured().map(|(name, pod)| key(name, &pod.workload.uid)).collect();
+        self.enrolled.retain(|workload| open.contains(workload));
+        let held = captured().filter(|(name, pod)| self.proxies.holds(name, pod));
+        self.enrolled.extend(held.map(|(name, pod)| key(name, &pod.workload.uid)));
+        let is_late = clock::now().duration_since(self.began) >= SETTLE;
+        let knows_all = self.proxies.serving().is_some() && open.iter().all(|workload| self.enrolled.contains(workload));
+        if self.mesh.snapshot.generation != 0 && (knows_all && !self.has_unfound() || is_late) {
+            self.settled = Settled::Yes;
+        }
+    }
+
+    /// True where a workload that was enrolled before this agent began is not captured by it yet.
+    fn has_unfound(&self) -> bool {
+        let is_open = |name: &ObjectName| self.pods.iter().any(|(open, pod)| open == name && pod.is_captured());
+        let local = self.mesh.snapshot.workloads.values().filter(|w| w.node == self.name);
+        local.filter(|w| w.membership == Membership::Enrolled).any(|w| !is_open(&w.name))
+    }
+
+    fn failures(&self) -> Vec<String> {
+        let told = |(why, count): (&String, &u64)| match count {
+            1 => why.clone(),
+            count => format!("{why} ({count} times)"),
+        };
+        self.outcome.failures.iter().map(told).collect()
+    }
+
+    /// How full each map is: the agent's own tables as it knows them, the others as they were counted last.
+    fn usage(&mut self) -> Vec<Usage> {
+        let now = clock::now();
+        let (counted, usage) = &mut self.outputs.counted;
+        if counted.is_none_or(|at| now.duration_since(at) >= COUNT) {
+            *counted = Some(now);
+            match self.kernel.map_usage() {
+                Ok(found) => *usage = found,
+                Err(why) => tracing::warn!(error = &why as &dyn std::error::Error, "the kernel's maps can't be counted"),
+            }
+        }
+        let known = |name: &str| match name {
+            map::PODS => Some(self.have.pods.len()),
+            map::DESTS => Some(self.have.dests.len()),
+            map::SERVICES => Some(self.have.services.len()),
+            map::SLOTS => Some(self.have.slots.len()),
+            map::VERDICTS => Some(self.have.verdicts.len()),
+            _ => None,
+        };
+        let usage = usage.iter().map(|(map, entries, capacity)| Usage {
+            map,
+            entries: known(map).map_or(*entries, |len| len as u64),
+            capacity: *capacity,
+        });
+        usage.collect()
+    }
+}
+
+/// Sends only what is new: who waits is woken by a change alone.
+fn set<T: PartialEq>(to: &watch::Sender<T>, value: T) {
+    to.send_if_modified(|held| {
+        let changed = *held != value;
+        if changed {
+            *held = value;
+        }
+        changed
+    });
+}

@@ -1,0 +1,318 @@
+//! Knows the proxies of this node, and what each was given: snapshot, keys, listeners. What it should have and what was
+//! sent are compared; the difference goes out. Nothing here waits: a proxy whose queue is full is let go, and comes again.
+
+mod connection;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use millrace_model::{Identity, ObjectName};
+use millrace_node::wire::{
+    convert,
+    node::{
+        Close, Drain, Family, FromAgent, Keys, ListenerKind, Listeners, Retire, Snapshot, Sockets, Welcome,
+        from_agent::Kind,
+    },
+};
+use tokio::sync::mpsc;
+
+pub use connection::{Ended, Event, Outgoing, Said, listen};
+
+use crate::{certificates::Certificates, pods::Pod};
+
+/// The name under which the holder of listeners comes: it is given listeners, and nothing to serve by.
+pub const HOLDER: &str = "holder";
+
+/// Proxies known at once: the one that serves, its successor, some that drain, and the holder.
+const MAX_PEERS: usize = 8;
+
+/// Messages that wait for one proxy: keys and listeners of the 250 pods of a full node, several times over.
+pub const QUEUE: usize = 2048;
+
+/// How long a proxy that was replaced may serve what is open. Longer than most requests, shorter than a roll-out's patience.
+const DRAIN: Duration = Duration::from_secs(300);
+
+/// Sockets given to one proxy per second: above what one node's pods dial, below what would use up descriptors.
+const SOCKETS_PER_SECOND: u32 = 20_000;
+
+/// What every proxy should have.
+pub struct Wanted<'w> {
+    /// The generation.
+    pub generation: u64,
+    /// The whole Snapshot, sealed; None before there is one.
+    pub snapshot: Option<&'w Arc<OwnedFd>>,
+    /// The keys of the identities on this node.
+    pub keys: &'w Certificates,
+    /// The pods with their listeners.
+    pub pods: BTreeMap<&'w ObjectName, &'w Pod>,
+}
+
+/// The proxies of a node.
+#[derive(Default)]
+pub struct Proxies {
+    peers: BTreeMap<u64, Peer>,
+}
+
+/// One proxy.
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The generation that it serves by.
+    pub applied: u64,
+    phase: Phase,
+    outgoing: mpsc::Sender<Outgoing>,
+    sent: Sent,
+    allowance: Allowance,
+}
+
+/// Where a proxy stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It tells which listeners it holds already.
+    Opening,
+    /// It serves, or will once it has applied what it was sent.
+    Serving,
+    /// A newer one of its name took over.
+    Draining,
+    /// It holds listeners and serves nothing.
+    Holding,
+}
+
+#[derive(Default)]
+struct Sent {
+    generation: u64,
+    /// Identity to the certificate sent, told apart by its expiry.
+    keys: BTreeMap<Identity, std::time::SystemTime>,
+    /// Workload to its uid and the kinds it has.
+    listeners: BTreeMap<ObjectName, (Arc<str>, BTreeSet<ListenerKind>)>,
+}
+
+/// The queue is full, or the proxy has gone.
+struct Stuck;
+
+impl Proxies {
+    /// A proxy said its name. It is welcomed with `maps`: the original destinations, and the shown clients.
+    pub fn join(&mut self, id: u64, (name, version): (String, String), outgoing: mpsc::Sender<Outgoing>, welcome: (&str, [Arc<OwnedFd>; 2])) {
+        if self.peers.len() >= MAX_PEERS {
+            tracing::warn!(name, version, "too many proxies: this one is let go");
+            return;
+        }
+        let is_other = |peer: &Peer| ![name.as_str(), HOLDER].contains(&peer.name.as_str());
+        if name != HOLDER && self.peers.values().any(is_other) {
+            tracing::warn!(name, version, "a proxy of another name serves this node: this one is let go");
+            return;
+        }
+        let phase = Phase::Opening;
+        let mut peer = Peer { name, version, applied: 0, phase, outgoing, sent: Sent::default(), allowance: Allowance::default() };
+        let (node, maps) = welcome;
+        if peer.send(Kind::Welcome(Welcome { node: node.to_owned() }), maps.into()).is_ok() {
+            tracing::info!(name = peer.name, version = peer.version, "a proxy has registered");
+            self.peers.insert(id, peer);
+        }
+    }
+
+    /// A proxy is gone.
+    pub fn leave(&mut self, id: u64) -> Option<Peer> {
+        self.peers.remove(&id)
+    }
+
+    /// A proxy holds this listener already.
+    pub fn returned(&mut self, id: u64, name: &ObjectName, uid: &Arc<str>, kind: ListenerKind) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            let held = peer.sent.listeners.entry(name.clone()).or_insert_with(|| (uid.clone(), BTreeSet::new()));
+            if held.0 != *uid {
+                *held = (uid.clone(), BTreeSet::new());
+            }
+            held.1.insert(kind);
+        }
+    }
+
+    /// A proxy serves by this generation; the first time, it has told all that it holds.
+    pub fn applied(&mut self, id: u64, generation: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.applied = generation;
+        match (peer.phase, peer.name.as_str()) {
+            (Phase::Opening, HOLDER) => peer.phase = Phase::Holding,
+            (Phase::Opening, _) => peer.phase = Phase::Serving,
+            (Phase::Serving | Phase::Draining | Phase::Holding, _) => {}
+        }
+    }
+
+    /// The proxy that serves: the newest that has applied something, else the newest.
+    pub fn serving(&self) -> Option<&Peer> {
+        let serving = || self.peers.values().rev().filter(|peer| peer.phase == Phase::Serving);
+        serving().find(|peer| peer.applied != 0).or_else(|| serving().next())
+    }
+
+    /// True where a proxy that serves was given all listeners of the pod.
+    pub fn holds(&self, name: &ObjectName, pod: &Pod) -> bool {
+        self.peers.values().filter(|peer| peer.phase == Phase::Serving).any(|peer| {
+            let given = peer.sent.listeners.get(name).filter(|(uid, _)| *uid == pod.workload.uid);
+            given.is_some_and(|(_, kinds)| pod.listeners.keys().all(|kind| kinds.contains(kind)))
+        })
+    }
+
+    /// Sends each proxy what it lacks, and has those drain that were taken over from.
+    pub fn update(&mut self, wanted: &Wanted<'_>) {
+        self.take_over(wanted.generation);
+        self.peers.retain(|_, peer| {
+            let updated = peer.update(wanted);
+            if updated.is_err() {
+                tracing::warn!(name = peer.name, "the proxy does not read what it is sent: it is let go");
+            }
+            updated.is_ok()
+        });
+    }
+
+    /// A proxy drains once a newer one serves by this generation, with all listeners of the older one in hand.
+    fn take_over(&mut self, generation: u64) {
+        let ready = |peer: &&Peer| peer.phase == Phase::Serving && peer.applied >= generation.max(1);
+        let Some((newest, held)) = self.peers.iter().rev().find(|(_, peer)| ready(peer)).map(|(id, peer)| {
+            let held: BTreeSet<ObjectName> = peer.sent.listeners.keys().cloned().collect();
+            (*id, held)
+        }) else {
+            return;
+        };
+        for peer in self.peers.range_mut(..newest).map(|(_, peer)| peer) {
+            if peer.phase == Phase::Serving && peer.sent.listeners.keys().all(|name| held.contains(name)) {
+                tracing::info!(name = peer.name, version = peer.version, "a newer proxy took over: this one drains");
+                peer.phase = Phase::Draining;
+                let deadline_ms = u64::try_from(DRAIN.as_millis()).unwrap_or(u64::MAX);
+                // Where its queue is full, the next update lets it go, which it takes as the end as well.
+                drop(peer.send(Kind::Drain(Drain { deadline_ms }), Vec::new()));
+            }
+        }
+    }
+
+    /// How many sockets this proxy may have of the `count` it asks for, at `now`.
+    pub fn allow(&mut self, id: u64, count: u32, now: Instant) -> usize {
+        self.peers.get_mut(&id).map_or(0, |peer| peer.allowance.take(count, now))
+    }
+
+    /// Hands a proxy sockets: those it asked for, or none where they could not be made.
+    pub fn give(&mut self, id: u64, (name, uid): (&ObjectName, &str), family: Family, sockets: Vec<OwnedFd>) {
+        let count = u32::try_from(sockets.len()).unwrap_or(0);
+        let message = Sockets { workload: Some(convert::name(name)), uid: uid.to_owned(), family: family.into(), count };
+        let sockets = sockets.into_iter().map(Arc::new).collect();
+        if self.peers.get_mut(&id).is_some_and(|peer| peer.send(Kind::Sockets(message), sockets).is_err()) {
+            self.peers.remove(&id);
+        }
+    }
+}
+
+impl Peer {
+    fn update(&mut self, wanted: &Wanted<'_>) -> Result<(), Stuck> {
+        match self.phase {
+            Phase::Opening => Ok(()),
+            Phase::Holding => {
+                self.close(wanted)?;
+                self.give_listeners(wanted, |_| true)
+            }
+            // It serves live connections still: they are judged again by each new snapshot.
+            Phase::Draining => {
+                self.give_snapshot(wanted)?;
+                self.give_keys(wanted)?;
+                self.close(wanted)
+            }
+            Phase::Serving => {
+                self.give_snapshot(wanted)?;
+                self.give_keys(wanted)?;
+                self.close(wanted)?;
+                let keyed: BTreeSet<Identity> = self.sent.keys.keys().cloned().collect();
+                self.give_listeners(wanted, |pod| keyed.contains(&pod.workload.identity))
+            }
+        }
+    }
+
+    fn give_snapshot(&mut self, wanted: &Wanted<'_>) -> Result<(), Stuck> {
+        let Some(snapshot) = wanted.snapshot.filter(|_| self.sent.generation != wanted.generation) else { return Ok(()) };
+        self.send(Kind::Snapshot(Snapshot { generation: wanted.generation }), vec![snapshot.clone()])?;
+        self.sent.generation = wanted.generation;
+        Ok(())
+    }
+
+    fn give_keys(&mut self, wanted: &Wanted<'_>) -> Result<(), Stuck> {
+        let retired: Vec<Identity> = self.sent.keys.keys().filter(|id| !wanted.keys.contains_key(*id)).cloned().collect();
+        for identity in retired {
+            self.send(Kind::Retire(Retire { identity: identity.to_string() }), Vec::new())?;
+            self.sent.keys.remove(&identity);
+        }
+        for (identity, issued) in wanted.keys {
+            if self.sent.keys.get(identity) != Some(&issued.not_after) {
+                let sealed = issued.sealed.clone();
+                self.send(Kind::Keys(Keys { identity: identity.to_string() }), vec![sealed])?;
+                self.sent.keys.insert(identity.clone(), issued.not_after);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back the listeners of workloads that are gone, or were made again under their old name.
+    fn close(&mut self, wanted: &Wanted<'_>) -> Result<(), Stuck> {
+        let is_gone = |name: &ObjectName, uid: &Arc<str>| {
+            wanted.pods.get(name).is_none_or(|pod| pod.workload.uid != *uid || pod.listeners.is_empty())
+        };
+        let gone: Vec<(ObjectName, Arc<str>)> = self
+            .sent
+            .listeners
+            .iter()
+            .filter(|(name, (uid, _))| is_gone(name, uid))
+            .map(|(name, (uid, _))| (name.clone(), uid.clone()))
+            .collect();
+        for (name, uid) in gone {
+            self.send(Kind::Close(Close { workload: Some(convert::name(&name)), uid: uid.to_string() }), Vec::new())?;
+            self.sent.listeners.remove(&name);
+        }
+        Ok(())
+    }
+
+    fn give_listeners(&mut self, wanted: &Wanted<'_>, may: impl Fn(&Pod) -> bool) -> Result<(), Stuck> {
+        for (name, pod) in &wanted.pods {
+            let kinds: BTreeSet<ListenerKind> = pod.listeners.keys().copied().collect();
+            let is_held = self.sent.listeners.get(*name).is_some_and(|(_, held)| *held == kinds);
+            if !pod.is_captured() || is_held || !may(pod) {
+                continue;
+            }
+            let message = Listeners {
+                workload: Some(convert::name(name)),
+                uid: pod.workload.uid.to_string(),
+                kinds: kinds.iter().map(|kind| i32::from(*kind)).collect(),
+            };
+            self.send(Kind::Listeners(message), pod.listeners.values().cloned().collect())?;
+            self.sent.listeners.insert((*name).clone(), (pod.workload.uid.clone(), kinds));
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, kind: Kind, descriptors: Vec<Arc<OwnedFd>>) -> Result<(), Stuck> {
+        let message = FromAgent { kind: Some(kind) };
+        self.outgoing.try_send(Outgoing { message, descriptors }).map_err(|_full_or_gone| Stuck)
+    }
+}
+
+/// How many sockets may still be given within the running second.
+#[derive(Default)]
+struct Allowance {
+    second: Option<Instant>,
+    given: u32,
+}
+
+impl Allowance {
+    fn take(&mut self, count: u32, now: Instant) -> usize {
+        if self.second.is_none_or(|second| now.duration_since(second) >= Duration::from_secs(1)) {
+            *self = Self { second: Some(now), given: 0 };
+        }
+        let given = count.min(SOCKETS_PER_SECOND - self.given);
+        self.given += given;
+        usize::try_from(given).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

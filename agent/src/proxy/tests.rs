@@ -1,0 +1,231 @@
+//! States what a proxy is given, in what order, and who serves while one takes over from another.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use millrace_model::{Encryption, Identity, Membership, ObjectName, Workload};
+use millrace_node::{clock, wire::node::from_agent::Kind};
+use tokio::sync::mpsc;
+
+use super::{HOLDER, Outgoing, Proxies, SOCKETS_PER_SECOND, Wanted};
+use crate::{
+    certificates::{Certificates, Issued},
+    pods::{Pod, listener},
+};
+
+fn descriptor() -> Arc<OwnedFd> {
+    Arc::new(File::open("/dev/null").unwrap().into())
+}
+
+fn web() -> Pod {
+    let workload = Workload {
+        name: ObjectName::new("shop", "web"),
+        uid: "1".into(),
+        identity: Identity::new("td", "shop", "web"),
+        addresses: vec![[10, 0, 0, 1].into()],
+        node: "a".into(),
+        zone: None,
+        netns: None,
+        membership: Membership::Enrolled,
+        encryption: Encryption::default(),
+        policies: [].into(),
+    };
+    let mut pod = Pod::new(Arc::new(workload));
+    pod.listeners = listener::kinds(&pod.workload).map(|kind| (kind, descriptor())).collect();
+    pod
+}
+
+fn keys(expires: u64) -> Certificates {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(expires);
+    let issued = Issued { sealed: descriptor(), not_after: at, renew: at };
+    [(Identity::new("td", "shop", "web"), Arc::new(issued))].into()
+}
+
+/// A node with its proxies, and what each of them was told.
+struct Scene {
+    proxies: Proxies,
+    told: BTreeMap<u64, mpsc::Receiver<Outgoing>>,
+    snapshot: Arc<OwnedFd>,
+    generation: u64,
+    keys: Certificates,
+    pods: Vec<Pod>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (proxies, told, snapshot) = (Proxies::default(), BTreeMap::new(), descriptor());
+        Self { proxies, told, snapshot, generation: 5, keys: keys(1), pods: vec![web()] }
+    }
+
+    fn joins(&mut self, id: u64, name: &str) {
+        let (outgoing, told) = mpsc::channel(64);
+        self.proxies.join(id, (name.into(), "1".into()), outgoing, ("a", [descriptor(), descriptor()]));
+        self.told.insert(id, told);
+    }
+
+    fn applies(&mut self, id: u64, generation: u64) {
+        self.proxies.applied(id, generation);
+        self.update();
+    }
+
+    fn update(&mut self) {
+        self.proxies.update(&Wanted {
+            generation: self.generation,
+            snapshot: Some(&self.snapshot),
+            keys: &self.keys,
+            pods: self.pods.iter().map(|pod| (&pod.workload.name, pod)).collect(),
+        });
+    }
+
+    /// What a proxy was told since this was asked last, by name.
+    fn told(&mut self, id: u64) -> Vec<&'static str> {
+        let told = self.told.get_mut(&id).unwrap();
+        std::iter::from_fn(|| told.try_recv().ok())
+            .map(|Outgoing { message, descriptors }| {
+                millrace_node::handover::check_from_agent(&message, descriptors.len()).unwrap();
+                match message.kind.unwrap() {
+                    Kind::Welcome(_) => "welcome",
+                    Kind::Snapshot(_) => "snapshot",
+                    Kind::Listeners(_) => "listeners",
+                    Kind::Close(_) => "close",
+                    Kind::Sockets(_) => "sockets",
+                    Kind::Keys(_) => "keys",
+                    Kind::Drain(_) => "drain",
+                    Kind::Retire(_) => "retire",
+                }
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn a_proxy_gets_snapshot_then_keys_then_listeners_once() {
+    let mut scene = Scene::new();
+    scene.joins(1, "default");
+    scene.update();
+    assert_eq!(scene.told(1), ["welcome"], "it has not told yet what it holds");
+    scene.applies(1, 0);
+    assert_eq!(scene.told(1), ["snapshot", "keys", "listeners"]);
+    scene.update();
+    assert!(scene.told(1).is_empty());
+    assert!(scene.proxies.holds(&scene.pods[0].workload.name, &scene.pods[0]));
+}
+
+#[test]
+fn listeners_wait_for_the_key_that_they_need() {
+    let mut scene = Scene { keys: Certificates::new(), ..Scene::new() };
+    scene.joins(1, "default");
+    scene.applies(1, 0);
+    assert_eq!(scene.told(1), ["welcome", "snapshot"]);
+    scene.keys = keys(1);
+    scene.update();
+    assert_eq!(scene.told(1), ["keys", "listeners"]);
+}
+
+#[test]
+fn only_what_changed_is_told_again() {
+    let mut scene = Scene::new();
+    scene.joins(1, "default");
+    scene.applies(1, 0);
+    scene.told(1);
+    scene.keys = keys(2);
+    scene.update();
+    assert_eq!(scene.told(1), ["keys"], "a renewed certificate");
+    scene.generation = 6;
+    scene.update();
+    assert_eq!(scene.told(1), ["snapshot"]);
+    (scene.pods, scene.keys) = (vec![], Certificates::new());
+    scene.update();
+    assert_eq!(scene.told(1), ["retire", "close"]);
+}
+
+/// After the agent's restart the proxy tells what it holds, and is not given it again.
+#[test]
+fn what_a_proxy_brought_back_is_not_given_to_it_again() {
+    let mut scene = Scene::new();
+    scene.joins(1, "default");
+    let workload = scene.pods[0].workload.clone();
+    for kind in listener::kinds(&workload) {
+        scene.proxies.returned(1, &workload.name, &workload.uid, kind);
+    }
+    scene.applies(1, 4);
+    assert_eq!(scene.told(1), ["welcome", "snapshot", "keys"]);
+    assert!(scene.proxies.holds(&workload.name, &scene.pods[0]));
+}
+
+#[test]
+fn a_workload_that_went_while_the_agent_was_away_is_closed() {
+    let mut scene = Scene::new();
+    scene.joins(1, "default");
+    let gone = ObjectName::new("shop", "gone");
+    scene.proxies.returned(1, &gone, &"1".into(), listener::KINDS[0]);
+    scene.applies(1, 4);
+    assert_eq!(scene.told(1), ["welcome", "snapshot", "keys", "close", "listeners"]);
+}
+
+#[test]
+fn the_older_proxy_drains_only_once_the_newer_one_serves() {
+    let mut scene = Scene::new();
+    scene.joins(1, "default");
+    scene.applies(1, 0);
+    scene.applies(1, 5);
+    scene.told(1);
+    scene.joins(2, "default");
+    scene.applies(2, 0);
+    assert_eq!(scene.told(2), ["welcome", "snapshot", "keys", "listeners"]);
+    assert!(scene.told(1).is_empty(), "it drains while nobody else serves yet");
+    assert_eq!(scene.proxies.serving().unwrap().applied, 5);
+    scene.applies(2, 5);
+    assert_eq!(scene.told(1), ["drain"]);
+    scene.generation = 6;
+    scene.update();
+    assert_eq!(scene.told(1), ["snapshot"], "its live connections are judged still");
+}
+
+#[test]
+fn the_holder_is_given_listeners_and_nothing_to_serve_by() {
+    let mut scene = Scene::new();
+    scene.joins(1, HOLDER);
+    scene.applies(1, 0);
+    assert_eq!(scene.told(1), ["welcome", "listeners"]);
+    assert!(scene.proxies.serving().is_none());
+    scene.pods.clear();
+    scene.update();
+    assert_eq!(scene.told(1), ["close"]);
+}
+
+#[test]
+fn a_proxy_that_does_not_read_is_let_go() {
+    let mut scene = Scene::new();
+    let (outgoing, told) = mpsc::channel(2);
+    scene.proxies.join(1, ("default".into(), "1".into()), outgoing, ("a", [descriptor(), descriptor()]));
+    scene.applies(1, 0);
+    assert!(scene.proxies.serving().is_none());
+    drop(told);
+}
+
+#[test]
+fn a_second_name_is_not_served() {
+    let mut scene = Scene::new();
+    scene.joins(1, "default");
+    scene.joins(2, "tenant");
+    assert!(scene.told(2).is_empty());
+    assert!(scene.told.get_mut(&2).unwrap().is_closed());
+}
+
+#[test]
+fn sockets_are_bounded_by_the_second() {
+    let mut scene = Scene::new();
+    scene.joins(1, "default");
+    let now = clock::now();
+    let batches = SOCKETS_PER_SECOND / 64 + 2;
+    let given: usize = (0..batches).map(|_| scene.proxies.allow(1, 64, now)).sum();
+    assert_eq!(given, SOCKETS_PER_SECOND as usize);
+    assert_eq!(scene.proxies.allow(1, 64, now + Duration::from_secs(1)), 64);
+    assert_eq!(scene.proxies.allow(9, 64, now), 0);
+}

@@ -1,0 +1,174 @@
+//! Lists what the agent of a node does, from its start to SIGTERM.
+
+use std::{os::unix::fs::DirBuilderExt as _, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use http::StatusCode;
+use millrace_abi::config::{DEBUG, FLOWS};
+use millrace_model::Mesh;
+use millrace_node::{
+    admin::{self, Admin, Route},
+    drain::Drain,
+    telemetry,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    certificates::{self, Keeper},
+    config::{Config, Place, Switch},
+    control::{self, Connected, Link, Report},
+    flows::Flows,
+    join,
+    kernel::{self, Kernel, Options},
+    metrics::Metrics,
+    node::{Inputs, Node, Outputs},
+    pods::Pods,
+    proxy,
+    state_dir::StateDir,
+    status::{self, Status},
+};
+
+/// Nothing is drained: connections are the kernel's and the proxy's.
+const GRACE: Duration = Duration::ZERO;
+
+/// What proxies said and the loop has not heard yet: some bursts of requests for sockets. Then they wait.
+const PROXY_EVENTS: usize = 256;
+
+/// Only root asks the agent.
+const ADMIN_MODE: u32 = 0o600;
+
+/// Everybody may look up a socket in the run directory; who may connect is said on each.
+const RUN_DIR_MODE: u32 = 0o755;
+
+/// Runs the agent until SIGTERM or until a part of it fails.
+#[expect(clippy::too_many_lines, reason = "a list: what there is, and what is wired to what")]
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let log_level = telemetry::init("millrace-agent");
+    let mut drain = Drain::on_signal(GRACE).context("signals can't be caught")?;
+    let config = Arc::new(config);
+    std::fs::DirBuilder::new().recursive(true).mode(RUN_DIR_MODE).create(&config.run_dir).context("--run-dir")?;
+    let dir = StateDir::open(&config.state_dir).context("--state-dir")?;
+
+    let kernel = Kernel::open(&options(&config)).context("the kernel's half can't be set up")?;
+    let pods = Pods::new(config.node.clone(), kernel.attached_pods()?)?;
+
+    let held = control::load(&dir);
+    tracing::info!(node = &*config.node, generation = held.generation, "the agent starts");
+    let (mesh, mesh_seen) = watch::channel(Arc::new(Mesh::new(Arc::new(held))));
+    let (credentials, credentials_seen) = watch::channel(None);
+    let (channel, channel_seen) = watch::channel(None);
+    let (connected, connected_seen) = watch::channel(Connected::default());
+    let (keys, keys_seen) = watch::channel(Arc::default());
+    let (report, report_seen) = watch::channel(Report::default());
+    let (status, status_seen) = watch::channel(Status::default());
+    let (ready, ready_seen) = watch::channel(vec!["the agent has just begun".to_owned()]);
+    let (events, events_seen) = mpsc::channel(PROXY_EVENTS);
+    let (metrics, registry) = Metrics::registered();
+    let flows = Arc::new(Flows::default());
+
+    let outputs = Outputs { report, status, ready, flows: flows.clone(), metrics, counted: (None, Vec::new()) };
+    let mut node = Node::new(config.node.clone(), kernel, pods, outputs)?;
+    if config.kernel_log == Switch::On {
+        node.log_kernel();
+    }
+
+    let mut parts = JoinSet::new();
+    parts.spawn({
+        let (config, dir, credentials) = (config.clone(), dir.clone(), credentials.clone());
+        async move {
+            let token = config.join_token_file.as_deref();
+            let joined = join::credentials(&config.node, &config.control, token, &dir).await;
+            credentials.send_replace(Some(Arc::new(joined)));
+            std::future::pending::<anyhow::Result<()>>().await
+        }
+    });
+    parts.spawn({
+        let address = config.control.clone();
+        let link = Link { address, credentials: credentials_seen, mesh, report: report_seen, channel, connected };
+        async move {
+            control::follow(link).await;
+            Ok(())
+        }
+    });
+    parts.spawn({
+        let (node, mesh, dir) = (config.node.clone(), mesh_seen.clone(), dir.clone());
+        let keeper = Keeper { node, mesh, channel: channel_seen, credentials, dir, held: keys };
+        async move {
+            certificates::keep(keeper).await;
+            Ok(())
+        }
+    });
+    parts.spawn({
+        let mesh = mesh_seen.clone();
+        async move {
+            control::save(dir, mesh).await;
+            Ok(())
+        }
+    });
+    parts.spawn({
+        let (path, user) = (config.run_dir.join("proxy.sock"), config.proxy_user);
+        async move { proxy::listen(&path, user, events).await.context("proxies can't be listened for") }
+    });
+    parts.spawn({
+        let path = config.run_dir.join("agent-admin.sock");
+        let (config, mesh) = (config.clone(), mesh_seen.clone());
+        let admin = Admin {
+            ready: ready_seen,
+            metrics: registry,
+            config: Arc::new(move || status::config(&config, &mesh.borrow())),
+            log_level,
+            routes: routes(flows, status_seen),
+        };
+        async move { admin.serve(&path, ADMIN_MODE).await.context("the admin socket can't be served") }
+    });
+
+    let inputs =
+        Inputs { mesh: mesh_seen, keys: keys_seen, connected: connected_seen, proxies: events_seen, drain: drain.clone() };
+    tokio::select! {
+        () = node.run(inputs) => {}
+        _ = drain.begun() => {}
+        Some(ended) = parts.join_next() => ended.context("a part of the agent broke off")??,
+    }
+    tracing::info!("the agent ends; the kernel's programs stay");
+    Ok(())
+}
+
+/// Takes kernel programs and pins out of the node.
+pub fn leave(place: &Place) -> anyhow::Result<()> {
+    kernel::leave(&place.pins).context("not everything could be taken out")
+}
+
+fn options(config: &Config) -> Options {
+    let bit = |switch, bit| if switch == Switch::On { bit } else { 0 };
+    let Place { pins, cgroup } = config.place.clone();
+    Options { pins, cgroup, config: bit(config.flows, FLOWS) | bit(config.kernel_log, DEBUG) }
+}
+
+fn routes(flows: Arc<Flows>, status: watch::Receiver<Status>) -> Vec<Route> {
+    vec![
+        Route {
+            method: "GET",
+            path: "/flows",
+            answer: Arc::new(move |request| {
+                let answer = flows.answer(&request);
+                Box::pin(async move { answer })
+            }),
+        },
+        Route {
+            method: "GET",
+            path: "/status",
+            answer: Arc::new(move |_| {
+                let value = serde_json::to_value(&*status.borrow());
+                Box::pin(async move {
+                    match value {
+                        Ok(value) => admin::json(StatusCode::OK, &value),
+                        Err(why) => admin::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")),
+                    }
+                })
+            }),
+        },
+    ]
+}

@@ -1,0 +1,159 @@
+//! Says how the node stands, for people and programs: `/status`, `/config`, readiness.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use millrace_model::{Membership, Mesh};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{
+    certificates::Certificates,
+    config::{Config, Switch},
+    control::Connected,
+    pods::{Pod, listener},
+    proxy::Peer,
+};
+
+/// How the node stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Status {
+    /// The node's name.
+    pub node: String,
+    /// The generation of the Snapshot held.
+    pub generation: u64,
+    /// Whether the control plane is there.
+    pub control: Control,
+    /// The proxy that serves, if one does.
+    pub proxy: Option<Proxy>,
+    /// This node's workloads that are, or shall be, in the mesh.
+    pub workloads: Vec<Workload>,
+    /// How full the kernel's maps are.
+    pub maps: Vec<Usage>,
+    /// What could not be enforced.
+    pub failures: Vec<String>,
+}
+
+/// Whether the control plane is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Control {
+    /// It is.
+    pub connected: bool,
+    /// For how many seconds this has been so.
+    pub since_s: u64,
+}
+
+/// A proxy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Proxy {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// What it serves by.
+    pub generation: u64,
+    /// True: one that is not connected is not listed.
+    pub connected: bool,
+}
+
+/// A workload.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Workload {
+    /// Its namespace and name.
+    pub name: String,
+    /// Who it is.
+    pub identity: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// By what the kernel knows its namespace.
+    pub netns_cookie: Option<u64>,
+    /// Its listeners.
+    pub listeners: Vec<&'static str>,
+    /// `captured`, or `pending: ` and why.
+    pub state: String,
+    /// For how many seconds its certificate holds; None where it has none.
+    pub certificate_expires_s: Option<u64>,
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Usage {
+    /// Its name.
+    pub map: &'static str,
+    /// Its entries.
+    pub entries: u64,
+    /// How many it can hold.
+    pub capacity: u32,
+}
+
+impl Control {
+    /// As it stands at `now`, from the Unix epoch.
+    pub fn at(connected: Connected, now: Duration) -> Self {
+        let Connected { connected, since } = connected;
+        Self { connected, since_s: now.saturating_sub(since).as_secs() }
+    }
+}
+
+impl Proxy {
+    /// One that is connected.
+    pub fn of(peer: &Peer) -> Self {
+        let (name, version) = (peer.name.clone(), peer.version.clone());
+        Self { name, version, generation: peer.applied, connected: true }
+    }
+}
+
+impl Workload {
+    /// A pod of this node; None for one outside the mesh.
+    pub fn of(pod: &Pod, keys: &Certificates, now: SystemTime) -> Option<Self> {
+        let workload = &pod.workload;
+        if workload.membership == Membership::Outside {
+            return None;
+        }
+        let expires = keys.get(&workload.identity).map(|issued| issued.not_after.duration_since(now));
+        Some(Self {
+            name: workload.name.to_string(),
+            identity: workload.identity.to_string(),
+            addresses: workload.addresses.clone(),
+            netns_cookie: pod.found.as_ref().map(|found| found.cookie),
+            listeners: pod.listeners.keys().map(|kind| listener::name(*kind)).collect(),
+            state: pod.pending.as_ref().map_or_else(|| "captured".to_owned(), |why| format!("pending: {why}")),
+            certificate_expires_s: expires.map(|left| left.map_or(0, |left| left.as_secs())),
+        })
+    }
+}
+
+/// Why the node is not ready, a sentence each; empty: it is.
+pub fn unready(generation: u64, proxy: Option<&Proxy>) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if generation == 0 {
+        reasons.push("no snapshot has been applied".to_owned());
+    }
+    match proxy {
+        None => reasons.push("no proxy is connected".to_owned()),
+        Some(proxy) if proxy.generation == 0 => reasons.push("the proxy serves by no snapshot yet".to_owned()),
+        Some(_) => {}
+    }
+    reasons
+}
+
+/// What the agent works by: its settings and the Snapshot. No secret is in either.
+pub fn config(config: &Config, mesh: &Arc<Mesh>) -> Value {
+    let Config { node, control, join_token_file, run_dir, state_dir, place, proxy_user, flows, kernel_log } = config;
+    let on = |switch: &Switch| *switch == Switch::On;
+    json!({
+        "node": node,
+        "control": format!("{}:{}", control.host, control.port),
+        "join_token_file": join_token_file,
+        "run_dir": run_dir,
+        "state_dir": state_dir,
+        "pins": place.pins,
+        "cgroup": place.cgroup,
+        "proxy_user": { "uid": proxy_user.uid, "gid": proxy_user.gid },
+        "flows": on(flows),
+        "kernel_log": on(kernel_log),
+        "snapshot": &*mesh.snapshot,
+    })
+}
