@@ -1,0 +1,248 @@
+//! Accepts connections on every pod's listeners, on one thread, and spreads them over the workers by what each has open.
+//!
+//! A listener's description is shared with the agent, other proxies and the holder: its O_NONBLOCK is theirs too and never
+//! cleared here, it is never shut down, and it leaves epoll before its descriptor is closed (a duplicate elsewhere would
+//! keep waking us).
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::{io::Errno, net::SocketFlags};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
+
+use crate::{
+    descriptors::Held,
+    fault::Why,
+    home::{Home, Pod},
+    metrics::Direction,
+    proxy::Proxy,
+    record::{Party, Record},
+};
+
+/// Listeners that wait to be opened or closed: a node's start brings a few hundred.
+pub(crate) const COMMANDS: usize = 256;
+
+/// Connections that wait for one worker. More wait in the kernel's backlog, where another proxy could take them.
+pub(crate) const QUEUE: usize = 256;
+
+/// Accepted from one listener before the others have their turn.
+const BURST: usize = 32;
+
+/// How long to wait where accepting failed for want of memory or descriptors: no event says that it would succeed.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// Descriptors of one carried connection: this socket, and the one to its target.
+const PER_CONNECTION: u32 = 1;
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// Takes what an application of this pod sends to other nodes.
+    Outbound,
+    /// Takes what came to this pod in plain text.
+    Plaintext,
+    /// Takes tunnels to this pod.
+    Tunnel,
+}
+
+impl Kind {
+    fn direction(self) -> Direction {
+        match self {
+            Self::Outbound => Direction::Outbound,
+            Self::Plaintext => Direction::Plaintext,
+            Self::Tunnel => Direction::Inbound,
+        }
+    }
+}
+
+/// What the acceptor is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Accept on these listeners, in place of what was open for this pod.
+    Open(Home, Vec<(Kind, Arc<OwnedFd>)>),
+    /// Accept for this pod no more.
+    Close(Pod),
+}
+
+/// A connection, and whose it is.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// By which of the pod's listeners.
+    pub(crate) kind: Kind,
+    /// The pod.
+    pub(crate) home: Home,
+    /// Where it came from.
+    pub(crate) peer: SocketAddr,
+    #[expect(dead_code, reason = "held for its drop")]
+    held: Held,
+    #[expect(dead_code, reason = "held for its drop")]
+    load: Load,
+}
+
+/// An accepted connection's socket, not registered with any runtime yet.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    pub(crate) socket: OwnedFd,
+    pub(crate) accepted: Accepted,
+}
+
+/// The workers' queues.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    lanes: Vec<Lane>,
+    next: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Lane {
+    queue: mpsc::Sender<Fresh>,
+    open: Arc<AtomicUsize>,
+}
+
+/// One connection more on a worker, until dropped.
+#[derive(Debug)]
+struct Load(Arc<AtomicUsize>);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Workers {
+    pub(crate) fn new(queues: Vec<mpsc::Sender<Fresh>>) -> Self {
+        let lanes = queues.into_iter().map(|queue| Lane { queue, open: Arc::default() }).collect();
+        Self { lanes, next: AtomicUsize::new(0) }
+    }
+
+    /// The worker with the least open; where several have, they take turns.
+    fn least_loaded(&self) -> Option<&Lane> {
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len().max(1);
+        let (before, from) = self.lanes.split_at_checked(first)?;
+        from.iter().chain(before).min_by_key(|lane| lane.open.load(Ordering::Relaxed))
+    }
+}
+
+/// Accepts until the drain begins.
+pub(crate) async fn run(proxy: Arc<Proxy>, mut commands: mpsc::Receiver<Command>, workers: Workers) {
+    let workers = Arc::new(workers);
+    let mut drain = proxy.drain.clone();
+    let mut loops = JoinSet::new();
+    let mut by_pod: HashMap<Pod, Vec<AbortHandle>> = HashMap::new();
+    loop {
+        tokio::select! {
+            _ = drain.begun() => return,
+            command = commands.recv() => match command {
+                Some(Command::Open(home, listeners)) => {
+                    let fresh = listeners.into_iter().filter_map(|(kind, listener)| {
+                        let listener = watch(listener)?;
+                        Some(loops.spawn(accept(proxy.clone(), home.clone(), kind, listener, workers.clone())))
+                    });
+                    // What replaces is open before what it replaces is closed.
+                    let former = by_pod.insert(home.pod.clone(), fresh.collect());
+                    former.into_iter().flatten().for_each(|task| task.abort());
+                }
+                Some(Command::Close(pod)) => {
+                    by_pod.remove(&pod).into_iter().flatten().for_each(|task| task.abort());
+                }
+                None => return,
+            },
+            Some(ended) = loops.join_next() => {
+                if let Err(why) = ended && why.is_panic() {
+                    proxy.metrics.panics.inc();
+                }
+            }
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "tokio has no safe way to watch a descriptor that it did not open")]
+fn watch(listener: Arc<OwnedFd>) -> Option<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: an OwnedFd is open until dropped, an Arc's is never replaced, and this Arc lives as long as the AsyncFd.
+    let watched = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+    match watched {
+        Ok(listener) => Some(listener),
+        Err(why) => {
+            tracing::error!(%why, "a listener can't be watched");
+            None
+        }
+    }
+}
+
+async fn accept(proxy: Arc<Proxy>, home: Home, kind: Kind, listener: AsyncFd<Arc<OwnedFd>>, workers: Arc<Workers>) {
+    let mut burst = 0;
+    loop {
+        let accepted = listener.async_io(Interest::READABLE, |listener| {
+            let (socket, peer) =
+                rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+            let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(Errno::CONNABORTED)?;
+            Ok((socket, peer))
+        });
+        match accepted.await {
+            Ok((socket, peer)) => take_on(&proxy, &home, kind, (socket, peer), &workers).await,
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, pod = %home.pod.name, "a connection can't be accepted");
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+        burst += 1;
+        if burst % BURST == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// accept(2) passes errors of the new connection itself; the listener has none then.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    let broken = [
+        Errno::CONNABORTED,
+        Errno::NETDOWN,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::OPNOTSUPP,
+        Errno::NETUNREACH,
+        Errno::INTR,
+        Errno::PERM,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| broken.contains(&errno))
+}
+
+/// Gives a connection to a worker, or refuses it by name where descriptors run out.
+async fn take_on(proxy: &Arc<Proxy>, home: &Home, kind: Kind, from: (OwnedFd, SocketAddr), workers: &Workers) {
+    let (socket, peer) = from;
+    let Some((held, lane)) = proxy.descriptors.take(PER_CONNECTION).zip(workers.least_loaded()) else {
+        let mut record = Record::begin(proxy.clone(), kind.direction(), Party::at(peer));
+        record.target.workload = Some(home.pod.name.to_string());
+        reset(&socket);
+        record.end(Err(Why::NoDescriptor));
+        return;
+    };
+    lane.open.fetch_add(1, Ordering::Relaxed);
+    let accepted = Accepted { kind, home: home.clone(), peer, held, load: Load(lane.open.clone()) };
+    // A worker that has ended takes nothing; then the process is ending too.
+    if lane.queue.send(Fresh { socket, accepted }).await.is_err() {
+        tracing::debug!("a connection came while the workers end");
+    }
+}
+
+fn reset(socket: &OwnedFd) {
+    if let Err(why) = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%why, "a connection could not be reset");
+    }
+}

@@ -1,0 +1,159 @@
+//! Copies bytes both ways until both ends have finished or one has broken: over a tunnel's stream, or between two sockets.
+//!
+//! A half-close passes as a half-close (FIN and END_STREAM), a reset as a reset (RST and RST_STREAM). A side that reads
+//! slowly slows its writer: what waits here is bounded by the stream's window. An idle connection holds no buffer.
+
+mod pump;
+
+use std::{future::Future, sync::atomic::AtomicU64};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use tokio::net::TcpStream;
+
+use crate::fault::Why;
+
+/// Bytes carried so far.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    /// From the client to the target.
+    pub(crate) sent: AtomicU64,
+    /// From the target to the client.
+    pub(crate) received: AtomicU64,
+}
+
+/// Which end broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// The socket was reset.
+    Socket,
+    /// The tunnel's stream was reset, or the tunnel broke.
+    Stream,
+}
+
+/// A tunnel's stream, both ways.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) send: SendStream<Bytes>,
+    pub(crate) recv: RecvStream,
+}
+
+/// Who is at the socket's end; the other is at the stream's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtSocket {
+    /// The client: its connection goes into the tunnel.
+    Client,
+    /// The target: the connection came out of the tunnel.
+    Target,
+}
+
+/// Copies between a socket and a tunnel's stream until both are done, one breaks, or `stop` says why it must end.
+/// What breaks or is stopped is reset on both ends.
+pub(crate) async fn through_tunnel(
+    socket: TcpStream,
+    stream: Stream,
+    at: AtSocket,
+    carried: &Carried,
+    stop: impl Future<Output = Why>,
+) -> Result<(), Why> {
+    let Stream { mut send, mut recv } = stream;
+    let (from_socket, to_socket) = match at {
+        AtSocket::Client => (&carried.sent, &carried.received),
+        AtSocket::Target => (&carried.received, &carried.sent),
+    };
+    let both = until_both_end(
+        pump::to_stream(&socket, &mut send, from_socket),
+        pump::to_socket(&mut recv, &socket, to_socket),
+        &socket,
+    );
+    let ended = tokio::select! {
+        ended = both => ended.map_err(|broken| match (broken, at) {
+            (Broken::Socket, AtSocket::Client) | (Broken::Stream, AtSocket::Target) => Why::ClientReset,
+            (Broken::Socket, AtSocket::Target) | (Broken::Stream, AtSocket::Client) => Why::UpstreamReset,
+        }),
+        why = stop => Err(why),
+    };
+    if ended.is_err() {
+        send.send_reset(Reason::CANCEL);
+        reset(socket);
+    }
+    ended
+}
+
+/// Copies between the client's socket and the target's until both are done, one breaks, or `stop` says why it must end.
+pub(crate) async fn between_sockets(
+    client: TcpStream,
+    target: TcpStream,
+    carried: &Carried,
+    stop: impl Future<Output = Why>,
+) -> Result<(), Why> {
+    let there = async { pump::between(&client, &target, &carried.sent).await };
+    let back = async { pump::between(&target, &client, &carried.received).await };
+    let both = async {
+        tokio::pin!(there, back);
+        tokio::select! {
+            ended = &mut there => {
+                ended.map_err(|end| by_reader(end, Why::ClientReset, Why::UpstreamReset))?;
+                tokio::select! {
+                    ended = back => ended.map_err(|end| by_reader(end, Why::UpstreamReset, Why::ClientReset)),
+                    () = pump::reset_of(&client) => Err(Why::ClientReset),
+                }
+            }
+            ended = &mut back => {
+                ended.map_err(|end| by_reader(end, Why::UpstreamReset, Why::ClientReset))?;
+                tokio::select! {
+                    ended = there => ended.map_err(|end| by_reader(end, Why::ClientReset, Why::UpstreamReset)),
+                    () = pump::reset_of(&target) => Err(Why::UpstreamReset),
+                }
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = both => ended,
+        why = stop => Err(why),
+    };
+    if ended.is_err() {
+        reset(client);
+        reset(target);
+    }
+    ended
+}
+
+/// Ends a connection so that its peer sees a reset: there was no orderly end, and it must not look like one.
+pub(crate) fn reset(socket: TcpStream) {
+    // A socket that is broken already can refuse the option; its peer has its reset then.
+    if let Err(why) = socket.set_zero_linger() {
+        tracing::debug!(%why, "a connection could not be reset");
+    }
+    drop(socket);
+}
+
+fn by_reader(end: pump::End, reader: Why, writer: Why) -> Why {
+    match end {
+        pump::End::Reader => reader,
+        pump::End::Writer => writer,
+    }
+}
+
+async fn until_both_end(
+    from_socket: impl Future<Output = Result<(), Broken>>,
+    to_socket: impl Future<Output = Result<(), Broken>>,
+    socket: &TcpStream,
+) -> Result<(), Broken> {
+    tokio::pin!(from_socket, to_socket);
+    tokio::select! {
+        ended = &mut from_socket => {
+            ended?;
+            // Nobody reads the socket any more, so a reset must be looked for.
+            tokio::select! {
+                ended = to_socket => ended,
+                () = pump::reset_of(socket) => Err(Broken::Socket),
+            }
+        }
+        // The reader that goes on sees a reset of either end by itself.
+        ended = &mut to_socket => {
+            ended?;
+            from_socket.await
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Connects a socket from the stock, in its pod's namespace, to an address there or elsewhere.
+
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use socket2::TcpKeepalive;
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+
+use crate::{descriptors::Held, fault::Why, stock::Unconnected};
+
+/// How long a target may take to answer a SYN: two retransmissions, and the third on its way.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// After this long without a byte, the kernel asks whether the other end is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// How long between two such questions; after [`KEEPALIVE_PROBES`] without an answer the connection is broken.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How many such questions.
+const KEEPALIVE_PROBES: u32 = 6;
+
+/// A connected socket, and the right to have it open.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) socket: TcpStream,
+    pub(crate) held: Held,
+}
+
+/// Connects to `target`, or says by name why not.
+pub(crate) async fn dial(unconnected: Unconnected, target: SocketAddr) -> Result<Connected, Why> {
+    let Unconnected { socket, held } = unconnected;
+    let socket = TcpSocket::from_std_stream(socket.into());
+    let socket = match timeout(CONNECT, socket.connect(target)).await {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(error)) => return Err(named(&error)),
+        Err(_elapsed) => return Err(Why::ConnectTimeout),
+    };
+    tune(&socket);
+    Ok(Connected { socket, held })
+}
+
+fn named(error: &io::Error) -> Why {
+    match error.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Why::ConnectRefused,
+        ErrorKind::TimedOut => Why::ConnectTimeout,
+        _ => Why::ConnectFailed,
+    }
+}
+
+/// Sets what every carried connection needs: no waiting to fill a segment, and an end for a peer that vanished.
+pub(crate) fn tune(socket: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let tuned = socket.set_nodelay(true).and_then(|()| socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive));
+    if let Err(why) = tuned {
+        tracing::debug!(%why, "a socket's options were not set: it is broken already");
+    }
+}

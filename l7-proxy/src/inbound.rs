@@ -1,0 +1,253 @@
+//! Lives one tunnel that arrived, and each connection in it: who speaks, what it asks, whether it may, the application, bytes both ways.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use millrace_model::{Facts, Identity, Mesh};
+use millrace_node::credentials;
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{
+    accept::Accepted,
+    application::{self, Called},
+    copy::{self, AtSocket, Stream},
+    dial::{Connected, tune},
+    fault::Why,
+    head::{self, BadAuthority},
+    metrics::{Direction, End},
+    outbound::{POLICY, REASON},
+    record::{Party, Record},
+    tunnel::{self, STREAMS_TAKEN, Wire},
+    worker::Worker,
+};
+
+/// How long the streams of a broken tunnel may take to notice: they are woken by it.
+const LAST_STREAMS: Duration = Duration::from_secs(5);
+
+/// A tunnel whose peer has proven who it is.
+#[derive(Debug)]
+struct Arrived {
+    peer: Identity,
+    peer_address: SocketAddr,
+    /// The address that it came to: the only one that a stream of it may name.
+    address: IpAddr,
+    accepted: Accepted,
+}
+
+/// A tunnel that came to a workload of this node.
+pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpStream) {
+    let proxy = &worker.proxy;
+    let (peer_address, arrived) = (accepted.peer, socket.local_addr());
+    tune(&socket);
+    let opened = match arrived {
+        Ok(local) => Box::pin(shake_hands(&worker, &accepted, local.ip().to_canonical(), socket)).await,
+        Err(_broken) => Err(Why::TunnelBroken),
+    };
+    match opened {
+        Ok((peer, address, tls)) => {
+            let arrived = Arc::new(Arrived { peer, peer_address, address, accepted });
+            Box::pin(serve_streams(&worker, &arrived, tls)).await;
+        }
+        Err(why) => {
+            proxy.metrics.handshake_failed(End::Server, why.name());
+            let mut record = Record::begin(proxy.clone(), Direction::Inbound, Party::at(peer_address));
+            record.target.workload = Some(accepted.home.pod.name.to_string());
+            record.end(Err(why));
+        }
+    }
+}
+
+async fn shake_hands(
+    worker: &Worker,
+    accepted: &Accepted,
+    address: IpAddr,
+    socket: TcpStream,
+) -> Result<(Identity, IpAddr, TlsStream<Wire>), Why> {
+    let proxy = &worker.proxy;
+    let workload = match own_workload(&proxy.current(), accepted, address) {
+        Ok(workload) => workload,
+        Err(why) => {
+            copy::reset(socket);
+            return Err(why);
+        }
+    };
+    let key = proxy.keys.get(&workload).ok_or(Why::NoKey)?;
+    let _turn = proxy.handshakes.try_acquire().map_err(|_full| Why::HandshakesFull)?;
+    let accepting = TlsAcceptor::from(key.server.clone()).accept(tunnel::wire(socket));
+    let mut tls = match timeout(tunnel::HANDSHAKE, accepting).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a tunnel was refused");
+            return Err(Why::Handshake(credentials::refusal(&error).map_or("handshake", credentials::Refusal::name)));
+        }
+        Err(_elapsed) => return Err(Why::HandshakeTimeout),
+    };
+    let (_, session) = tls.get_mut();
+    session.set_buffer_limit(Some(tunnel::TLS_BUFFER));
+    if session.alpn_protocol() != Some(b"h2") {
+        return Err(Why::Handshake("no_alpn"));
+    }
+    let peer = credentials::peer_identity(session.peer_certificates().unwrap_or_default());
+    peer.map(|peer| (peer, address, tls)).map_err(|refusal| Why::Handshake(refusal.name()))
+}
+
+/// Who is spoken to, at the address that the connection came to. The listener's own address is nobody's.
+fn own_workload(mesh: &Mesh, accepted: &Accepted, address: IpAddr) -> Result<Identity, Why> {
+    let workload = accepted.home.pod.workload(mesh)?;
+    if workload.addresses.contains(&address) { Ok(workload.identity.clone()) } else { Err(Why::OwnListener) }
+}
+
+/// Every connection of one tunnel, until the tunnel ends, its workload goes or the proxy drains.
+async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStream<Wire>) {
+    let proxy = &worker.proxy;
+    let mut connection = match timeout(tunnel::HANDSHAKE, tunnel::server().handshake(tls)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(_)) | Err(_) => return proxy.metrics.handshake_failed(End::Server, "http2"),
+    };
+    let _counted = proxy.metrics.tunnel(End::Server);
+    let (mut drain, ping) = (proxy.drain.clone(), connection.ping_pong());
+    let mut is_draining = false;
+    let silent = tunnel::peer_is_silent(ping);
+    tokio::pin!(silent);
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            // At most this many at once, also of those that their peer has reset: each may hold a dial.
+            stream = connection.accept(), if streams.len() < STREAMS_TAKEN as usize => match stream {
+                Some(Ok((request, respond))) => {
+                    streams.spawn(Box::pin(serve_stream(worker.clone(), arrived.clone(), request, respond)));
+                }
+                Some(Err(_)) | None => break,
+            },
+            Some(ended) = streams.join_next() => worker.note(ended),
+            () = arrived.accepted.home.gone() => break,
+            () = &mut silent => break,
+            _ = drain.begun(), if !is_draining => {
+                is_draining = true;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+    // The streams see the tunnel's end when the connection is dropped, and each writes its own.
+    drop(connection);
+    let ended = async {
+        while let Some(ended) = streams.join_next().await {
+            worker.note(ended);
+        }
+    };
+    if timeout(LAST_STREAMS, ended).await.is_err() {
+        streams.shutdown().await;
+    }
+}
+
+/// One connection in a tunnel.
+async fn serve_stream(
+    worker: Arc<Worker>,
+    arrived: Arc<Arrived>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let party = Party::named(&arrived.peer, arrived.peer_address);
+    let mut record = Record::begin(worker.proxy.clone(), Direction::Inbound, party);
+    record.target.workload = Some(arrived.accepted.home.pod.name.to_string());
+    let (head, recv) = request.into_parts();
+    let opened = tokio::select! {
+        opened = open(&worker, &arrived, &head, &mut record) => opened,
+        // A peer that gives up must not keep a dial going.
+        _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => Err(Why::ClientReset),
+    };
+    let ended = match opened {
+        Ok((called, Connected { socket, held })) => match respond.send_response(Response::new(()), false) {
+            Ok(send) => {
+                record.carrying();
+                let stop = application::denied_or_gone(&worker.proxy, &arrived.accepted.home, called);
+                let stream = Stream { send, recv };
+                let carried = record.carried.clone();
+                let ended = copy::through_tunnel(socket, stream, AtSocket::Target, &carried, stop).await;
+                drop(held);
+                ended
+            }
+            Err(_broken) => {
+                copy::reset(socket);
+                Err(Why::ClientReset)
+            }
+        },
+        Err(why) => {
+            refuse(&mut respond, &why);
+            Err(why)
+        }
+    };
+    record.end(ended);
+}
+
+/// The application, dialled, where the request is one that this tunnel may make.
+async fn open(
+    worker: &Worker,
+    arrived: &Arrived,
+    head: &http::request::Parts,
+    record: &mut Record,
+) -> Result<(Called, Connected), Why> {
+    let mesh = worker.proxy.current();
+    if head.method != Method::CONNECT {
+        return Err(Why::NotConnect);
+    }
+    let authority = head.uri.authority().ok_or(Why::BadAuthority)?;
+    let port = head::target(authority.as_str(), arrived.address).map_err(|bad| match bad {
+        BadAuthority::Malformed => Why::BadAuthority,
+        BadAuthority::Loopback => Why::LoopbackAuthority,
+        BadAuthority::OtherAddress => Why::OtherAddress,
+        BadAuthority::MeshPort => Why::MeshPort,
+    })?;
+    let client = client(&mesh, arrived, head)?;
+    record.source = match mesh.workload_at(client.ip()) {
+        Some(workload) if workload.identity == arrived.peer => Party::of(workload, client),
+        Some(_) | None => Party::named(&arrived.peer, client),
+    };
+    let facts = Facts { identity: Some(arrived.peer.clone()), address: client.ip(), port };
+    let target = SocketAddr::new(arrived.address, port);
+    record.target.address = Some(target);
+    let home = &arrived.accepted.home;
+    let workload = home.pod.workload(&mesh)?;
+    record.target = Party::of(workload, target);
+    application::authorized(&mesh, workload, &facts)?;
+    let connected = application::dial_shown(&worker.proxy, home, target, client).await?;
+    Ok((Called::Known(facts), connected))
+}
+
+/// Whom to show: what the peer forwards, where that is an address of a workload with the peer's own identity.
+/// Anybody else's would let one identity speak for another's address.
+fn client(mesh: &Mesh, arrived: &Arrived, head: &http::request::Parts) -> Result<SocketAddr, Why> {
+    let mut values = head.headers.get_all(header::FORWARDED).iter();
+    let forwarded = match (values.next(), values.next()) {
+        (Some(value), None) => head::forwarded(value.as_bytes()).map_err(|_malformed| Why::BadForwarded)?,
+        (Some(_), Some(_)) => return Err(Why::BadForwarded),
+        (None, _) => None,
+    };
+    let own = forwarded.filter(|forwarded| {
+        mesh.workload_at(forwarded.address).is_some_and(|workload| workload.identity == arrived.peer)
+    });
+    let peer = SocketAddr::new(arrived.peer_address.ip().to_canonical(), arrived.peer_address.port());
+    Ok(own.map_or(peer, |own| SocketAddr::new(own.address, own.port.unwrap_or(peer.port()))))
+}
+
+/// Answers by status, and names the reason for people.
+fn refuse(respond: &mut SendResponse<Bytes>, why: &Why) {
+    let mut response = Response::new(());
+    *response.status_mut() = why.status();
+    response.headers_mut().insert(REASON, HeaderValue::from_static(why.name()));
+    if let Some(policy) = why.policy().filter(|_| why.status() == StatusCode::UNAUTHORIZED) {
+        if let Ok(policy) = HeaderValue::try_from(policy) {
+            response.headers_mut().insert(POLICY, policy);
+        }
+    }
+    if respond.send_response(response, true).is_err() {
+        tracing::debug!("a refused stream was gone before it was answered");
+    }
+}

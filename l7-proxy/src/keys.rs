@@ -1,0 +1,73 @@
+//! Holds the keys of this node's identities, as the agent gives them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use millrace_model::Identity;
+use millrace_node::credentials::{self, Expect, KeyMaterial, Unusable};
+use rustls::{ClientConfig, ServerConfig};
+
+/// The one application protocol of a tunnel.
+pub(crate) const ALPN: &[&[u8]] = &[b"h2"];
+
+/// One identity's key, certificate and roots, ready for use.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// Whose it is.
+    pub(crate) identity: Identity,
+    /// Grows with every key given: a tunnel opened with an earlier one takes no new streams.
+    pub(crate) serial: u64,
+    /// For tunnels that arrive.
+    pub(crate) server: Arc<ServerConfig>,
+    material: KeyMaterial,
+}
+
+impl Key {
+    /// For a tunnel to a peer that must be `peer`.
+    pub(crate) fn client(&self, peer: &Identity) -> Result<ClientConfig, Unusable> {
+        let expect = Expect::Identity(peer.clone());
+        credentials::client_config(Some(&self.material), &self.material.bundle, expect, ALPN)
+    }
+}
+
+/// Every key that this process holds.
+#[derive(Debug, Default)]
+pub(crate) struct Keys(Mutex<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    given: u64,
+    keys: HashMap<Identity, Arc<Key>>,
+}
+
+impl Keys {
+    /// Takes a key in place of the one held for `identity`. An unusable one changes nothing.
+    pub(crate) fn put(&self, identity: Identity, material: KeyMaterial) -> Result<(), Unusable> {
+        let server = Arc::new(credentials::server_config(&material, &identity.trust_domain, ALPN)?);
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.given += 1;
+        let key = Key { identity: identity.clone(), serial: held.given, server, material };
+        held.keys.insert(identity, Arc::new(key));
+        Ok(())
+    }
+
+    /// Forgets the key of `identity`.
+    pub(crate) fn retire(&self, identity: &Identity) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys.remove(identity);
+    }
+
+    /// The key of `identity`; None where the agent has not given it.
+    pub(crate) fn get(&self, identity: &Identity) -> Option<Arc<Key>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys.get(identity).cloned()
+    }
+
+    /// Who can be proven here.
+    pub(crate) fn identities(&self) -> Vec<String> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<String> = held.keys.keys().map(ToString::to_string).collect();
+        names.sort();
+        names
+    }
+}

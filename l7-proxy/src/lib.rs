@@ -1,0 +1,37 @@
+//! The node's shared proxy: carries connections between nodes in mTLS tunnels, with no privilege of its own.
+//!
+//! Reads from `run`. The agent gives listeners, keys, snapshots and sockets (`agent`); `accept` takes connections on one
+//! thread and gives them to `worker`s; each lives in one function: `outbound`, `inbound` or `plaintext`. This crate never
+//! opens a socket of the network, a file or a pinned map, never decides policy (that is `millrace_model`), and parses no
+//! HTTP of an application yet.
+
+mod accept;
+mod agent;
+mod application;
+mod config;
+mod copy;
+mod descriptors;
+mod dial;
+mod fault;
+pub mod head;
+mod home;
+mod inbound;
+mod keys;
+pub mod maps;
+mod metrics;
+mod outbound;
+mod pick;
+mod plaintext;
+mod pool;
+mod privilege;
+mod proxy;
+mod record;
+mod run;
+mod stock;
+mod tunnel;
+mod worker;
+
+pub use agent::MakeMaps;
+pub use config::{Args, Config, Privileges};
+pub use privilege::{Privileged, User};
+pub use run::{Parts, Running, run};

@@ -1,0 +1,184 @@
+//! Lives one outbound connection: what was asked for, an endpoint, a tunnel to it, bytes both ways.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use millrace_model::Workload;
+use rand::Rng as _;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    accept::Accepted,
+    copy::{self, AtSocket, Stream},
+    fault::{Fault, Retry, Why},
+    head,
+    metrics::Direction,
+    pick::{Candidate, candidates, pick},
+    pool::{Ends, Place},
+    proxy::Open,
+    record::{Party, Record},
+    stock::Family,
+    worker::Worker,
+};
+
+/// How many endpoints one connection may try: a dead node and one more, not a whole broken service.
+const ATTEMPTS: u32 = 3;
+
+/// How often one endpoint is tried when a tunnel that was there before turns out to be closing.
+const STALE: u32 = 2;
+
+/// How long the far side may take to answer CONNECT: its own dial of the application takes at most half of it.
+const ANSWER: Duration = Duration::from_secs(12);
+
+/// The header in which a Millrace peer names its reason for a refusal.
+pub(crate) const REASON: &str = "x-millrace-reason";
+
+/// The header in which it names the policy.
+pub(crate) const POLICY: &str = "x-millrace-policy";
+
+/// A connection that an application of this node made to a workload of another.
+pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpStream) {
+    let mut record = Record::begin(worker.proxy.clone(), Direction::Outbound, Party::at(accepted.peer));
+    let ended = match open(&worker, &accepted, &socket, &mut record).await {
+        Ok((held, stream)) => {
+            record.carrying();
+            let gone = async {
+                accepted.home.gone().await;
+                Why::Gone
+            };
+            let ended = copy::through_tunnel(socket, stream, AtSocket::Client, &record.carried.clone(), gone).await;
+            drop(held);
+            ended
+        }
+        Err(why) => {
+            copy::reset(socket);
+            Err(why)
+        }
+    };
+    record.end(ended);
+}
+
+/// A stream that an endpoint has accepted. Nothing was read from the application before.
+async fn open<'w>(
+    worker: &'w Arc<Worker>,
+    accepted: &Accepted,
+    socket: &TcpStream,
+    record: &mut Record,
+) -> Result<(Held<'w>, Stream), Why> {
+    let mesh = worker.proxy.current();
+    let welcome = worker.proxy.welcome()?;
+    let asked = match welcome.maps.original(socket.as_fd()) {
+        Ok(Some(asked)) => asked,
+        Ok(None) => return Err(Why::NoOriginal),
+        Err(why) => {
+            tracing::warn!(%why, "what an application asked for can't be read");
+            return Err(Why::OriginalUnreadable);
+        }
+    };
+    record.asked = Some(asked.address);
+    record.target = Party::at(asked.backend);
+    let source = accepted.home.pod.workload(&mesh)?.clone();
+    let mut left = candidates(&mesh, &welcome.node, asked)?;
+    let mut last = Why::NoBackend;
+    while record.attempts < ATTEMPTS {
+        let draws = [rand::rng().random(), rand::rng().random()];
+        let outstanding = |endpoints| worker.proxy.outstanding.of(endpoints);
+        let Some(candidate) = pick(&mut left, source.zone.as_deref(), draws, outstanding) else { break };
+        let client = client_of(&source, accepted.peer, candidate.address)?;
+        record.attempts += 1;
+        record.source = Party::of(&source, client);
+        record.target = Party::of(&candidate.peer.workload, candidate.address);
+        if record.attempts > 1 {
+            worker.proxy.metrics.retries.inc();
+        }
+        let open = worker.proxy.outstanding.open(candidate.address);
+        match attempt(worker, &ends(accepted, &source, client, &candidate), &candidate, client).await {
+            Ok((place, stream)) => return Ok((Held((place, open)), stream)),
+            Err(fault) => {
+                tracing::debug!(endpoint = %candidate.address, reason = fault.why.name(), "an endpoint failed");
+                drop(open);
+                last = fault.why;
+                match fault.retry {
+                    Retry::IfUnsent => {}
+                    Retry::No => break,
+                }
+            }
+        }
+    }
+    Err(last)
+}
+
+/// What an open connection keeps of others until it ends: its place in the tunnel, and its count at the endpoint.
+struct Held<'w>(#[expect(dead_code, reason = "held for its drop")] (Place, Open<'w>));
+
+/// Asks one endpoint, by a tunnel that is there or a new one.
+async fn attempt(
+    worker: &Arc<Worker>,
+    ends: &Ends,
+    candidate: &Candidate,
+    client: SocketAddr,
+) -> Result<(Place, Stream), Fault> {
+    let mut stale = 0;
+    loop {
+        let place = worker.pool.place(&worker.proxy, ends).await?;
+        match timeout(ANSWER, connect(&place, candidate, client)).await {
+            Ok(Ok(stream)) => return Ok((place, stream)),
+            Ok(Err(Why::TunnelBroken)) if stale < STALE => {
+                stale += 1;
+                worker.pool.retire(ends, &place);
+            }
+            Ok(Err(why)) => return Err(why.into()),
+            Err(_elapsed) => return Err(Why::AnswerTimeout.into()),
+        }
+    }
+}
+
+/// CONNECT, and what the far side answers.
+async fn connect(place: &Place, candidate: &Candidate, client: SocketAddr) -> Result<Stream, Why> {
+    let request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(candidate.address.to_string())
+        .header(header::FORWARDED, head::forwarded_for(client))
+        .body(())
+        .map_err(|_unbuildable| Why::Aborted)?;
+    let mut send = place.send.clone().ready().await.map_err(|_broken| Why::TunnelBroken)?;
+    let (response, send) = send.send_request(request, false).map_err(|_broken| Why::TunnelBroken)?;
+    let (head, recv) = response.await.map_err(|_broken| Why::TunnelBroken)?.into_parts();
+    match head.status {
+        StatusCode::OK => Ok(Stream { send, recv }),
+        StatusCode::UNAUTHORIZED => Err(Why::PeerDenied(said(&head.headers, POLICY))),
+        StatusCode::SERVICE_UNAVAILABLE => Err(Why::PeerUnavailable(said(&head.headers, REASON))),
+        status => Err(Why::PeerRejected(status.as_u16())),
+    }
+}
+
+/// A header's text, or nothing: what a peer says is for people to read, and decides nothing.
+fn said(headers: &HeaderMap, name: &str) -> Arc<str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().into()
+}
+
+fn ends(accepted: &Accepted, source: &Workload, client: SocketAddr, candidate: &Candidate) -> Ends {
+    Ends {
+        source: accepted.home.pod.clone(),
+        source_identity: source.identity.clone(),
+        source_address: client.ip(),
+        peer: candidate.peer.identity.clone(),
+        peer_uid: candidate.peer.workload.uid.clone(),
+        tunnel: candidate.peer.tunnel,
+    }
+}
+
+/// Whom the target shall see: the pod, at the address of the target's family, with the application's own port.
+///
+/// The captured connection came over loopback, so its source address says nothing unless it is the pod's own.
+fn client_of(source: &Workload, peer: SocketAddr, target: SocketAddr) -> Result<SocketAddr, Why> {
+    let own = |address: &&IpAddr| **address == peer.ip().to_canonical() && address.is_ipv4() == target.is_ipv4();
+    let same_family = |address: &&IpAddr| Family::of(**address) == Family::of(target.ip());
+    let address = source.addresses.iter().find(own).or_else(|| source.addresses.iter().find(same_family));
+    address.map(|address| SocketAddr::new(*address, peer.port())).ok_or(Why::NoBackend)
+}

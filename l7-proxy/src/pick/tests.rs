@@ -1,0 +1,141 @@
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use millrace_model::{
+    Endpoint, Endpoints, Identity, Membership, Mesh, ObjectName, Protocol, Service, ServicePort, Snapshot, Workload,
+    service::Readiness,
+};
+use proptest::prelude::*;
+
+use super::{Candidate, candidates, pick};
+use crate::{fault::Why, maps::Asked};
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn workload(name: &str, address: &str, node: &str, membership: Membership) -> Workload {
+    Workload {
+        name: ObjectName::new("shop", name),
+        uid: name.into(),
+        identity: Identity::new("cluster.local", "shop", name),
+        addresses: vec![address.parse().unwrap()],
+        node: node.into(),
+        zone: Some(format!("zone-{node}").into()),
+        netns: None,
+        membership,
+        encryption: Default::default(),
+        policies: Default::default(),
+    }
+}
+
+/// A service with one endpoint on each of the nodes a, b, c, and one that is pending.
+fn mesh() -> Mesh {
+    let mut snapshot = Snapshot { generation: 1, trust_domain: "cluster.local".into(), ..Snapshot::default() };
+    let mut endpoints = Vec::new();
+    for (name, address, node, membership) in [
+        ("on-a", "10.0.0.1", "a", Membership::Enrolled),
+        ("on-b", "10.0.1.1", "b", Membership::Enrolled),
+        ("on-c", "10.0.2.1", "c", Membership::Enrolled),
+        ("not-yet", "10.0.3.1", "d", Membership::Pending),
+        ("outside", "10.0.4.1", "d", Membership::Outside),
+    ] {
+        let workload = workload(name, address, node, membership);
+        endpoints.push(Endpoint {
+            address: workload.addresses[0],
+            workload: Some(workload.name.clone()),
+            ports: BTreeMap::from([((80, Protocol::Tcp), 8080)]),
+            weight: 1,
+            readiness: Readiness::Ready,
+        });
+        snapshot.workloads.insert(workload.name.clone(), Arc::new(workload));
+    }
+    let name = ObjectName::new("shop", "web");
+    let port = ServicePort { port: 80, protocol: Protocol::Tcp, name: "".into() };
+    let service = Service { name: name.clone(), addresses: vec!["10.96.0.1".parse().unwrap()], ports: vec![port] };
+    snapshot.services.insert(name.clone(), Arc::new(service));
+    snapshot.endpoints.insert(name.clone(), Arc::new(Endpoints { service: name, endpoints }));
+    Mesh::new(Arc::new(snapshot))
+}
+
+fn addresses(candidates: &[Candidate]) -> Vec<String> {
+    candidates.iter().map(|candidate| candidate.address.to_string()).collect()
+}
+
+#[test]
+fn a_service_is_reached_at_its_endpoints_on_other_nodes() {
+    let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080") };
+    assert_eq!(addresses(&candidates(&mesh(), "a", asked).unwrap()), ["10.0.1.1:8080", "10.0.2.1:8080"]);
+}
+
+#[test]
+fn an_address_is_reached_by_tunnel_or_refused_by_name() {
+    for (backend, answer) in [
+        ("10.0.1.1:8080", Ok(vec!["10.0.1.1:8080".to_owned()])),
+        ("10.0.0.1:8080", Err(Why::BackendLocal)),
+        ("10.0.3.1:8080", Err(Why::BackendPending)),
+        ("10.0.4.1:8080", Err(Why::BackendOutside)),
+        ("192.0.2.1:8080", Err(Why::BackendOutside)),
+    ] {
+        let asked = Asked { address: at(backend), backend: at(backend) };
+        assert_eq!(candidates(&mesh(), "a", asked).map(|found| addresses(&found)), answer, "{backend}");
+    }
+}
+
+/// The service lost its last remote endpoint after the kernel picked it: the kernel's pick says why.
+#[test]
+fn a_service_without_remote_endpoints_falls_back_to_the_kernels_pick() {
+    let mesh = mesh();
+    let mut snapshot = (*mesh.snapshot).clone();
+    snapshot.endpoints.clear();
+    let mesh = Mesh::new(Arc::new(snapshot));
+    let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080") };
+    assert_eq!(addresses(&candidates(&mesh, "a", asked).unwrap()), ["10.0.1.1:8080"]);
+}
+
+fn weighted(weights: &[u32]) -> Vec<Candidate> {
+    let asked = Asked { address: at("10.0.1.1:1"), backend: at("10.0.1.1:1") };
+    let one = candidates(&mesh(), "a", asked).unwrap().remove(0);
+    let number = |i: usize| u16::try_from(i + 1).unwrap();
+    let each = |(i, weight): (usize, &u32)| Candidate {
+        address: SocketAddr::new(one.address.ip(), number(i)),
+        weight: *weight,
+        peer: one.peer.clone(),
+    };
+    weights.iter().enumerate().map(each).collect()
+}
+
+#[test]
+fn the_nearer_endpoint_goes_first_and_the_others_after_it() {
+    let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080") };
+    for draw in 0..10 {
+        let mut left = candidates(&mesh(), "a", asked).unwrap();
+        let first = pick(&mut left, Some("zone-c"), [draw, draw + 1], |_| [0, 0]).unwrap();
+        assert_eq!(first.address, at("10.0.2.1:8080"));
+        let second = pick(&mut left, Some("zone-c"), [draw, draw + 1], |_| [0, 0]).unwrap();
+        assert_eq!(second.address, at("10.0.1.1:8080"));
+        assert_eq!(pick(&mut left, Some("zone-c"), [draw, draw], |_| [0, 0]), None);
+    }
+}
+
+#[test]
+fn of_two_the_one_with_less_open_per_weight_is_picked() {
+    let open = |n: [usize; 2]| move |of: [SocketAddr; 2]| of.map(|a| if a.port() == 1 { n[0] } else { n[1] });
+    // Draws 0 and 10 fall on the first and second of weights 10 and 1.
+    assert_eq!(pick(&mut weighted(&[10, 1]), None, [0, 10], open([9, 1])).unwrap().address.port(), 1);
+    assert_eq!(pick(&mut weighted(&[10, 1]), None, [0, 10], open([11, 1])).unwrap().address.port(), 2);
+    assert_eq!(pick(&mut weighted(&[10, 1]), None, [10, 0], open([0, 0])).unwrap().address.port(), 2);
+}
+
+proptest! {
+    /// With connections that end at once, the shares are the weights'.
+    #[test]
+    fn idle_endpoints_are_picked_as_their_weights_say(weights in prop::collection::vec(0u32..5, 1..6)) {
+        let total: u32 = weights.iter().sum();
+        let mut seen = vec![0u32; weights.len()];
+        for draw in 0..u64::from(total) {
+            let picked = pick(&mut weighted(&weights), None, [draw, draw + 1], |_| [0, 0]).unwrap();
+            seen[usize::from(picked.address.port()) - 1] += 1;
+        }
+        prop_assert_eq!(seen, if total == 0 { vec![0; weights.len()] } else { weights });
+    }
+}

@@ -1,0 +1,273 @@
+//! Pools tunnels by who speaks to whom from where to where. One pool a worker: a connection and its tunnel share a core.
+//!
+//! One dial is under way for a key at a time and the others wait for it; a failed one is told to all who waited and not kept.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use millrace_model::{Identity, Mesh};
+use millrace_node::credentials;
+use rustls_pki_types::ServerName;
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    dial::{Connected, dial},
+    fault::{Fault, Why},
+    home::Pod,
+    keys::Key,
+    metrics::End,
+    proxy::Proxy,
+    stock::Family,
+    tunnel,
+};
+
+/// How long a tunnel without a stream is kept: a client that polls once a minute finds it there.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// Whose tunnel it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ends {
+    /// The pod that calls: its namespace's sockets dial.
+    pub(crate) source: Pod,
+    /// Who it is.
+    pub(crate) source_identity: Identity,
+    /// The address of it that dials.
+    pub(crate) source_address: IpAddr,
+    /// Who must answer.
+    pub(crate) peer: Identity,
+    /// The workload at the far end: its successor at the same address is another one.
+    pub(crate) peer_uid: Arc<str>,
+    /// Where.
+    pub(crate) tunnel: SocketAddr,
+}
+
+/// A worker's tunnels.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    routes: HashMap<Ends, Route>,
+    /// The tunnels' drivers, and the dials.
+    tasks: JoinSet<()>,
+}
+
+/// What leads from one end to another.
+#[derive(Debug, Default)]
+struct Route {
+    tunnels: Vec<Tunnel>,
+    dial: Option<watch::Receiver<Option<Result<(), Fault>>>>,
+}
+
+#[derive(Debug)]
+struct Tunnel {
+    /// None once it takes no new streams.
+    send: Option<SendRequest<Bytes>>,
+    /// Of the key that it was opened with.
+    serial: u64,
+    streams: Arc<AtomicUsize>,
+    idle_since: Option<Instant>,
+    driver: AbortHandle,
+}
+
+/// A place in a tunnel, held until dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) send: SendRequest<Bytes>,
+    streams: Arc<AtomicUsize>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    /// A place in a tunnel between `ends`, dialled if there is none.
+    pub(crate) async fn place(self: &Arc<Self>, proxy: &Arc<Proxy>, ends: &Ends) -> Result<Place, Fault> {
+        let key = proxy.keys.get(&ends.source_identity).ok_or(Why::NoKey)?;
+        loop {
+            let mut dialled = match self.place_or_dial(proxy, ends, &key) {
+                Ok(place) => return Ok(place),
+                Err(dialled) => dialled,
+            };
+            match dialled.wait_for(Option::is_some).await.map(|answer| answer.clone()) {
+                Ok(Some(Ok(())) | None) => {}
+                Ok(Some(Err(fault))) => return Err(fault),
+                // The dial's task was dropped: the worker is ending.
+                Err(_closed) => return Err(Why::Aborted.into()),
+            }
+        }
+    }
+
+    /// Lets go of what a stream found broken: it takes no new ones.
+    pub(crate) fn retire(&self, ends: &Ends, place: &Place) {
+        let mut state = self.lock();
+        for tunnel in state.routes.get_mut(ends).map(|route| &mut route.tunnels).into_iter().flatten() {
+            if Arc::ptr_eq(&tunnel.streams, &place.streams) {
+                tunnel.send = None;
+            }
+        }
+    }
+
+    /// Closes tunnels whose ends are no longer who they were, and lets go of idle ones and those of a former key.
+    pub(crate) fn sweep(&self, proxy: &Proxy, mesh: &Mesh, now: Instant) {
+        let mut state = self.lock();
+        while state.tasks.try_join_next().is_some() {}
+        state.routes.retain(|ends, route| {
+            let key = proxy.keys.get(&ends.source_identity);
+            let still = key.is_some() && ends.are_in(mesh);
+            for tunnel in &mut route.tunnels {
+                if !still {
+                    tunnel.driver.abort();
+                }
+                tunnel.rest(now, key.as_ref().map(|key| key.serial));
+            }
+            route.tunnels.retain(|tunnel| !tunnel.driver.is_finished());
+            !route.tunnels.is_empty() || route.dial.is_some()
+        });
+    }
+
+    fn place_or_dial(
+        self: &Arc<Self>,
+        proxy: &Arc<Proxy>,
+        ends: &Ends,
+        key: &Arc<Key>,
+    ) -> Result<Place, watch::Receiver<Option<Result<(), Fault>>>> {
+        let mut state = self.lock();
+        let State { routes, tasks } = &mut *state;
+        let route = routes.entry(ends.clone()).or_default();
+        if let Some(place) = route.tunnels.iter_mut().find_map(|tunnel| tunnel.place(key.serial)) {
+            return Ok(place);
+        }
+        if let Some(dial) = &route.dial {
+            return Err(dial.clone());
+        }
+        let (answer, dialled) = watch::channel(None);
+        route.dial = Some(dialled.clone());
+        let (pool, proxy, ends, key) = (self.clone(), proxy.clone(), ends.clone(), key.clone());
+        tasks.spawn(async move {
+            let opened = Box::pin(open(&proxy, &ends, &key)).await;
+            answer.send_replace(Some(pool.settle(&ends, key.serial, opened)));
+        });
+        Err(dialled)
+    }
+
+    /// Puts a dialled tunnel in its place.
+    fn settle(&self, ends: &Ends, serial: u64, opened: Result<Opened, Why>) -> Result<(), Fault> {
+        let mut state = self.lock();
+        let State { routes, tasks } = &mut *state;
+        let route = routes.entry(ends.clone()).or_default();
+        route.dial = None;
+        let Opened { send, driver } = opened?;
+        let driver = tasks.spawn(driver);
+        let streams = Arc::new(AtomicUsize::new(0));
+        route.tunnels.push(Tunnel { send: Some(send), serial, streams, idle_since: None, driver });
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ends {
+    /// Whether both ends are in the mesh as they were when the tunnel was opened.
+    fn are_in(&self, mesh: &Mesh) -> bool {
+        let source = self.source.workload(mesh).is_ok_and(|workload| workload.identity == self.source_identity);
+        let peer = mesh.workload_at(self.tunnel.ip());
+        source && peer.is_some_and(|workload| workload.identity == self.peer && workload.uid == self.peer_uid)
+    }
+}
+
+impl Tunnel {
+    fn place(&mut self, serial: u64) -> Option<Place> {
+        if self.driver.is_finished() || self.serial != serial {
+            self.send = None;
+        }
+        let send = self.send.as_ref()?;
+        let limit = tunnel::STREAMS.min(send.current_max_send_streams());
+        if self.streams.load(Ordering::Relaxed) >= limit {
+            return None;
+        }
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        self.idle_since = None;
+        Some(Place { send: send.clone(), streams: self.streams.clone() })
+    }
+
+    /// Without a stream for long, or with a former key: closes when the last stream has ended.
+    fn rest(&mut self, now: Instant, serial: Option<u64>) {
+        if self.streams.load(Ordering::Relaxed) > 0 {
+            self.idle_since = None;
+        } else if now.saturating_duration_since(*self.idle_since.get_or_insert(now)) >= IDLE {
+            self.send = None;
+        }
+        if serial != Some(self.serial) {
+            self.send = None;
+        }
+    }
+}
+
+struct Opened {
+    send: SendRequest<Bytes>,
+    driver: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// Dials, proves who we are, checks who answers, and speaks HTTP/2.
+async fn open(proxy: &Proxy, ends: &Ends, key: &Key) -> Result<Opened, Why> {
+    let config = key.client(&ends.peer).map_err(|why| {
+        tracing::warn!(error = &why as &dyn std::error::Error, identity = %key.identity, "a key is not usable");
+        Why::NoKey
+    })?;
+    let unconnected = proxy.stock.take(&ends.source, Family::of(ends.tunnel.ip())).await?;
+    let Connected { socket, held } = dial(unconnected, ends.tunnel).await?;
+    let name = ServerName::from(ends.tunnel.ip());
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, tunnel::wire(socket));
+    let mut tls = match timeout(tunnel::HANDSHAKE, connecting).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return Err(Why::Handshake(handshake_failed(proxy, ends, &error))),
+        Err(_elapsed) => {
+            proxy.metrics.handshake_failed(End::Client, Why::HandshakeTimeout.name());
+            return Err(Why::HandshakeTimeout);
+        }
+    };
+    tls.get_mut().1.set_buffer_limit(Some(tunnel::TLS_BUFFER));
+    let (send, mut connection) = tunnel::client().handshake(tls).await.map_err(|_broken| Why::TunnelBroken)?;
+    let (ping, counted) = (connection.ping_pong(), proxy.metrics.tunnel(End::Client));
+    let address = ends.tunnel;
+    let driver = async move {
+        let ended = tunnel::drive(connection, ping).await;
+        tracing::debug!(%address, ?ended, "a tunnel ended");
+        drop((counted, held));
+    };
+    Ok(Opened { send, driver: Box::pin(driver) })
+}
+
+fn handshake_failed(proxy: &Proxy, ends: &Ends, error: &std::io::Error) -> &'static str {
+    let reason = credentials::refusal(error).map_or("handshake", credentials::Refusal::name);
+    proxy.metrics.handshake_failed(End::Client, reason);
+    tracing::warn!(
+        tunnel = %ends.tunnel,
+        expected = %ends.peer,
+        source = %ends.source.name,
+        reason,
+        error = error as &dyn std::error::Error,
+        "a tunnel's peer was refused, or refused us"
+    );
+    reason
+}

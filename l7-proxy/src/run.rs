@@ -1,0 +1,219 @@
+//! Starts the proxy, in order: what is seen from outside, then no privilege, then the threads, then the agent.
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    io,
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::Poll,
+    thread::{self, JoinHandle},
+};
+
+use millrace_model::Mesh;
+use millrace_node::{
+    admin::Admin,
+    clock,
+    drain::{Drain, Trigger},
+    telemetry::LogLevel,
+};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    accept::{self, COMMANDS, QUEUE, Workers},
+    agent::{Agent, MakeMaps, Outbox},
+    config::Config,
+    descriptors::Descriptors,
+    maps::KernelMaps,
+    metrics::Metrics,
+    privilege,
+    proxy::{DENIALS, Proxy},
+    stock::{Stock, WANTS},
+    worker,
+};
+
+/// Owner and group may ask; the group is the proxy's own.
+const ADMIN_MODE: u32 = 0o660;
+
+/// The whole life of the process. Call it with no thread but this one.
+pub fn run(config: &Config, log_level: LogLevel) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (trigger, drain) = Drain::new();
+        let signals = Signals { drain: Drain::on_signal(config.drain)?, trigger: Arc::new(trigger) };
+        let parts = Parts::new(config, (signals.trigger.clone(), drain), |original, client| {
+            Arc::new(KernelMaps::new(original, client))
+        });
+        let mut admin = pin!(parts.admin(log_level).serve(&config.admin, ADMIN_MODE));
+        // The first poll binds the socket, which is why it comes before the privileges go.
+        if let Poll::Ready(ended) = poll_fn(|cx| Poll::Ready(admin.as_mut().poll(cx))).await {
+            return Ok(ended?);
+        }
+        prove_crypto()?;
+        privilege::drop_all(config.user, config.privileges)?;
+        tracing::info!(user = %config.user, n_workers = config.n_workers, privileges = ?config.privileges, "starting");
+        let running = parts.start(config.n_workers)?;
+        tokio::select! {
+            ended = admin => Ok(ended?),
+            ended = running.ended() => ended,
+            () = signals.run() => Ok(()),
+        }
+    })
+}
+
+/// Passes the signals' drain on: the agent can begin it too.
+struct Signals {
+    drain: Drain,
+    trigger: Arc<Trigger>,
+}
+
+impl Signals {
+    async fn run(mut self) {
+        self.trigger.begin(self.drain.begun().await);
+        // A second signal brings the end forward.
+        self.drain.over().await;
+        self.trigger.begin(clock::now());
+        std::future::pending().await
+    }
+}
+
+/// Draws from the provider once: its self-tests and its first look at the machine are not for the filter to forbid.
+fn prove_crypto() -> Result<(), rustls::Error> {
+    let mut once = [0; 32];
+    rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut once).map_err(|_none| {
+        rustls::Error::FailedToGetRandomBytes
+    })
+}
+
+/// A proxy that has not begun yet.
+#[derive(Debug)]
+pub struct Parts {
+    proxy: Arc<Proxy>,
+    agent: Agent,
+    outbox: Outbox,
+    commands: mpsc::Receiver<accept::Command>,
+}
+
+/// A proxy at work.
+#[derive(Debug)]
+pub struct Running {
+    threads: Vec<(&'static str, JoinHandle<()>)>,
+    ended: mpsc::Receiver<&'static str>,
+    agent: JoinSet<()>,
+    drain: Drain,
+}
+
+impl Parts {
+    /// Everything but threads. `make_maps` makes socket storage of what comes with the agent's Welcome.
+    pub fn new(config: &Config, drain: (Arc<Trigger>, Drain), make_maps: MakeMaps) -> Self {
+        let (trigger, drain) = drain;
+        let (mesh_in, mesh) = watch::channel(Arc::new(Mesh::default()));
+        let (wants_in, wants) = mpsc::channel(WANTS);
+        let (denials_in, denials) = mpsc::channel(DENIALS);
+        let (acceptor, commands) = mpsc::channel(COMMANDS);
+        let stock = Stock::new(wants_in, Descriptors::at_limit(), Arc::new(Metrics::default()));
+        let proxy = Arc::new(Proxy::new(mesh, stock, denials_in, drain));
+        let agent = Agent {
+            path: config.agent.clone(),
+            name: config.name.clone(),
+            make_maps,
+            proxy: proxy.clone(),
+            mesh: mesh_in,
+            acceptor,
+            trigger,
+            pods: BTreeMap::new(),
+        };
+        Self { proxy, agent, outbox: Outbox { wants, denials }, commands }
+    }
+
+    /// What is counted, ready to be printed.
+    pub fn metrics(&self) -> Arc<Mutex<Registry>> {
+        self.proxy.metrics.registry()
+    }
+
+    /// What an operator may ask.
+    fn admin(&self, log_level: LogLevel) -> Admin {
+        let proxy = self.proxy.clone();
+        let config = move || {
+            let snapshot = proxy.current().snapshot.clone();
+            json!({
+                "generation": snapshot.generation,
+                "identities": proxy.keys.identities(),
+                "descriptors": { "limit": proxy.descriptors.limit(), "left": proxy.descriptors.left() },
+                "draining": proxy.drain.deadline().is_some(),
+                "snapshot": *snapshot,
+            })
+        };
+        Admin {
+            ready: self.proxy.readiness(),
+            metrics: self.metrics(),
+            config: Arc::new(config),
+            log_level,
+            routes: Vec::new(),
+        }
+    }
+
+    /// Starts the threads, and the agent's task on this one. Call it inside a runtime.
+    pub fn start(self, n_workers: usize) -> io::Result<Running> {
+        let Self { proxy, agent, outbox, commands } = self;
+        let (end, ended) = mpsc::channel(n_workers + 1);
+        let mut threads = Vec::with_capacity(n_workers + 1);
+        let mut queues = Vec::with_capacity(n_workers);
+        for index in 0..n_workers {
+            let (queue, fresh) = mpsc::channel(QUEUE);
+            queues.push(queue);
+            let work = worker::work(proxy.clone(), fresh);
+            threads.push(("worker", spawn(format!("worker-{index}"), work, ("worker", end.clone()))?));
+        }
+        let accept = accept::run(proxy.clone(), commands, Workers::new(queues));
+        threads.push(("acceptor", spawn("acceptor".to_owned(), accept, ("acceptor", end))?));
+        let drain = proxy.drain.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(agent.run(outbox));
+        Ok(Running { threads, ended, agent: tasks, drain })
+    }
+}
+
+impl Running {
+    /// Waits until every thread has ended, which they do when the drain is over. One that ends before is a bug, and the
+    /// process must be started again whole.
+    pub async fn ended(mut self) -> anyhow::Result<()> {
+        while let Some(which) = self.ended.recv().await {
+            anyhow::ensure!(self.drain.deadline().is_some(), "the {which} thread ended");
+        }
+        self.agent.shutdown().await;
+        for (which, thread) in self.threads {
+            thread.join().map_err(|_panic| anyhow::anyhow!("the {which} thread panicked"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A thread with a runtime of its own; tells of its end however it ends.
+fn spawn(
+    name: String,
+    life: impl Future<Output = ()> + Send + 'static,
+    end: (&'static str, mpsc::Sender<&'static str>),
+) -> io::Result<JoinHandle<()>> {
+    struct Ending((&'static str, mpsc::Sender<&'static str>));
+    impl Drop for Ending {
+        fn drop(&mut self) {
+            let Self((which, sender)) = self;
+            // The queue has room for every thread's one word.
+            if sender.try_send(which).is_err() {
+                tracing::debug!("nobody waits for the threads' end");
+            }
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let ending = Ending(end);
+    thread::Builder::new().name(name).spawn(move || {
+        runtime.block_on(life);
+        drop(ending);
+    })
+}

@@ -1,0 +1,276 @@
+//! Keeps unconnected, exempt sockets of each pod's namespace, which only the agent can make, and asks for more before they run out.
+//!
+//! Sized by recent use: two seconds of the busiest second of the last minute. A taker waits for a bounded time.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use millrace_node::{clock, handover::MAX_DESCRIPTORS};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+
+use crate::{
+    descriptors::{Descriptors, Held},
+    fault::Why,
+    home::Pod,
+    metrics::Metrics,
+};
+
+/// Sockets kept for a pod that is not used: enough for a first burst of a browser or a probe.
+const FLOOR: usize = 8;
+
+/// The most kept for one pod and family: two seconds at 2,000 connections/s. Above that a taker may wait for the agent.
+const CEILING: usize = 4096;
+
+/// How much of the peak second's use is kept: the agent may be away for this many seconds before anybody waits.
+const SECONDS_KEPT: usize = 2;
+
+/// How many seconds the peak is remembered for: a roll-out's or a cron job's rhythm is a minute.
+const PEAK_SECONDS: usize = 60;
+
+/// How long a taker waits when the shelf is empty: an agent's restart takes less, a client's own timeout more.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// After this an unanswered request counts as lost: the agent answers in well under a millisecond.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// Requests that wait for the agent's socket. One over it is asked again by the next taker.
+pub(crate) const WANTS: usize = 1024;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address; a v4-mapped one is IPv4.
+    pub(crate) fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// A request to the agent for sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Want {
+    pub(crate) pod: Pod,
+    pub(crate) family: Family,
+    pub(crate) count: usize,
+}
+
+/// An unconnected socket, and the right to have it open.
+#[derive(Debug)]
+pub(crate) struct Unconnected {
+    pub(crate) socket: OwnedFd,
+    pub(crate) held: Held,
+}
+
+/// Every pod's shelves.
+#[derive(Debug)]
+pub(crate) struct Stock {
+    shelves: Mutex<HashMap<(Pod, Family), Arc<Shelf>>>,
+    wants: mpsc::Sender<Want>,
+    descriptors: Descriptors,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    /// One permit for each socket: what a taker waits on.
+    ready: Semaphore,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    sockets: VecDeque<Unconnected>,
+    asked: usize,
+    asked_at: Option<Instant>,
+    use_: Use,
+}
+
+impl Stock {
+    pub(crate) fn new(wants: mpsc::Sender<Want>, descriptors: Descriptors, metrics: Arc<Metrics>) -> Self {
+        Self { shelves: Mutex::default(), wants, descriptors, metrics }
+    }
+
+    pub(crate) fn descriptors(&self) -> &Descriptors {
+        &self.descriptors
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// A socket of `pod`'s namespace; waits for one for as long as a client may be made to.
+    pub(crate) async fn take(&self, pod: &Pod, family: Family) -> Result<Unconnected, Why> {
+        let shelf = self.shelf(pod, family);
+        let at_once = shelf.ready.try_acquire().map(|permit| permit.forget()).is_ok();
+        self.restock(pod, family, &shelf, clock::now(), 1);
+        if !at_once {
+            match timeout(PATIENCE, shelf.ready.acquire()).await {
+                Ok(Ok(permit)) => permit.forget(),
+                Ok(Err(_closed)) => return Err(Why::Gone),
+                Err(_elapsed) => {
+                    self.metrics.stock_taken("empty");
+                    return Err(Why::NoSocket);
+                }
+            }
+        }
+        let socket = shelf.lock().sockets.pop_front().ok_or(Why::NoSocket)?;
+        self.metrics.stock_sockets.dec();
+        self.metrics.stock_taken(if at_once { "at_once" } else { "waited" });
+        Ok(socket)
+    }
+
+    /// Puts what the agent sent on the shelf. More than the descriptors' limit lets be open are closed again.
+    pub(crate) fn put(&self, pod: &Pod, family: Family, sockets: Vec<OwnedFd>) {
+        let shelf = self.shelf(pod, family);
+        let mut state = shelf.lock();
+        state.asked = state.asked.saturating_sub(sockets.len().max(1));
+        for socket in sockets {
+            let Some(held) = self.descriptors.take(1) else { continue };
+            state.sockets.push_back(Unconnected { socket, held });
+            self.metrics.stock_sockets.inc();
+            shelf.ready.add_permits(1);
+        }
+    }
+
+    /// Asks for a first stock of a pod whose listeners have come.
+    pub(crate) fn open(&self, pod: &Pod, family: Family) {
+        let shelf = self.shelf(pod, family);
+        self.restock(pod, family, &shelf, clock::now(), 0);
+    }
+
+    /// Closes what is kept for a pod that is gone; who waits for a socket of it stops waiting.
+    pub(crate) fn close(&self, pod: &Pod) {
+        let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
+        for family in [Family::V4, Family::V6] {
+            if let Some(shelf) = shelves.remove(&(pod.clone(), family)) {
+                shelf.ready.close();
+                let kept = std::mem::take(&mut shelf.lock().sockets);
+                self.metrics.stock_sockets.dec_by(i64::try_from(kept.len()).unwrap_or(i64::MAX));
+            }
+        }
+    }
+
+    /// A new agent knows nothing of what the last one was asked for: asks again for what is missing.
+    pub(crate) fn ask_again(&self) {
+        let shelves: Vec<((Pod, Family), Arc<Shelf>)> = {
+            let shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
+            shelves.iter().map(|(key, shelf)| (key.clone(), shelf.clone())).collect()
+        };
+        for ((pod, family), shelf) in shelves {
+            shelf.lock().asked = 0;
+            self.restock(&pod, family, &shelf, clock::now(), 0);
+        }
+    }
+
+    fn shelf(&self, pod: &Pod, family: Family) -> Arc<Shelf> {
+        let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
+        shelves.entry((pod.clone(), family)).or_default().clone()
+    }
+
+    /// Notes `taken` more, and asks the agent for what then is missing.
+    fn restock(&self, pod: &Pod, family: Family, shelf: &Shelf, now: Instant, taken: usize) {
+        let missing = {
+            let mut state = shelf.lock();
+            state.use_.note(now, taken);
+            let missing = state.missing(now);
+            if missing > 0 {
+                state.asked += missing;
+                state.asked_at = Some(now);
+            }
+            missing
+        };
+        let mut left = missing;
+        while left > 0 {
+            let count = left.min(MAX_DESCRIPTORS);
+            if self.wants.try_send(Want { pod: pod.clone(), family, count }).is_err() {
+                let mut state = shelf.lock();
+                state.asked = state.asked.saturating_sub(left);
+                return;
+            }
+            left -= count;
+        }
+    }
+}
+
+impl Default for Shelf {
+    fn default() -> Self {
+        let state = State { sockets: VecDeque::new(), asked: 0, asked_at: None, use_: Use::default() };
+        Self { ready: Semaphore::new(0), state: Mutex::new(state) }
+    }
+}
+
+impl Shelf {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// How many to ask for now. Waits until a quarter is gone, so that a busy pod asks in batches.
+    fn missing(&mut self, now: Instant) -> usize {
+        if self.asked_at.is_some_and(|at| now.saturating_duration_since(at) > ANSWER) {
+            self.asked = 0;
+        }
+        let wanted = (self.use_.peak() * SECONDS_KEPT).clamp(FLOOR, CEILING);
+        let have = self.sockets.len() + self.asked;
+        if have > wanted - wanted / 4 { 0 } else { wanted - have }
+    }
+}
+
+/// How many were taken in each of the last seconds.
+#[derive(Debug)]
+struct Use {
+    since: Option<Instant>,
+    second: u64,
+    counts: [u32; PEAK_SECONDS],
+}
+
+impl Default for Use {
+    fn default() -> Self {
+        Self { since: None, second: 0, counts: [0; PEAK_SECONDS] }
+    }
+}
+
+impl Use {
+    fn note(&mut self, now: Instant, taken: usize) {
+        let since = *self.since.get_or_insert(now);
+        let second = now.saturating_duration_since(since).as_secs();
+        // Seconds in which nothing was taken were quiet ones; after a whole round all were.
+        for quiet in (self.second + 1..=second).take(PEAK_SECONDS) {
+            self.count(quiet, |count| *count = 0);
+        }
+        self.second = second;
+        self.count(second, |count| *count = count.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX)));
+    }
+
+    fn count(&mut self, second: u64, change: impl FnOnce(&mut u32)) {
+        let index = usize::try_from(second % PEAK_SECONDS as u64).unwrap_or(0);
+        if let Some(count) = self.counts.get_mut(index) {
+            change(count);
+        }
+    }
+
+    fn peak(&self) -> usize {
+        self.counts.iter().max().map_or(0, |peak| usize::try_from(*peak).unwrap_or(usize::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use millrace_model::ObjectName;
+use millrace_node::clock;
+use tokio::sync::mpsc;
+
+use super::{CEILING, FLOOR, Family, Stock, Use, WANTS, Want};
+use crate::{descriptors::Descriptors, fault::Why, home::Pod, metrics::Metrics};
+
+fn pod() -> Pod {
+    Pod { name: ObjectName::new("shop", "web"), uid: "1".into() }
+}
+
+fn sockets(count: usize) -> Vec<OwnedFd> {
+    (0..count).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into()).collect()
+}
+
+fn stock() -> (Stock, mpsc::Receiver<Want>) {
+    let (wants, asked) = mpsc::channel(WANTS);
+    (Stock::new(wants, Descriptors::new(10_000), Arc::new(Metrics::default())), asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_taker_waits_for_the_agent_and_then_gives_up_by_name() {
+    let (stock, mut asked) = stock();
+    let pod = pod();
+    let (taken, ()) = tokio::join!(stock.take(&pod, Family::V4), async {
+        let want = asked.recv().await.unwrap();
+        assert_eq!((want.count, want.family), (FLOOR, Family::V4));
+        stock.put(&pod, Family::V4, sockets(want.count));
+    });
+    assert!(taken.is_ok());
+    assert_eq!(stock.take(&pod, Family::V6).await.unwrap_err(), Why::NoSocket);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_pod_that_goes_stops_waiting() {
+    let (stock, _asked) = stock();
+    let pod = pod();
+    let (taken, ()) = tokio::join!(stock.take(&pod, Family::V4), async {
+        tokio::task::yield_now().await;
+        stock.close(&pod);
+    });
+    assert_eq!(taken.unwrap_err(), Why::Gone);
+}
+
+#[tokio::test]
+async fn what_one_agent_was_asked_for_the_next_is_asked_again() {
+    let (stock, mut asked) = stock();
+    stock.open(&pod(), Family::V4);
+    stock.open(&pod(), Family::V4);
+    assert_eq!(asked.try_recv().unwrap().count, FLOOR);
+    assert!(asked.try_recv().is_err(), "what is asked for already is not asked for twice");
+    stock.ask_again();
+    assert_eq!(asked.try_recv().unwrap().count, FLOOR);
+}
+
+#[test]
+fn the_peak_is_the_busiest_second_of_the_last_minute() {
+    let mut use_ = Use::default();
+    let start = clock::now();
+    use_.note(start, 3);
+    use_.note(start + Duration::from_millis(1500), 5);
+    use_.note(start + Duration::from_millis(1600), 4);
+    assert_eq!(use_.peak(), 9);
+    use_.note(start + Duration::from_secs(60), 1);
+    assert_eq!(use_.peak(), 9);
+    use_.note(start + Duration::from_secs(62), 1);
+    assert_eq!(use_.peak(), 1);
+    use_.note(start + Duration::from_secs(6200), 2);
+    assert_eq!(use_.peak(), 2);
+}
+
+/// Ten thousand a second must not make the agent hold ten thousand sockets for one pod.
+#[tokio::test]
+async fn the_stock_of_one_pod_has_a_ceiling() {
+    let (stock, mut asked) = stock();
+    let shelf = stock.shelf(&pod(), Family::V4);
+    stock.restock(&pod(), Family::V4, &shelf, clock::now(), 10_000);
+    let mut total = 0;
+    while let Ok(want) = asked.try_recv() {
+        assert!(want.count <= 64);
+        total += want.count;
+    }
+    assert_eq!(total, CEILING);
+}

@@ -1,0 +1,122 @@
+//! Sets up both ends of a tunnel alike: TLS with large buffers, HTTP/2 with measured windows, a keep-alive.
+
+use std::{future::Future, time::Duration};
+
+use h2::{Ping, PingPong};
+use tokio::{io::BufReader, net::TcpStream, time::timeout};
+
+/// What lies beneath TLS: rustls asks for 4 KiB at a time, and each question unbuffered is a system call.
+pub(crate) type Wire = BufReader<TcpStream>;
+
+/// The buffer between socket and TLS. With 16 KiB a bulk stream is half as fast.
+pub(crate) const READ_BUFFER: usize = 256 * 1024;
+
+/// Plaintext that TLS takes before it must be written: one copy buffer whole.
+pub(crate) const TLS_BUFFER: usize = 256 * 1024;
+
+/// The largest frame taken. A larger one gains nothing, a smaller one costs a header and a wake-up each.
+const FRAME: u32 = 1024 * 1024;
+
+/// What a stream may have under way: a bulk stream over a millisecond's round trip at 30 Gbit/s.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// What all streams of a tunnel together may have under way: the memory that a peer can make this end hold.
+const TUNNEL_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// What a stream may have queued to send: four copy buffers keep the tunnel busy between two turns.
+const SEND_BUFFER: usize = 1024 * 1024;
+
+/// Connections in one tunnel before another is dialled. They share one TCP connection's losses, and one core.
+pub(crate) const STREAMS: usize = 256;
+
+/// Streams that a peer may have open at once: another implementation may put more into one tunnel than this one does.
+pub(crate) const STREAMS_TAKEN: u32 = 1024;
+
+/// The longest head of a CONNECT, in bytes as HTTP/2 counts: an authority, `forwarded`, `baggage`, `traceparent`.
+const HEAD: u32 = 16 * 1024;
+
+/// Streams reset by the peer before this end saw them. More is the "rapid reset" attack, and ends the tunnel.
+const RESET_UNSEEN: usize = 64;
+
+/// Streams reset here whose late frames are still forgiven, and for how long.
+const RESET_HERE: usize = 1024;
+
+/// How long a late frame of a stream reset here is forgiven: some round trips.
+const RESET_FORGIVEN: Duration = Duration::from_secs(5);
+
+/// What small unread frames may cost: a whole window of 64-byte messages. Those are taken as they come, see `copy`.
+const SMALL_FRAMES: usize = 64 * 1024 * 1024;
+
+/// How often a tunnel's peer is asked whether it is there. A NAT forgets a flow after minutes, a dead host says nothing.
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// How long it may take to answer, with a whole window queued before it.
+const PONG: Duration = Duration::from_secs(20);
+
+/// How long a TLS handshake may take: two round trips and a busy peer.
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How this end dials.
+pub(crate) fn client() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(TUNNEL_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(HEAD)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_streams(0)
+        .initial_max_send_streams(STREAMS)
+        .max_concurrent_reset_streams(RESET_HERE)
+        .reset_stream_duration(RESET_FORGIVEN)
+        .data_frame_budget(SMALL_FRAMES);
+    builder
+}
+
+/// How this end accepts.
+pub(crate) fn server() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(TUNNEL_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(HEAD)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_streams(STREAMS_TAKEN)
+        .max_pending_accept_reset_streams(RESET_UNSEEN)
+        .max_concurrent_reset_streams(RESET_HERE)
+        .reset_stream_duration(RESET_FORGIVEN)
+        .data_frame_budget(SMALL_FRAMES);
+    builder
+}
+
+/// The socket with its read buffer.
+pub(crate) fn wire(socket: TcpStream) -> Wire {
+    BufReader::with_capacity(READ_BUFFER, socket)
+}
+
+/// Returns when the peer has not answered a ping in time. Without a `ping` it never does.
+pub(crate) async fn peer_is_silent(mut ping: Option<PingPong>) {
+    let Some(ping) = &mut ping else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(PING_EVERY).await;
+        match timeout(PONG, ping.ping(Ping::opaque())).await {
+            Ok(Ok(_pong)) => {}
+            // The connection says by itself what broke it.
+            Ok(Err(_broken)) => return std::future::pending().await,
+            Err(_elapsed) => return,
+        }
+    }
+}
+
+/// A tunnel's HTTP/2, driven until it ends: what its task awaits.
+pub(crate) async fn drive(
+    connection: impl Future<Output = Result<(), h2::Error>>,
+    ping: Option<PingPong>,
+) -> Result<(), h2::Error> {
+    tokio::select! {
+        ended = connection => ended,
+        () = peer_is_silent(ping) => Err(h2::Reason::CANCEL.into()),
+    }
+}

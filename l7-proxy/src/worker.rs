@@ -1,0 +1,77 @@
+//! Runs a worker: one thread, one current_thread runtime, its connections and its pool of tunnels.
+
+use std::{sync::Arc, time::Duration};
+
+use millrace_node::clock;
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    task::{JoinError, JoinSet},
+    time::MissedTickBehavior,
+};
+
+use crate::{
+    accept::{Accepted, Fresh, Kind},
+    inbound, outbound, plaintext,
+    pool::Pool,
+    proxy::Proxy,
+};
+
+/// How often idle tunnels and those of a former key are looked for. A changed mesh is looked at when it changes.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What a worker's connections share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) pool: Arc<Pool>,
+}
+
+impl Worker {
+    /// Counts a task that panicked; its Record has said what it was.
+    pub(crate) fn note(&self, ended: Result<(), JoinError>) {
+        if ended.is_err_and(|why| why.is_panic()) {
+            self.proxy.metrics.panics.inc();
+        }
+    }
+}
+
+/// Serves what the acceptor gives, and ends after its queue was closed and the last connection has ended.
+pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
+    let worker = Arc::new(Worker { proxy: proxy.clone(), pool: Arc::default() });
+    let (mut mesh, mut drain) = (proxy.mesh.clone(), proxy.drain.clone());
+    let mut connections = JoinSet::new();
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_open = true;
+    while is_open || !connections.is_empty() {
+        tokio::select! {
+            fresh = queue.recv(), if is_open => match fresh {
+                Some(Fresh { socket, accepted }) => {
+                    connections.spawn(Box::pin(serve(worker.clone(), socket, accepted)));
+                }
+                None => is_open = false,
+            },
+            Some(ended) = connections.join_next() => worker.note(ended),
+            Ok(()) = mesh.changed() => {
+                let now = mesh.borrow_and_update().clone();
+                worker.pool.sweep(&proxy, &now, clock::now());
+            }
+            _ = sweep.tick() => worker.pool.sweep(&proxy, &proxy.current(), clock::now()),
+            () = drain.over() => break,
+        }
+    }
+    connections.shutdown().await;
+}
+
+async fn serve(worker: Arc<Worker>, socket: std::os::fd::OwnedFd, accepted: Accepted) {
+    let socket = match TcpStream::from_std(socket.into()) {
+        Ok(socket) => socket,
+        Err(why) => return tracing::warn!(%why, "a connection can't be watched"),
+    };
+    match accepted.kind {
+        Kind::Outbound => outbound::serve(worker, accepted, socket).await,
+        Kind::Plaintext => plaintext::serve(worker, accepted, socket).await,
+        Kind::Tunnel => inbound::serve(worker, accepted, socket).await,
+    }
+}

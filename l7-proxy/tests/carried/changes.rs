@@ -1,0 +1,228 @@
+//! The world changes under open connections: policy, keys, pods, agents, proxies.
+
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use millrace_model::{Action, Identity, Policy, Rule, Source};
+use millrace_node::wire::node::ListenerKind;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+use crate::{
+    agent::{FakeAgent, Say},
+    stage::{SOON, Stage, asked, refused},
+};
+
+/// What a changed policy has to be in force in, on connections that are open.
+const IN_FORCE: Duration = Duration::from_secs(1);
+
+async fn pair(stage: &Stage, listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let target = listener.local_addr().unwrap();
+    let connecting = async {
+        match target.port() {
+            9000 => TcpStream::connect(target).await.unwrap(),
+            _ => stage.web_connects(target).await,
+        }
+    };
+    let (client, accepted) = tokio::join!(connecting, listener.accept());
+    (client, accepted.unwrap().0)
+}
+
+async fn is_alive(pair: &mut (TcpStream, TcpStream)) {
+    pair.0.write_all(b"?").await.unwrap();
+    timeout(SOON, pair.1.read_exact(&mut [0])).await.unwrap().unwrap();
+    pair.1.write_all(b"!").await.unwrap();
+    timeout(SOON, pair.0.read_exact(&mut [0])).await.unwrap().unwrap();
+}
+
+async fn was_reset(stream: &mut TcpStream) -> bool {
+    let read = timeout(SOON, stream.read(&mut [0])).await.unwrap();
+    read.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+fn deny_all() -> Policy {
+    Policy { name: millrace_model::ObjectName::new("shop", "closed"), action: Action::Deny, rules: vec![Rule::default()] }
+}
+
+#[tokio::test]
+async fn an_open_connection_that_policy_now_denies_is_reset_within_a_second() {
+    let mut stage = Stage::new().await;
+    let (tunnelled, plain) = (stage.api_listens(8080), stage.api_listens(9000));
+    let mut first = pair(&stage, &tunnelled).await;
+    let mut second = pair(&stage, &plain).await;
+    is_alive(&mut first).await;
+    is_alive(&mut second).await;
+    // A policy that goes on allowing them leaves them alone.
+    let of_all = Source::Block("127.0.0.0/8".parse().unwrap());
+    let rules = vec![Rule { from: vec![of_all], ports: Default::default() }];
+    let open = Policy { name: millrace_model::ObjectName::new("shop", "open"), action: Action::Allow, rules };
+    stage.publish_policy(open).await;
+    is_alive(&mut first).await;
+    is_alive(&mut second).await;
+    #[expect(clippy::disallowed_methods, reason = "the test measures")]
+    let began = Instant::now();
+    stage.publish_policy(deny_all()).await;
+    for stream in [&mut first.0, &mut first.1, &mut second.0, &mut second.1] {
+        assert!(was_reset(stream).await);
+    }
+    assert!(began.elapsed() < IN_FORCE, "{:?}", began.elapsed());
+    let denial = timeout(SOON, stage.b.agent.denials.recv()).await.unwrap().unwrap();
+    assert_eq!((denial.reason.as_str(), denial.policy.as_str()), ("revoked", "shop/closed"));
+}
+
+#[tokio::test]
+async fn a_pod_that_goes_takes_its_connections_and_listeners_along() {
+    let stage = Stage::new().await;
+    let listener = stage.api_listens(8080);
+    let mut open = pair(&stage, &listener).await;
+    is_alive(&mut open).await;
+    stage.b.agent.say(Say::Close(stage.api.name.clone())).await;
+    assert!(was_reset(&mut open.0).await);
+    assert!(was_reset(&mut open.1).await);
+    for _ in 0..200 {
+        // The last holder's descriptor closes the listener: the port is closed.
+        if TcpStream::connect(stage.api_at(15008)).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the pod's listener stayed open");
+}
+
+/// The peer's workload is replaced by another at its address: the old tunnel must not be used for it.
+#[tokio::test]
+async fn a_peer_that_is_replaced_loses_its_tunnels() {
+    let mut stage = Stage::new().await;
+    let listener = stage.api_listens(8080);
+    let mut open = pair(&stage, &listener).await;
+    is_alive(&mut open).await;
+    let before = stage.a.metric("millrace_proxy_tunnels{end=\"client\"}");
+    assert_eq!(before, 1);
+    stage.api.uid = "uid-2".into();
+    stage.publish(|_| ()).await;
+    assert!(was_reset(&mut open.0).await);
+    for _ in 0..200 {
+        if stage.a.metric("millrace_proxy_tunnels{end=\"client\"}") == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the tunnel stayed");
+}
+
+#[tokio::test]
+async fn a_new_key_is_used_for_new_tunnels_and_open_connections_go_on() {
+    let stage = Stage::new().await;
+    let listener = stage.api_listens(8080);
+    let mut open = pair(&stage, &listener).await;
+    is_alive(&mut open).await;
+    let opened = stage.a.metric("millrace_proxy_tunnels_opened_total{end=\"client\"}");
+    for _ in 0..2 {
+        let key = stage.authority.issue(&stage.web.identity);
+        stage.a.agent.say(Say::Keys(stage.web.identity.clone(), key)).await;
+    }
+    // Keys are taken in order, but nothing says when: new connections come until one took a new tunnel.
+    for _ in 0..200 {
+        let mut next = pair(&stage, &listener).await;
+        is_alive(&mut next).await;
+        if stage.a.metric("millrace_proxy_tunnels_opened_total{end=\"client\"}") > opened + 1 {
+            return is_alive(&mut open).await;
+        }
+    }
+    panic!("the old key's tunnel took every connection");
+}
+
+#[tokio::test]
+async fn an_identity_that_is_retired_dials_no_more() {
+    let stage = Stage::new().await;
+    let listener = stage.api_listens(8080);
+    let mut open = pair(&stage, &listener).await;
+    is_alive(&mut open).await;
+    stage.a.agent.say(Say::Retire(stage.web.identity.clone())).await;
+    // Its tunnels are closed by the next sweep.
+    assert!(was_reset(&mut open.0).await);
+    let next = stage.web_tries(asked(stage.api_at(8080))).await;
+    assert_eq!(refused(next).await, ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn traffic_goes_on_without_an_agent_and_the_next_one_gets_the_listeners_back() {
+    let mut stage = Stage::new().await;
+    let listener = stage.api_listens(8080);
+    let mut open = pair(&stage, &listener).await;
+    let path = stage.b.dir.path().join("proxy.sock");
+    let makes = stage.b.makes.clone();
+    stage.b.agent.stop().await;
+    is_alive(&mut open).await;
+    for _ in 0..3 {
+        is_alive(&mut pair(&stage, &listener).await).await;
+    }
+    stage.b.agent = FakeAgent::start(&path, makes);
+    let returned = timeout(SOON, stage.b.agent.returned.recv()).await.unwrap().unwrap();
+    assert_eq!(returned, ("api".to_owned(), 2));
+    stage.b.agent.applied(1).await;
+    is_alive(&mut open).await;
+    for _ in 0..30 {
+        is_alive(&mut pair(&stage, &listener).await).await;
+    }
+}
+
+/// A newer proxy took over: open connections end in their own time, new ones are not taken.
+#[tokio::test]
+async fn a_drained_proxy_finishes_what_is_open() {
+    let stage = Stage::new().await;
+    let listener = stage.api_listens(8080);
+    let mut open = pair(&stage, &listener).await;
+    is_alive(&mut open).await;
+    stage.a.agent.say(Say::Drain(20_000)).await;
+    // It accepts no more: the connection waits in the backlog for the newer proxy.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let waiting = stage.web_connects(stage.api_at(8080)).await;
+    is_alive(&mut open).await;
+    assert!(timeout(Duration::from_millis(200), listener.accept()).await.is_err());
+    drop(open);
+    let Stage { a, .. } = stage;
+    timeout(SOON, a.running.ended()).await.expect("it ends with its last connection").unwrap();
+    drop(waiting);
+}
+
+/// Two listeners for one pod, the second in place of the first: connections of the first go on.
+#[tokio::test]
+async fn listeners_are_replaced_under_open_connections() {
+    let mut stage = Stage::new().await;
+    let listener = stage.api_listens(8080);
+    let mut open = pair(&stage, &listener).await;
+    let fresh = TcpListener::bind((stage.web.addresses[0], 0)).await.unwrap();
+    let former: SocketAddr = std::mem::replace(&mut stage.outbound, fresh.local_addr().unwrap());
+    let fresh = vec![(ListenerKind::OutboundV4, OwnedFd::from(fresh.into_std().unwrap()))];
+    stage.a.agent.say(Say::Listeners(stage.web.name.clone(), fresh)).await;
+    is_alive(&mut pair(&stage, &listener).await).await;
+    is_alive(&mut open).await;
+    for _ in 0..200 {
+        if TcpStream::connect(former).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the former listener stayed open");
+}
+
+/// Nobody of the mesh: the certificate is good, the snapshot does not know the pod that asks.
+#[tokio::test]
+async fn a_caller_that_the_snapshot_does_not_know_is_judged_by_its_certificate() {
+    let mut stage = Stage::new().await;
+    let stranger = Source::Identity(Identity::new("cluster.local", "shop", "stranger"));
+    let rules = vec![Rule { from: vec![stranger], ports: Default::default() }];
+    let name = millrace_model::ObjectName::new("shop", "for-strangers");
+    stage.publish_policy(Policy { name, action: Action::Allow, rules }).await;
+    let _listener = stage.api_listens(8080);
+    let tried = stage.web_tries(asked(stage.api_at(8080))).await;
+    assert_eq!(refused(tried).await, ErrorKind::ConnectionReset);
+}
