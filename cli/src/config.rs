@@ -1,0 +1,234 @@
+//! Says what the command line can be. Nothing else reads it, nor the environment.
+
+use std::{fmt, net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Shown after every command's options.
+const EXIT_CODES: &str = "Exit codes:
+  0  it is done, or the answer is yes
+  1  the answer is no, or a check failed
+  2  the command line is wrong, or you may not
+  3  the process asked can't be reached";
+
+/// Millrace, a service mesh without sidecars: runs one on this host, and asks a node what it does and why.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "millrace", version, about, after_help = EXIT_CODES, propagate_version = true)]
+pub struct Args {
+    /// Which node to ask: the directory with its admin sockets.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/millrace")]
+    pub run_dir: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run a mesh on this host from a directory of manifests: control plane, agent and proxy, until Ctrl-C.
+    #[command(after_help = EXIT_CODES)]
+    Run(Run),
+    /// Take kernel programs, maps and pins out of this node. Its workloads then talk without the mesh.
+    #[command(after_help = EXIT_CODES)]
+    Leave(Leave),
+    /// Show the node: what is captured, by which generation, with which certificates; and what is amiss.
+    #[command(after_help = EXIT_CODES)]
+    Status(Ask),
+    /// Show which kernel features are there, and what a missing one costs. Exits with 1 if a needed one is missing.
+    #[command(after_help = EXIT_CODES)]
+    Check(Ask),
+    /// Say what happens to a connection and why, by the data plane's own code. Exits with 1 if it is refused.
+    #[command(after_help = EXIT_CODES)]
+    Explain(Explain),
+    /// Follow the connections that this node's kernel decides.
+    #[command(after_help = EXIT_CODES)]
+    Flows(Flows),
+    /// Print a process's metrics, as Prometheus reads them.
+    #[command(after_help = EXIT_CODES)]
+    Metrics {
+        /// Whose.
+        #[arg(value_enum, default_value_t = Process::Agent)]
+        process: Process,
+    },
+    /// Show or set what a process logs.
+    #[command(after_help = EXIT_CODES)]
+    LogLevel {
+        /// Whose log.
+        #[arg(value_enum)]
+        process: Process,
+        /// The new filter, such as `debug` or `info,millrace_agent=debug`; shows the filter in force where none is given.
+        filter: Option<String>,
+    },
+    /// Print completions for a shell.
+    #[command(after_help = EXIT_CODES)]
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the definitions of Millrace's kinds, for `kubectl apply -f -`.
+    #[command(after_help = EXIT_CODES)]
+    Crds(Crds),
+}
+
+/// A process of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Process {
+    /// The node's agent.
+    Agent,
+    /// The node's proxy.
+    Proxy,
+    /// The control plane.
+    Control,
+}
+
+impl Process {
+    /// Its name, as in its program's and its socket's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Proxy => "proxy",
+            Self::Control => "control",
+        }
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// A question without more to it.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Ask {
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// How to print definitions.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Crds {
+    /// How to print them.
+    #[arg(short, long, value_enum, default_value_t = DefinitionFormat::Yaml)]
+    pub output: DefinitionFormat,
+}
+
+/// How definitions are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DefinitionFormat {
+    /// One YAML document each.
+    Yaml,
+    /// A JSON array.
+    Json,
+}
+
+/// How to run a mesh on this host.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Run {
+    /// The directory with the manifests; changes in it take effect at once.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// This host's name as a node: what `spec.nodeName` of its pods says. The host's own name where none is given.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Where the control plane listens for agents.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:15810")]
+    pub listen: SocketAddr,
+    /// Where keys and the last snapshot are kept: `control` and `agent` within it.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/millrace")]
+    pub state_dir: PathBuf,
+    /// The trust domain of every identity.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub trust_domain: String,
+    /// The BPF file system; mounted if it is missing.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+    /// The cgroup2 directory whose processes are captured; the root of cgroup2 where none is given.
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// Who the proxy runs as.
+    #[arg(long, value_name = "UID:GID", default_value = "15008:15008")]
+    pub proxy_user: String,
+}
+
+/// Which node's programs to take out.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Leave {
+    /// The node's name, as `run` was given it. The host's own name where none is given.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Where `run` kept its state.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/millrace")]
+    pub state_dir: PathBuf,
+    /// The BPF file system.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+    /// The cgroup2 directory given to `run`.
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+}
+
+/// Which connection to explain.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Explain {
+    /// Who calls: a pod as `namespace/name`, or its address.
+    pub from: String,
+    /// What it calls, with a port: an address, `[v6]:port`, a service as `name.namespace:port`, or a service or pod as
+    /// `namespace/name:port`.
+    #[arg(value_name = "TO:PORT")]
+    pub to: String,
+    /// Takes the IPv6 address of a name that has both.
+    #[arg(short = '6', long)]
+    pub v6: bool,
+    /// Whose snapshot to ask by; the agent's where none is given, the control plane's where the caller runs elsewhere.
+    #[arg(long, value_enum)]
+    pub by: Option<By>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// Whose snapshot a question is answered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// What the node acts by.
+    Agent,
+    /// What the control plane compiled last.
+    Control,
+}
+
+/// Which flows to show.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Flows {
+    /// Only from this source: a pod as `namespace/name`, or a namespace as `namespace/`.
+    #[arg(long, value_name = "SOURCE")]
+    pub from: Option<String>,
+    /// Only to this target: an address, an address with port, a pod or service as `namespace/name`, or `namespace/`.
+    #[arg(long, value_name = "TARGET")]
+    pub to: Option<String>,
+    /// Only with one of these verdicts, such as `denied`.
+    #[arg(long, value_name = "VERDICT", value_delimiter = ',')]
+    pub verdict: Vec<String>,
+    /// Begin with the last N of those that the agent remembers; 10 where it is followed, all with --no-follow.
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Print what the agent remembers, and end.
+    #[arg(long)]
+    pub no_follow: bool,
+    /// How to print them; JSON is one object a line.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}

@@ -1,0 +1,162 @@
+//! Starts one program, says when it is up, starts it again when it ends, and ends it when asked, by its process id.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+use super::{Place, Stop, Urgency, backoff::Backoff, say};
+use crate::{Failure, clock, config::Process};
+
+/// How often to look whether a process is ready. Only its admin socket tells, and it tells only who asks.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a program that is not ready is given before its reasons are told.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a program may take to end before it is killed: longer than the proxy's own drain of 30 s.
+const GRACE: Duration = Duration::from_secs(40);
+
+/// The same once it was asked a second time.
+const GRACE_AT_ONCE: Duration = Duration::from_secs(5);
+
+/// How a program's life ended.
+enum End {
+    Asked,
+    ByItself(ExitStatus),
+}
+
+/// Keeps one process running until `stop`.
+pub(super) async fn keep(process: Process, path: PathBuf, place: Arc<Place>, mut stop: Stop) {
+    let mut backoff = Backoff::default();
+    loop {
+        let began = clock::now();
+        let why = match live(process, &path, &place, stop.clone()).await {
+            Ok(End::Asked) => return,
+            Ok(End::ByItself(status)) => status.to_string(),
+            Err(failure) => failure.to_string(),
+        };
+        let pause = backoff.pause(began.elapsed());
+        say(&format!("{:8} down: {why}; starting again in {:.1} s", process.name(), pause.as_secs_f64()));
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = asked(&mut stop, Urgency::Drain) => return,
+        }
+    }
+}
+
+/// One life of a process: what it needs first, then the process, until it or the mesh ends.
+async fn live(process: Process, path: &Path, place: &Place, mut stop: Stop) -> Result<End, Failure> {
+    tokio::select! {
+        ready = prepare(process, place) => ready?,
+        () = asked(&mut stop, Urgency::Drain) => return Ok(End::Asked),
+    }
+    let mut child = Command::new(path)
+        .args(place.arguments(process))
+        .stdin(Stdio::null())
+        // Standard output is ours, for one line per event; what the process logs goes to standard error.
+        .stdout(Stdio::null())
+        // Out of the terminal's process group: Ctrl-C is for us, and we end it in order.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|why| Failure::Failed(format!("{}: {why}", path.display())))?;
+    let pid = child.id();
+    let announce = async {
+        announce(process, pid, place).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        status = child.wait() => status.map(End::ByItself).map_err(|why| Failure::Failed(why.to_string())),
+        () = asked(&mut stop, Urgency::Drain) => {
+            end(process, &mut child, &mut stop).await;
+            Ok(End::Asked)
+        }
+        () = announce => Ok(End::Asked),
+    }
+}
+
+/// Waits until the mesh is to end this urgently; also where nobody is left to say so.
+async fn asked(stop: &mut Stop, urgency: Urgency) {
+    drop(stop.wait_for(|asked| *asked >= urgency).await);
+}
+
+/// Waits for what a process can't start without: the agent for its token, the proxy for the agent's socket.
+async fn prepare(process: Process, place: &Place) -> Result<(), Failure> {
+    match process {
+        Process::Control => Ok(()),
+        Process::Agent => {
+            answers(Process::Control, place).await;
+            place.make_token().await
+        }
+        Process::Proxy => {
+            answers(Process::Agent, place).await;
+            Ok(())
+        }
+    }
+}
+
+async fn answers(process: Process, place: &Place) {
+    while place.client(process).ask(Method::GET, "/healthz", Bytes::new()).await.is_err() {
+        sleep(LOOK).await;
+    }
+}
+
+/// Says when the process is ready, and before, if that takes long, what it waits for.
+async fn announce(process: Process, pid: Option<u32>, place: &Place) {
+    let name = process.name();
+    let began = clock::now();
+    let mut told = String::new();
+    loop {
+        let reasons = match place.client(process).answer(Method::GET, "/readyz", Bytes::new()).await {
+            Ok(answer) if answer.status == StatusCode::OK => break,
+            Ok(answer) => String::from_utf8_lossy(&answer.body).trim().replace('\n', "; "),
+            Err(failure) => failure.to_string(),
+        };
+        if began.elapsed() >= PATIENCE && reasons != told {
+            say(&format!("{name:8} not ready: {reasons}"));
+            told = reasons;
+        }
+        sleep(LOOK).await;
+    }
+    let what = match process {
+        Process::Control => format!("{} at {}", place.directory.display(), place.listen),
+        Process::Agent => format!("node {}", place.node),
+        Process::Proxy => format!("as user {}", place.settings.proxy_user),
+    };
+    say(&format!("{name:8} up: {what} (pid {})", pid.unwrap_or_default()));
+}
+
+/// Ends a child: it is asked, asked again if that is urgent, and killed if it does not hear.
+async fn end(process: Process, child: &mut Child, stop: &mut Stop) {
+    terminate(child);
+    let drained = tokio::select! {
+        ended = timeout(GRACE, child.wait()) => ended.is_ok(),
+        () = asked(stop, Urgency::AtOnce) => {
+            terminate(child);
+            timeout(GRACE_AT_ONCE, child.wait()).await.is_ok()
+        }
+    };
+    if !drained {
+        say(&format!("{:8} does not end: killed", process.name()));
+        drop(child.kill().await);
+    }
+}
+
+fn terminate(child: &Child) {
+    // Not reaped yet, so the id is still the child's; one without an id has ended and needs no signal.
+    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    if let Some(Err(why)) = pid.map(|pid| kill_process(pid, Signal::TERM)) {
+        say(&format!("a child can't be asked to end: {why}"));
+    }
+}
