@@ -1,0 +1,106 @@
+//! The lab's own server and client as a program: `probe-peer serve 0.0.0.0:8080`, `probe-peer call web:80`. Results are JSON.
+#![expect(clippy::print_stdout, reason = "a program whose output is its result")]
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use millrace_lab::peer::{client, server};
+use socket2::Protocol;
+
+#[derive(Parser)]
+#[command(about = "The lab's own server and client: says what accept(), getpeername() and getsockname() gave")]
+struct Args {
+    #[command(subcommand)]
+    action: Action,
+    /// Use MPTCP sockets.
+    #[arg(long, global = true)]
+    mptcp: bool,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Serve until killed; a line of JSON per connection.
+    Serve {
+        /// Address and port; [::] takes IPv4 too.
+        listen: SocketAddr,
+        /// The name to greet with.
+        #[arg(long)]
+        name: String,
+    },
+    /// One connection.
+    Call {
+        /// host:port.
+        target: String,
+    },
+    /// Bytes both ways at once, digests compared.
+    Exchange {
+        /// host:port.
+        target: String,
+        /// Bytes to send.
+        #[arg(long)]
+        up: u64,
+        /// Bytes to receive.
+        #[arg(long)]
+        down: u64,
+        /// Bytes per write and read.
+        #[arg(long, default_value_t = 65_536)]
+        chunk: usize,
+    },
+    /// Have the server reset the connection; prints how that reads.
+    Reset {
+        /// host:port.
+        target: String,
+        /// After this many bytes.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+    /// Reset the connection from this end; prints this end's address.
+    Abort {
+        /// host:port.
+        target: String,
+    },
+    /// Many short connections; prints who answered.
+    Connects {
+        /// host:port.
+        target: String,
+        /// How many.
+        #[arg(long)]
+        count: u32,
+        /// On how many threads.
+        #[arg(long, default_value_t = 4)]
+        threads: u32,
+    },
+    /// Old connections and new ones, until a file appears.
+    Steady {
+        /// host:port, each.
+        targets: Vec<String>,
+        /// The file.
+        #[arg(long)]
+        until: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    let Args { action, mptcp } = Args::parse();
+    let protocol = if mptcp { Protocol::MPTCP } else { Protocol::TCP };
+    let to = |address: String| client::Target { address, protocol };
+    let result = match action {
+        Action::Serve { listen, name } => return server::serve(&server::Options { listen, name, protocol }),
+        Action::Call { target } => serde_json::to_string(&client::call(&to(target)))?,
+        Action::Exchange { target, up, down, chunk } => {
+            serde_json::to_string(&client::exchange(&to(target), up, down, chunk)?)?
+        }
+        Action::Reset { target, after } => serde_json::to_string(&client::reset(&to(target), after)?)?,
+        Action::Abort { target } => serde_json::to_string(&client::abort(&to(target))?)?,
+        Action::Connects { target, count, threads } => {
+            serde_json::to_string(&client::connects(&to(target), count, threads)?)?
+        }
+        Action::Steady { targets, until } => {
+            let targets: Vec<_> = targets.into_iter().map(to).collect();
+            serde_json::to_string(&client::steady(&targets, &until)?)?
+        }
+    };
+    println!("{result}");
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! The scenes about what the operator edits: weights, and who may call whom.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    Demo,
+    scenes::order,
+    shop::VISITOR,
+    stage::{Tone, human},
+};
+use crate::{
+    clock,
+    lab::Lab,
+    manifests::{self, Rule, access_policy},
+    mesh::Part,
+};
+
+/// Connections over which the canary's share is measured: 4 standard deviations at 5 % are 2 percentage points.
+const CALLS: u32 = 2_000;
+
+/// How far the measured share may be from the weights, in percentage points.
+const TOLERANCE: f64 = 2.0;
+
+/// How long an edit may take until it is in force.
+const IN_FORCE: Duration = Duration::from_secs(1);
+
+/// How long is waited for it, to say what it took if that was longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn canary(demo: &mut Demo) -> Result<()> {
+    let Demo { stage, lab, .. } = demo;
+    let (v1, v2) = versions(lab, CALLS)?;
+    let share = 100.0 * f64::from(v2) / f64::from(CALLS);
+    stage.say(format!("{CALLS} calls of catalogue on new connections: v1 {v1}, v2 {v2} = {}", stage.tone(Tone::Strong, format!("{share:.1} %"))));
+    stage.check(v1 + v2 == CALLS, format!("{} of {CALLS} answered", v1 + v2));
+    stage.check((share - 5.0).abs() < TOLERANCE, format!("v2 got {share:.1} %, within {TOLERANCE} points of 5 %"));
+    for (pod, weight) in [("shop/catalogue-v1", 0), ("shop/catalogue-v2", 100)] {
+        let mut pod = lab.topology().pod(pod)?.clone();
+        pod.plan.weight = Some(weight);
+        lab.apply(&manifests::pod(lab.number(), lab.topology(), &pod))?;
+    }
+    let (_, took) = clock::until(PATIENCE, "all calls go to v2", || {
+        let (v1, _) = versions(lab, 20)?;
+        ensure!(v1 == 0, "{v1} of 20 went to v1");
+        Ok(())
+    })?;
+    stage.say("weights edited in the two manifests: v1 0, v2 100");
+    stage.check(took < IN_FORCE, format!("in force {} after the edit", human(took)));
+    Ok(())
+}
+
+pub(super) fn denied(demo: &mut Demo) -> Result<()> {
+    let Demo { stage, lab, .. } = demo;
+    let database = "http://database/";
+    lab.pod(VISITOR)?.get(database)?;
+    stage.say(format!("before: the visitor (node a) may call {database} (node b)"));
+    let policy = |callers: &[&str]| {
+        let rules: Vec<Rule> = callers.iter().map(|caller| Rule::identity(caller)).collect();
+        access_policy("shop/database-callers", "Allow", "database", &rules)
+    };
+    let file = lab.apply(&policy(&["shop/cart", "shop/orders"])?)?;
+    let (refused, took) = clock::until(PATIENCE, "the visitor is refused", || refused(lab, database))?;
+    stage.say(format!("{} says:", file.display()));
+    stage.whisper(fs::read_to_string(&file)?.trim_end());
+    stage.check(took < IN_FORCE, format!("in force {} after the edit: {refused}", human(took)));
+    let named = names_policy(lab, "shop/database-callers")?;
+    stage.check(true, "a flow record names the policy:");
+    stage.whisper(named);
+    let hop = order(lab);
+    stage.check(hop.is_ok(), format!("cart and orders still reach it{}", hop.err().map(|e| format!(": {e:#}")).unwrap_or_default()));
+    lab.apply(&policy(&["shop/cart", "shop/orders", "shop/visitor"])?)?;
+    let (_, took) = clock::until(PATIENCE, "the visitor is let in", || lab.pod(VISITOR)?.get(database))?;
+    stage.check(took < IN_FORCE, format!("the visitor added to the file: let in {} after the edit", human(took)));
+    lab.apply(&policy(&["shop/cart", "shop/orders"])?)?;
+    Ok(())
+}
+
+fn versions(lab: &Lab, calls: u32) -> Result<(u32, u32)> {
+    let url = format!("http://catalogue/items?[1-{calls}]");
+    let web = lab.pod("shop/web")?;
+    let arguments = ["curl", "--silent", "--max-time", "60", "--header", "connection: close", &url];
+    let said = web.run_within(PATIENCE * 6, &arguments)?.stdout;
+    let count = |version: &str| u32::try_from(said.matches(&format!("\"version\": \"{version}\"")).count());
+    Ok((count("v1")?, count("v2")?))
+}
+
+/// What curl says of a refusal; an error while the call is still let through.
+fn refused(lab: &Lab, url: &str) -> Result<String> {
+    let output = lab.pod(VISITOR)?.run(&["curl", "--silent", "--show-error", "--max-time", "3", url])?;
+    ensure!(!output.status.success(), "it is still let through");
+    Ok(output.stderr.trim().to_owned())
+}
+
+/// The flow record that names the policy: of the agent on the caller's node, or of the one on the callee's.
+fn names_policy(lab: &Lab, policy: &str) -> Result<String> {
+    let flows = [lab.admin(Part::Agent("a")).follow("/flows")?, lab.admin(Part::Agent("b")).follow("/flows")?];
+    refused(lab, "http://database/")?;
+    let found = || flows.iter().find_map(|flows| flows.find(|line| line.contains(policy)));
+    let (line, _) = clock::until(PATIENCE, "a flow names the policy", || found().context(policy.to_owned()))?;
+    Ok(line)
+}

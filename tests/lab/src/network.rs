@@ -1,0 +1,171 @@
+//! Lays out the wire, the nodes and the pods of a lab: one `ip -batch` per namespace, all names with the lab's number in them.
+//!
+//! ```text
+//! pod eth0 --- p<n> pods0 (node) eth0 --- u<n> br0 (wire) --- eth0 (node) pods0 p<n> --- eth0 pod
+//! ```
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    place,
+    plan::{self, Addresses},
+    topology::Topology,
+};
+
+/// Where `ip netns` keeps names of network namespaces.
+const NETNS: &str = "/run/netns";
+
+/// Set in every namespace: no duplicate address detection (nobody else is on these links, and it takes a second).
+const EVERYWHERE: [(&str, &str); 4] = [
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/dad_transmits", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+];
+
+/// Set in node namespaces: they are routers.
+const ON_NODES: [(&str, &str); 2] = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
+
+/// Set in node namespaces once the uplink is there: a pod's source address is believed only where its route leads.
+const ON_UPLINKS: [(&str, &str); 1] = [("net/ipv4/conf/eth0/rp_filter", "1")];
+
+/// The path of a lab's network namespace.
+pub fn netns(number: u32, name: &str) -> PathBuf {
+    Path::new(NETNS).join(netns_name(number, name))
+}
+
+fn netns_name(number: u32, name: &str) -> String {
+    format!("mr{number}-{}", name.replace('/', "-"))
+}
+
+/// Makes all of a lab's network.
+pub fn make(number: u32, topology: &Topology) -> Result<()> {
+    let name = |of: &str| netns_name(number, of);
+    let all: Vec<&str> = topology.places().collect();
+    batch(None, all.iter().map(|of| format!("netns add {}", name(of))))?;
+    for of in &all {
+        place::inside(&netns(number, of), || set(&EVERYWHERE))??;
+    }
+    batch(Some(&name("wire")), wire(number, topology))?;
+    for node in &topology.nodes {
+        let nodes_ns = netns(number, &node.name);
+        place::inside(&nodes_ns, || set(&ON_NODES))??;
+        batch(Some(&name(&node.name)), node_links(number, node.number, topology))?;
+        place::inside(&nodes_ns, || set(&ON_UPLINKS))??;
+    }
+    for pod in &topology.pods {
+        batch(Some(&name(&pod.path())), pod_links(pod.node, pod.addresses))?;
+    }
+    Ok(())
+}
+
+/// Removes the namespaces of the lab with this number; their links go with them.
+pub fn remove(number: u32) -> Result<()> {
+    let Ok(entries) = fs::read_dir(NETNS) else { return Ok(()) };
+    let prefix = format!("mr{number}-");
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    batch(None, names.filter(|name| name.starts_with(&prefix)).map(|name| format!("netns del {name}")))
+}
+
+fn wire(number: u32, topology: &Topology) -> Vec<String> {
+    let mut lines = bridge("br0", plan::WIRE, 16);
+    for node in &topology.nodes {
+        let (port, namespace) = (format!("u{}", node.number), netns_name(number, &node.name));
+        lines.push(format!("link add {port} type veth peer name eth0 netns {namespace}"));
+        lines.push(format!("link set {port} master br0 up"));
+        let (range, via) = (plan::pod_addresses(node.number, 0), plan::node_addresses(node.number));
+        lines.extend(route(range, via)); // For those who attack pods from outside every node.
+    }
+    lines
+}
+
+fn node_links(number: u32, node: u8, topology: &Topology) -> Vec<String> {
+    let mut lines = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
+    lines.extend(address("eth0", plan::node_addresses(node), 16));
+    lines.extend(bridge("pods0", plan::pod_addresses(node, 0), 24));
+    for other in topology.nodes.iter().filter(|other| other.number != node) {
+        lines.extend(route(plan::pod_addresses(other.number, 0), plan::node_addresses(other.number)));
+    }
+    for pod in topology.pods.iter().filter(|pod| pod.node == node) {
+        let (port, namespace) = (format!("p{}", pod.number), netns_name(number, &pod.path()));
+        lines.push(format!("link add {port} type veth peer name eth0 netns {namespace}"));
+        lines.push(format!("link set {port} master pods0 up"));
+    }
+    lines
+}
+
+fn pod_links(node: u8, addresses: Addresses) -> Vec<String> {
+    let gateway = plan::pod_addresses(node, 0);
+    let mut lines = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
+    lines.extend(address("eth0", addresses, 24));
+    lines.push(format!("route add default via {}", gateway.v4));
+    lines.push(format!("route add ::/0 via {}", gateway.v6));
+    lines
+}
+
+fn bridge(name: &str, addresses: Addresses, v4_bits: u8) -> Vec<String> {
+    // Snooping would hold neighbour discovery back until it has seen who listens.
+    let mut lines = vec![format!("link add {name} type bridge mcast_snooping 0"), format!("link set {name} up")];
+    if name == "br0" {
+        lines.push("link set lo up".to_owned());
+    }
+    lines.extend(address(name, addresses, v4_bits));
+    lines
+}
+
+fn address(device: &str, addresses: Addresses, v4_bits: u8) -> [String; 2] {
+    [
+        format!("addr add {}/{v4_bits} dev {device}", addresses.v4),
+        format!("addr add {}/64 dev {device} nodad", addresses.v6),
+    ]
+}
+
+fn route(range: Addresses, via: Addresses) -> [String; 2] {
+    let [a, b, c, _host] = range.v4.octets();
+    let [p, q, ..] = range.v6.segments();
+    [format!("route add {a}.{b}.{c}.0/24 via {}", via.v4), format!("route add {p:x}:{q:x}::/64 via {}", via.v6)]
+}
+
+fn set(values: &[(&str, &str)]) -> Result<()> {
+    for (name, value) in values {
+        let path = Path::new("/proc/sys").join(name);
+        fs::write(&path, value).with_context(|| format!("write {value} to {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn batch(namespace: Option<&str>, lines: impl IntoIterator<Item = String>) -> Result<()> {
+    let mut input = String::new();
+    for line in lines {
+        writeln!(input, "{line}")?;
+    }
+    if input.is_empty() {
+        return Ok(());
+    }
+    let mut command = Command::new("ip");
+    if let Some(namespace) = namespace {
+        command.args(["-n", namespace]);
+    }
+    let file = script(&input)?;
+    command.args(["-batch", "-"]).stdin(file);
+    let output = command.output().context("run ip (package iproute2)")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip -batch in {}: {errors}of:\n{input}", namespace.unwrap_or("the host"));
+    Ok(())
+}
+
+/// A file in memory: a pipe would need someone to fill it while `ip` reads.
+fn script(text: &str) -> Result<fs::File> {
+    use std::io::{Seek as _, Write as _};
+    let mut file = fs::File::from(rustix::fs::memfd_create("batch", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
+}

@@ -1,0 +1,26 @@
+//! The lab's tests: each brings up nodes and pods on the real kernel with the mesh's real programs, and says what must be true.
+//!
+//! They need root. Tests run side by side, each in a lab of its own.
+
+#[cfg(test)]
+mod access;
+#[cfg(test)]
+mod balance;
+#[cfg(test)]
+mod config;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod integrity;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
+mod paths;
+#[cfg(test)]
+mod plain;
+#[cfg(test)]
+mod plaintext;
+#[cfg(test)]
+mod scene;
+#[cfg(test)]
+mod wire;
