@@ -1,0 +1,51 @@
+//! Says what can be asked of xtask.
+
+use clap::{Parser, Subcommand};
+
+/// The project's commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub(crate) struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) task: Task,
+}
+
+/// One command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// Finds or installs what the kernel programs and the tests need, saying what and why
+    Setup,
+    /// Builds the kernel programs
+    Ebpf,
+    /// Shows the mesh at work: two nodes and a shop of five services in network namespaces
+    Demo(Demo),
+    /// Runs every test: unit, property, kernel, lab, and the fuzz targets for a bounded time
+    Test {
+        /// Only the tests whose name holds this; the fuzz targets are then left out
+        filter: Option<String>,
+    },
+    /// Runs the fuzz targets, guided by coverage, from the committed seeds
+    Fuzz {
+        /// How long each target runs, in seconds
+        #[arg(long, default_value_t = crate::fuzz::SECONDS)]
+        seconds: u64,
+        /// Only this target, by its name in tests/fuzz/seeds
+        target: Option<String>,
+    },
+    /// Checks what no compiler does: who depends on whom, sizes, links, generated files
+    Tidy,
+    /// Formatting, lints, tidy, test and demo: what must pass before a change lands
+    Ci,
+}
+
+/// How the demo is run.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(crate) struct Demo {
+    /// Leaves the nodes and workloads up at the end, and says how to reach them and how to remove them
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Runs through without waiting for anyone, and ends with a summary and an exit code
+    #[arg(long)]
+    pub(crate) once: bool,
+}

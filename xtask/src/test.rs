@@ -1,0 +1,207 @@
+//! Builds everything once and runs every test binary by itself: the counts and the times are then ours to add up.
+//!
+//! One `cargo build --workspace --all-targets` and no `cargo test -p ...`: each other choice of packages would unify features
+//! another way and compile the dependencies again.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use crate::{
+    config::Config,
+    console, demo, fuzz, setup,
+    steps::{Steps, Tally},
+};
+
+/// A kind of test binary, by the package it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    /// Pure, or on sockets of its own: any user may run it.
+    Unit,
+    /// Loads kernel programs: as root.
+    Kernel,
+    /// Whole nodes in network namespaces: as root.
+    Lab,
+}
+
+impl Level {
+    fn of(package: &str) -> Self {
+        match package {
+            "millrace-kernel-tests" => Self::Kernel,
+            "millrace-lab" => Self::Lab,
+            _ => Self::Unit,
+        }
+    }
+
+    /// How many tests of a binary run at a time. Two labs fit side by side on two cores; kernel tests count what the
+    /// kernel did, and read clearer alone.
+    fn threads(self) -> Option<&'static str> {
+        match self {
+            Self::Unit => None,
+            Self::Kernel => Some("--test-threads=1"),
+            Self::Lab => Some("--test-threads=2"),
+        }
+    }
+
+    /// After this long a binary hangs: four times what the slowest of its kind takes on two cores.
+    fn limit(self) -> Duration {
+        match self {
+            Self::Unit | Self::Kernel => Duration::from_secs(300),
+            Self::Lab => Duration::from_secs(1200),
+        }
+    }
+}
+
+/// A built test binary.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Binary {
+    level: Level,
+    package: String,
+    target: String,
+    executable: PathBuf,
+    /// The package's folder: tests run there, as under `cargo test`.
+    folder: PathBuf,
+}
+
+/// Sets up, builds and runs all tests whose name holds `filter`.
+pub(crate) fn run(config: &Config, filter: Option<&str>) -> Result<()> {
+    let mut steps = Steps::default();
+    steps.run("setup", || setup::quietly(config));
+    all(config, filter, &mut steps);
+    steps.finish()
+}
+
+/// Builds and runs all tests as steps.
+pub(crate) fn all(config: &Config, filter: Option<&str>, steps: &mut Steps) {
+    let Some(binaries) = steps.run("build everything", || build(config)) else { return };
+    let (unit, root): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.level == Level::Unit);
+    steps.count("unit and property tests", || {
+        let mut sum = Tally::default();
+        for binary in &unit {
+            sum.add(run_one(config, binary, filter)?);
+        }
+        Ok(sum)
+    });
+    steps.count("examples in the documentation", || examples(config, filter));
+    for binary in &root {
+        let level = if binary.level == Level::Kernel { "kernel tests" } else { "lab tests" };
+        steps.count(&format!("{level}: {}", binary.target), || run_one(config, binary, filter));
+    }
+    if filter.is_none() {
+        fuzz::steps(config, fuzz::SECONDS, None, steps);
+    }
+}
+
+/// Builds all targets, and returns the test binaries in the order they are run.
+fn build(config: &Config) -> Result<Vec<Binary>> {
+    let said = Command::new(&config.cargo)
+        .current_dir(&config.root)
+        .args(["build", "--workspace", "--all-targets", "--quiet", "--message-format=json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !said.status.success() {
+        bail!("the build failed: {}", said.status);
+    }
+    let mut binaries = binaries(&String::from_utf8_lossy(&said.stdout));
+    binaries.sort();
+    Ok(binaries)
+}
+
+/// The test binaries in cargo's messages.
+fn binaries(messages: &str) -> Vec<Binary> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message.pointer("/profile/test") == Some(&Value::Bool(true)))
+        .filter_map(|message| binary(&message))
+        .collect()
+}
+
+fn binary(message: &Value) -> Option<Binary> {
+    let folder = PathBuf::from(message.get("manifest_path")?.as_str()?).parent()?.to_owned();
+    let executable = PathBuf::from(message.get("executable")?.as_str()?);
+    let target = message.pointer("/target/name")?.as_str()?.to_owned();
+    // `path+file:///folder#name@version`, or without the name where the folder has it.
+    let id = message.get("package_id")?.as_str()?;
+    let (place, version) = id.rsplit_once('#')?;
+    let package = version.split_once('@').map_or_else(|| place.rsplit('/').next(), |(name, _)| Some(name))?.to_owned();
+    Some(Binary { level: Level::of(&package), package, target, executable, folder })
+}
+
+fn run_one(config: &Config, binary: &Binary, filter: Option<&str>) -> Result<Tally> {
+    console::say(&format!("\n-- {} {}", binary.package, binary.target));
+    let mut command = match binary.level {
+        Level::Unit => Command::new(&binary.executable),
+        Level::Kernel | Level::Lab => demo::as_root(config, binary.executable.as_os_str())?,
+    };
+    command.args(filter).args(binary.level.threads());
+    command.current_dir(&binary.folder).env("CARGO_MANIFEST_DIR", &binary.folder).env("CARGO", &config.cargo);
+    follow(&mut command, binary.level.limit())
+}
+
+/// Documentation examples are compiled by rustdoc and run by cargo alone.
+fn examples(config: &Config, filter: Option<&str>) -> Result<Tally> {
+    let mut command = Command::new(&config.cargo);
+    command.current_dir(&config.root).args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filter);
+    follow(&mut command, Level::Unit.limit())
+}
+
+/// Runs a test runner to its end, showing its lines and adding up its counts.
+fn follow(command: &mut Command, limit: Duration) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let status = console::follow(command, limit, |line| {
+        console::say(line);
+        if let Some(counts) = result(line) {
+            tally.add(counts);
+        }
+    })?;
+    if !status.success() && tally.failed == 0 {
+        bail!("{} ended with {status}", command.get_program().to_string_lossy());
+    }
+    Ok(tally)
+}
+
+/// The counts in a runner's closing line: `test result: ok. 3 passed; 0 failed; ...`.
+fn result(line: &str) -> Option<Tally> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let counts: BTreeMap<&str, u64> = counts
+        .split("; ")
+        .filter_map(|count| count.split_once(' '))
+        .filter_map(|(n, what)| Some((what, n.parse().ok()?)))
+        .collect();
+    Some(Tally { passed: *counts.get("passed")?, failed: *counts.get("failed")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Level, Tally, binaries, result};
+
+    #[test]
+    fn a_runners_closing_line_is_counted() {
+        let line = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        assert_eq!(result(line), Some(Tally { passed: 12, failed: 2 }));
+        assert_eq!(result("test result is ok"), None);
+    }
+
+    #[test]
+    fn test_binaries_are_found_and_sorted_by_what_they_need() {
+        let built = r#"{"reason":"compiler-artifact","package_id":"path+file:///m/tests/lab#millrace-lab@0.1.0",
+            "manifest_path":"/m/tests/lab/Cargo.toml","target":{"name":"paths"},"profile":{"test":true},"executable":"/t/paths-1"}"#;
+        let plain =
+            r#"{"reason":"compiler-artifact","package_id":"path+file:///m/xtask#0.1.0","profile":{"test":false}}"#;
+        let short = r#"{"reason":"compiler-artifact","package_id":"path+file:///m/xtask#0.1.0",
+            "manifest_path":"/m/xtask/Cargo.toml","target":{"name":"xtask"},"profile":{"test":true},"executable":"/t/xtask-1"}"#;
+        let lines = [built, plain, short].map(|message| message.replace('\n', "")).join("\n");
+        let found: Vec<_> = binaries(&lines).into_iter().map(|one| (one.level, one.package, one.target)).collect();
+        assert_eq!(
+            found,
+            [(Level::Lab, "millrace-lab".into(), "paths".into()), (Level::Unit, "xtask".into(), "xtask".into())]
+        );
+    }
+}
