@@ -98,7 +98,8 @@ pub async fn keep(mut keeper: Keeper) {
             complete &= keeper.renew(identity).await;
         }
         failed = if complete { 0 } else { failed + 1 };
-        let wait = if complete { keeper.until_next(clock::wall_time()) } else { backoff(failed, rand::random(), MAX_WAIT) };
+        let wait =
+            if complete { keeper.until_next(clock::wall_time()) } else { backoff(failed, rand::random(), MAX_WAIT) };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             Ok(()) = keeper.channel.changed() => {}

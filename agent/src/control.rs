@@ -11,8 +11,9 @@ use millrace_node::{
     clock,
     credentials::{Expect, Unusable, client_config},
     wire::{
-        Undecodable, convert,
+        Undecodable,
         control::{Applied, Have, Listener, Listening, NodeMessage, control_client::ControlClient, node_message::Kind},
+        convert,
         mesh::Update,
     },
 };
@@ -31,8 +32,9 @@ const MAX_UPDATE: usize = 256 * 1024 * 1024;
 /// Reports that wait to be sent; a newer one replaces what is not yet queued, so a few are enough.
 const REPORTS: usize = 4;
 
-/// The longest wait between two tries: a control plane that is back is found within seconds.
-const MAX_WAIT: Duration = Duration::from_secs(5);
+/// The longest wait between two tries: a control plane that is back is found in a second or two, and the tries of a
+/// thousand nodes are no load to it.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// A session this long was a good one: the next try is at once again.
 const GOOD: Duration = Duration::from_secs(10);
@@ -46,12 +48,15 @@ pub struct Connected {
     pub since: Duration,
 }
 
+/// Workloads by name and uid.
+pub type Enrolled = BTreeSet<(ObjectName, Arc<str>)>;
+
 /// What the node tells the control plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The workloads whose listeners are open, by name and uid; None until the node knows: after a restart, silence
+    /// The workloads whose listeners are open; None until the node knows: after a restart, silence
     /// means "as before", where an empty list would take every workload of the node out of the mesh.
-    pub listening: Option<BTreeSet<(ObjectName, Arc<str>)>>,
+    pub listening: Option<Enrolled>,
     /// The generation that kernel and proxy hold; 0 for none.
     pub applied: u64,
     /// What could not be enforced.
@@ -105,11 +110,25 @@ pub async fn follow(mut link: Link) {
         set_connected(&link, false);
         resume = match &lost {
             Lost::WrongBase(_) => Resume::FromNothing,
-            _ => Resume::FromHeld,
+            Lost::Unreachable(_)
+            | Lost::Stream(_)
+            | Lost::Closed
+            | Lost::Undecodable(_)
+            | Lost::Tls(_)
+            | Lost::Ending => Resume::FromHeld,
         };
         failed = if clock::now().duration_since(began) >= GOOD { 0 } else { failed + 1 };
-        tracing::warn!(error = &lost as &dyn std::error::Error, failed, "no control plane: serving by what is known");
+        tell_lost(&lost, failed);
         tokio::time::sleep(backoff(failed, rand::random(), MAX_WAIT)).await;
+    }
+}
+
+/// A person is told once; that it goes on stands on status.
+fn tell_lost(lost: &Lost, failed: u32) {
+    let error = lost as &dyn std::error::Error;
+    match failed {
+        0 | 1 => tracing::warn!(error, "no control plane: serving by what is known"),
+        _ => tracing::debug!(error, failed, "no control plane still"),
     }
 }
 
@@ -194,10 +213,8 @@ fn apply(mesh: &watch::Sender<Arc<Mesh>>, update: Update) -> Result<(), Lost> {
 fn untold(sent: &Report, now: &Report) -> Option<(NodeMessage, Report)> {
     let Report { listening, applied, failures } = now;
     let (kind, told) = if let Some(open) = listening.as_ref().filter(|_| sent.listening != *listening) {
-        let workloads = open.iter().map(|(name, uid)| Listener {
-            name: Some(convert::name(name)),
-            uid: uid.to_string(),
-        });
+        let workloads =
+            open.iter().map(|(name, uid)| Listener { name: Some(convert::name(name)), uid: uid.to_string() });
         let kind = Kind::Listening(Listening { workloads: workloads.collect() });
         (kind, Report { listening: listening.clone(), ..sent.clone() })
     } else if *applied != 0 && (sent.applied != *applied || sent.failures != *failures) {

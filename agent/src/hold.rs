@@ -17,9 +17,7 @@ use millrace_node::{
     telemetry,
     wire::{
         mesh::ObjectName,
-        node::{
-            Applied, Close, FromAgent, FromProxy, Hello, Listeners, Returned, from_agent, from_proxy::Kind,
-        },
+        node::{Applied, Close, FromAgent, FromProxy, Hello, Listeners, Returned, from_agent, from_proxy::Kind},
     },
 };
 
@@ -55,6 +53,7 @@ pub async fn hold(run_dir: &Path) -> anyhow::Result<()> {
     }
 }
 
+#[expect(clippy::infinite_loop, reason = "it holds for as long as the process lives")]
 async fn follow(socket: &Path, held: &mut Held) -> Infallible {
     loop {
         match follow_one(socket, held).await {

@@ -149,7 +149,8 @@ impl Credentials {
         }
         let leaf = chain.first().ok_or_else(|| Unjoined::NotOurs("no certificate".to_owned()))?;
         let validity = validity(leaf).map_err(unfit)?;
-        let material = KeyMaterial { chain, key: rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(), bundle };
+        let material =
+            KeyMaterial { chain, key: rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(), bundle };
         Ok(Self { material, identity, validity, key })
     }
 }

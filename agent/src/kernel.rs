@@ -19,7 +19,7 @@ mod syscall;
 
 pub use error::AttachError;
 pub use leave::leave;
-pub use maps::MapError;
+pub use maps::{MapError, Usage};
 pub use netns::netns_cookie;
-pub use object::{Kernel, Options};
+pub use object::{Count, Kernel, Options};
 pub use state::{State, Write};

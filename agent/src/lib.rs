@@ -4,7 +4,7 @@
 //! decide, proxies carry. [`run::run`] is the list of what it does.
 
 pub mod certificates;
-// CHECKMOD
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod control;
@@ -17,5 +17,6 @@ pub mod node;
 pub mod pods;
 pub mod proxy;
 pub mod run;
+pub mod seat;
 pub mod state_dir;
 pub mod status;

@@ -2,6 +2,7 @@
 
 use clap::Parser as _;
 use millrace_agent::{
+    check,
     config::{Args, Config, Files, Task},
     hold, run,
 };
@@ -12,7 +13,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match Config::from_args(args, &files)? {
         Task::Run(config) => runtime.block_on(Box::pin(run::run(config))),
-        Task::Check(_) => anyhow::bail!("TEMPORARY"),
+        Task::Check(format) => check::check(format),
         Task::Leave(config) => run::leave(&config),
         Task::Hold(config) => runtime.block_on(hold::hold(&config)),
     }

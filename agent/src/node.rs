@@ -6,13 +6,12 @@
 mod publish;
 
 use std::{
-    collections::BTreeSet,
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use millrace_model::{Mesh, ObjectName};
+use millrace_model::Mesh;
 use millrace_node::{clock, drain::Drain, handover::seal, wire::encode_snapshot};
 use tokio::{
     sync::{mpsc, watch},
@@ -22,7 +21,7 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     clock::monotonic,
-    control::Connected,
+    control::{Connected, Enrolled},
     flows::{self, Moment, Names},
     kernel::{
         Kernel, State,
@@ -31,9 +30,10 @@ use crate::{
     },
     pods::{Pods, chain},
     proxy::{Ended, Event, Proxies, Said, Wanted},
+    seat::Seat,
 };
 
-pub use publish::Outputs;
+pub use publish::{Counted, Outputs};
 
 /// How long the maps wait for the proxy to apply a new Snapshot: it takes milliseconds, and policy has a second.
 const PROXY_FIRST: Duration = Duration::from_millis(100);
@@ -61,6 +61,17 @@ pub struct Inputs {
     pub proxies: mpsc::Receiver<Event>,
     /// The end.
     pub drain: Drain,
+    /// The right to write this node's maps.
+    pub seat: Seat,
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The process shall end.
+    Drained,
+    /// A newer agent takes over.
+    Yielded,
 }
 
 /// A node.
@@ -82,7 +93,7 @@ pub struct Node {
     keys: Arc<Certificates>,
     connected: Connected,
     /// Workloads whose listeners a proxy has been given: they stay enrolled while a proxy is replaced.
-    enrolled: BTreeSet<(ObjectName, Arc<str>)>,
+    enrolled: Enrolled,
     began: Instant,
     settled: Settled,
     /// When the maps shall be written, at the latest; None: they hold what they should.
@@ -117,7 +128,7 @@ impl Node {
             sealed: None,
             keys: Arc::default(),
             connected: Connected::default(),
-            enrolled: BTreeSet::new(),
+            enrolled: Enrolled::new(),
             began: clock::now(),
             settled: Settled::No,
             due: None,
@@ -131,16 +142,16 @@ impl Node {
         self.log = self.kernel.logger();
     }
 
-    /// Runs until the drain begins, and leaves kernel programs, maps and pods as they are.
-    pub async fn run(mut self, mut inputs: Inputs) {
+    /// Runs until the drain begins or a newer agent comes, and leaves kernel programs, maps and pods as they are.
+    pub async fn run(mut self, mut inputs: Inputs) -> End {
         let (mut retry, mut flows) = (ticks(RETRY), ticks(FLOWS));
         inputs.mesh.mark_changed();
         loop {
             // Before there is a Snapshot, nothing a proxy says can be judged: it waits to be welcomed.
             let is_known = self.mesh.snapshot.generation != 0;
-            let due = self.due.map_or_else(clock::now, |due| due);
+            let due = self.due.unwrap_or_else(clock::now);
             tokio::select! {
-                _ = inputs.drain.begun() => return,
+                _ = inputs.drain.begun() => return End::Drained,
                 Ok(()) = inputs.mesh.changed() => {
                     let mesh = inputs.mesh.borrow_and_update().clone();
                     self.take(mesh).await;
@@ -155,7 +166,12 @@ impl Node {
                 }
                 Some(event) = inputs.proxies.recv(), if is_known => self.hear(event).await,
                 () = sleep_until(due.into()), if self.due.is_some() => self.enforce(),
-                _ = retry.tick() => self.again().await,
+                _ = retry.tick() => {
+                    if inputs.seat.is_wanted() {
+                        return End::Yielded;
+                    }
+                    self.again().await;
+                }
                 _ = flows.tick() => self.drain_flows(),
             }
         }
@@ -298,6 +314,10 @@ impl Node {
             outputs.metrics.flows.inc();
             outputs.flows.record(&flows::from_kernel(&event, names, now));
         });
+        match self.kernel.counters() {
+            Ok(counters) => outputs.metrics.decided(&counters),
+            Err(why) => tracing::debug!(error = &why as &dyn std::error::Error, "the kernel's counters can't be read"),
+        }
         if let Some(log) = &mut self.log {
             log.flush();
         }

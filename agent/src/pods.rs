@@ -127,7 +127,9 @@ impl Pods {
         let before = self.pods.len();
         self.pods.retain(|name, pod| {
             let now = mesh.snapshot.workloads.get(name);
-            now.is_some_and(|now| now.uid == pod.workload.uid && now.node == pod.workload.node && now.netns == pod.workload.netns)
+            now.is_some_and(|now| {
+                now.uid == pod.workload.uid && now.node == pod.workload.node && now.netns == pod.workload.netns
+            })
         });
         let mut changed = self.pods.len() != before;
         for (name, pod) in &mut self.pods {
@@ -151,11 +153,10 @@ impl Pods {
         if self.inherited.contains(&found.cookie) {
             self.attach(&found, kernel)?;
         }
-        for kind in listener::kinds(&pod.workload) {
-            if !pod.listeners.contains_key(&kind) {
-                let opened = self.entrant.within(found.namespace.clone(), move || listener::open(kind)).await;
-                pod.listeners.insert(kind, Arc::new(opened.map_err(|why| unopened(kind, &why))?));
-            }
+        let missing = listener::kinds(&pod.workload).filter(|kind| !pod.listeners.contains_key(kind));
+        for kind in missing.collect::<Vec<_>>() {
+            let opened = self.entrant.within(found.namespace.clone(), move || listener::open(kind)).await;
+            pod.listeners.insert(kind, Arc::new(opened.map_err(|why| unopened(kind, &why))?));
         }
         for (kind, socket) in &pod.listeners {
             if pod.steered.insert(*kind) {
@@ -180,7 +181,8 @@ impl Pods {
     /// The pod's namespace, as its path shows it now. One that was found stays while its path is gone: the pod may live on.
     async fn find(&self, pod: &mut Pod) -> Result<Found, String> {
         let path = pod.workload.netns.clone().ok_or("no network namespace is named")?;
-        let opened = File::open(&*path).and_then(|file| file.metadata().map(|found| (file, (found.dev(), found.ino()))));
+        let opened =
+            File::open(&*path).and_then(|file| file.metadata().map(|found| (file, (found.dev(), found.ino()))));
         let (file, id) = match (opened, &pod.found) {
             (Ok((_, id)), Some(found)) if found.file == id => return Ok(found.clone()),
             (Err(_), Some(found)) => return Ok(found.clone()),
@@ -304,12 +306,10 @@ fn steer(workload: &Workload, kind: ListenerKind, socket: &OwnedFd, kernel: &mut
 
 fn unopened(kind: ListenerKind, why: &io::Error) -> String {
     let name = listener::name(kind);
-    match why.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("its {name} listener is held elsewhere: by a proxy that will hand it back, or by the workload itself")
-        }
-        _ => format!("its {name} listener can't be opened: {why}"),
+    if why.kind() == io::ErrorKind::AddrInUse {
+        return format!("its {name} listener is held elsewhere: by a proxy that will hand it back, or by the workload");
     }
+    format!("its {name} listener can't be opened: {why}")
 }
 
 /// An error and what lies under it, on one line.

@@ -20,7 +20,7 @@ use millrace_node::wire::{
 };
 use tokio::sync::mpsc;
 
-pub use connection::{Ended, Event, Outgoing, Said, listen};
+pub use connection::{Ended, Event, Outgoing, Said, bind, listen};
 
 use crate::{certificates::Certificates, pods::Pod};
 
@@ -90,15 +90,24 @@ struct Sent {
     /// Identity to the certificate sent, told apart by its expiry.
     keys: BTreeMap<Identity, std::time::SystemTime>,
     /// Workload to its uid and the kinds it has.
-    listeners: BTreeMap<ObjectName, (Arc<str>, BTreeSet<ListenerKind>)>,
+    listeners: BTreeMap<ObjectName, Given>,
 }
+
+/// A workload's uid, and the kinds of its listeners that a proxy has.
+type Given = (Arc<str>, BTreeSet<ListenerKind>);
 
 /// The queue is full, or the proxy has gone.
 struct Stuck;
 
 impl Proxies {
     /// A proxy said its name. It is welcomed with `maps`: the original destinations, and the shown clients.
-    pub fn join(&mut self, id: u64, (name, version): (String, String), outgoing: mpsc::Sender<Outgoing>, welcome: (&str, [Arc<OwnedFd>; 2])) {
+    pub fn join(
+        &mut self,
+        id: u64,
+        (name, version): (String, String),
+        outgoing: mpsc::Sender<Outgoing>,
+        welcome: (&str, [Arc<OwnedFd>; 2]),
+    ) {
         if self.peers.len() >= MAX_PEERS {
             tracing::warn!(name, version, "too many proxies: this one is let go");
             return;
@@ -109,7 +118,8 @@ impl Proxies {
             return;
         }
         let phase = Phase::Opening;
-        let mut peer = Peer { name, version, applied: 0, phase, outgoing, sent: Sent::default(), allowance: Allowance::default() };
+        let peer =
+            Peer { name, version, applied: 0, phase, outgoing, sent: Sent::default(), allowance: Allowance::default() };
         let (node, maps) = welcome;
         if peer.send(Kind::Welcome(Welcome { node: node.to_owned() }), maps.into()).is_ok() {
             tracing::info!(name = peer.name, version = peer.version, "a proxy has registered");
@@ -198,7 +208,8 @@ impl Proxies {
     /// Hands a proxy sockets: those it asked for, or none where they could not be made.
     pub fn give(&mut self, id: u64, (name, uid): (&ObjectName, &str), family: Family, sockets: Vec<OwnedFd>) {
         let count = u32::try_from(sockets.len()).unwrap_or(0);
-        let message = Sockets { workload: Some(convert::name(name)), uid: uid.to_owned(), family: family.into(), count };
+        let message =
+            Sockets { workload: Some(convert::name(name)), uid: uid.to_owned(), family: family.into(), count };
         let sockets = sockets.into_iter().map(Arc::new).collect();
         if self.peers.get_mut(&id).is_some_and(|peer| peer.send(Kind::Sockets(message), sockets).is_err()) {
             self.peers.remove(&id);
@@ -231,14 +242,17 @@ impl Peer {
     }
 
     fn give_snapshot(&mut self, wanted: &Wanted<'_>) -> Result<(), Stuck> {
-        let Some(snapshot) = wanted.snapshot.filter(|_| self.sent.generation != wanted.generation) else { return Ok(()) };
+        let Some(snapshot) = wanted.snapshot.filter(|_| self.sent.generation != wanted.generation) else {
+            return Ok(());
+        };
         self.send(Kind::Snapshot(Snapshot { generation: wanted.generation }), vec![snapshot.clone()])?;
         self.sent.generation = wanted.generation;
         Ok(())
     }
 
     fn give_keys(&mut self, wanted: &Wanted<'_>) -> Result<(), Stuck> {
-        let retired: Vec<Identity> = self.sent.keys.keys().filter(|id| !wanted.keys.contains_key(*id)).cloned().collect();
+        let retired: Vec<Identity> =
+            self.sent.keys.keys().filter(|id| !wanted.keys.contains_key(*id)).cloned().collect();
         for identity in retired {
             self.send(Kind::Retire(Retire { identity: identity.to_string() }), Vec::new())?;
             self.sent.keys.remove(&identity);
@@ -290,7 +304,7 @@ impl Peer {
         Ok(())
     }
 
-    fn send(&mut self, kind: Kind, descriptors: Vec<Arc<OwnedFd>>) -> Result<(), Stuck> {
+    fn send(&self, kind: Kind, descriptors: Vec<Arc<OwnedFd>>) -> Result<(), Stuck> {
         let message = FromAgent { kind: Some(kind) };
         self.outgoing.try_send(Outgoing { message, descriptors }).map_err(|_full_or_gone| Stuck)
     }

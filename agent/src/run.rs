@@ -24,9 +24,10 @@ use crate::{
     join,
     kernel::{self, Kernel, Options},
     metrics::Metrics,
-    node::{Inputs, Node, Outputs},
+    node::{Counted, End, Inputs, Node, Outputs},
     pods::Pods,
     proxy,
+    seat::Seat,
     state_dir::StateDir,
     status::{self, Status},
 };
@@ -52,6 +53,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(RUN_DIR_MODE).create(&config.run_dir).context("--run-dir")?;
     let dir = StateDir::open(&config.state_dir).context("--state-dir")?;
 
+    let socket = config.run_dir.join("proxy.sock");
+    let listener = proxy::bind(&socket, config.proxy_user).context("proxies can't be listened for")?;
+    let seat = Seat::take(&dir, &socket).await.context("the node can't be taken over")?;
     let kernel = Kernel::open(&options(&config)).context("the kernel's half can't be set up")?;
     let pods = Pods::new(config.node.clone(), kernel.attached_pods()?)?;
 
@@ -69,7 +73,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (metrics, registry) = Metrics::registered();
     let flows = Arc::new(Flows::default());
 
-    let outputs = Outputs { report, status, ready, flows: flows.clone(), metrics, counted: (None, Vec::new()) };
+    let outputs = Outputs { report, status, ready, flows: flows.clone(), metrics, counted: Counted::default() };
     let mut node = Node::new(config.node.clone(), kernel, pods, outputs)?;
     if config.kernel_log == Switch::On {
         node.log_kernel();
@@ -109,8 +113,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     });
     parts.spawn({
-        let (path, user) = (config.run_dir.join("proxy.sock"), config.proxy_user);
-        async move { proxy::listen(&path, user, events).await.context("proxies can't be listened for") }
+        let user = config.proxy_user;
+        async move { proxy::listen(listener, user, events).await.context("proxies can't be listened for") }
     });
     parts.spawn({
         let path = config.run_dir.join("agent-admin.sock");
@@ -125,11 +129,23 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         async move { admin.serve(&path, ADMIN_MODE).await.context("the admin socket can't be served") }
     });
 
-    let inputs =
-        Inputs { mesh: mesh_seen, keys: keys_seen, connected: connected_seen, proxies: events_seen, drain: drain.clone() };
+    let inputs = Inputs {
+        mesh: mesh_seen,
+        keys: keys_seen,
+        connected: connected_seen,
+        proxies: events_seen,
+        drain: drain.clone(),
+        seat,
+    };
     tokio::select! {
-        () = node.run(inputs) => {}
-        _ = drain.begun() => {}
+        end = node.run(inputs) => match end {
+            End::Drained => {}
+            End::Yielded => {
+                tracing::info!("a newer agent has taken over: this one is idle until it is ended");
+                parts.shutdown().await;
+                drain.begun().await;
+            }
+        },
         Some(ended) = parts.join_next() => ended.context("a part of the agent broke off")??,
     }
     tracing::info!("the agent ends; the kernel's programs stay");

@@ -42,6 +42,11 @@ impl StateDir {
         fs::read(path).map(Some)
     }
 
+    /// The file that is locked by whoever works with this directory; it holds nothing.
+    pub fn lock_file(&self) -> io::Result<File> {
+        OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(self.0.join("lock"))
+    }
+
     /// Replaces the file. After a crash at any point it holds the old bytes or the new ones.
     pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let beside = self.0.join(format!("{name}.new"));

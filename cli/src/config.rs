@@ -216,7 +216,8 @@ pub struct Flows {
     /// Only from this source: a pod as `namespace/name`, or a namespace as `namespace/`.
     #[arg(long, value_name = "SOURCE")]
     pub from: Option<String>,
-    /// Only to this target: an address, an address with port, a pod or service as `namespace/name`, or `namespace/`.
+    /// Only to this target: an address, an address with port, a pod or service as `namespace/name`, a service as
+    /// `name.namespace`, or `namespace/`.
     #[arg(long, value_name = "TARGET")]
     pub to: Option<String>,
     /// Only with one of these verdicts, such as `denied`.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::Method;
 use http_body_util::BodyExt as _;
-use millrace_model::{Mesh, ObjectName};
+use millrace_model::Mesh;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use crate::{
     Ending, Failure,
     client::Client,
     config::{Flows, Format, Process},
-    names,
+    names::{self, Owner},
     out::{self, Reader},
     table::plain,
 };
@@ -146,10 +146,14 @@ fn wanted(flow: &Flow, filter: &Flows, mesh: &Mesh) -> bool {
             let socket = address.parse::<SocketAddr>().ok();
             names_it(to, address)
                 || socket.is_some_and(|s| s.ip().to_string() == *to)
-                || socket.and_then(|s| names::owner(mesh, s)).is_some_and(|name| names_it(to, &name.to_string()))
+                || socket.and_then(|s| Owner::of(mesh, s)).is_some_and(|owner| is_called(owner, to))
         })
     });
     from_fits && to_fits && (verdict.is_empty() || verdict.contains(&flow.verdict))
+}
+
+fn is_called(owner: Owner<'_>, wanted: &str) -> bool {
+    names_it(wanted, &owner.name().to_string()) || owner.to_string() == wanted
 }
 
 /// Whether `wanted` means `name`: by being it, or by being its namespace with the slash.
@@ -158,8 +162,8 @@ fn names_it(wanted: &str, name: &str) -> bool {
 }
 
 fn row(Flow { at, verdict, source, asked, target, policy, more: _ }: &Flow, mesh: &Mesh) -> String {
-    let shown = |address: &str| match address.parse().ok().and_then(|a| names::owner(mesh, a)) {
-        Some(name) => name_with_port(name, address),
+    let shown = |address: &str| match address.parse().ok().and_then(|a| Owner::of(mesh, a)) {
+        Some(owner) => format!("{owner}:{}", address.rsplit_once(':').map_or("", |(_, port)| port)),
         None => address.to_owned(),
     };
     let time = at.split_once('T').map_or(at.as_str(), |(_, time)| time);
@@ -173,11 +177,6 @@ fn row(Flow { at, verdict, source, asked, target, policy, more: _ }: &Flow, mesh
         line.push_str(&format!("  by {policy}"));
     }
     plain(&line) + "\n"
-}
-
-fn name_with_port(name: &ObjectName, address: &str) -> String {
-    let port = address.rsplit_once(':').map_or("", |(_, port)| port);
-    format!("{name}:{port}")
 }
 
 #[cfg(test)]
@@ -204,7 +203,7 @@ mod tests {
     fn a_flow_is_shown_by_the_names_that_people_know() {
         assert_eq!(
             row(&flow(), &names::tests::mesh()),
-            "03:04:05.678  denied             shop/web                  shop/reviews:80 -> shop/web:8080  by shop/only-api\n"
+            "03:04:05.678  denied             shop/web                  reviews.shop:80 -> shop/web:8080  by shop/only-api\n"
         );
     }
 
@@ -214,7 +213,7 @@ mod tests {
         for from in ["shop/web", "shop/"] {
             assert!(wanted(&flow(), &Flows { from: Some(from.into()), ..filter() }, &mesh));
         }
-        for to in ["10.96.0.1:80", "10.96.0.1", "10.0.0.1", "shop/reviews", "shop/"] {
+        for to in ["10.96.0.1:80", "10.96.0.1", "10.0.0.1", "shop/reviews", "reviews.shop", "shop/"] {
             assert!(wanted(&flow(), &Flows { to: Some(to.into()), ..filter() }, &mesh), "{to}");
         }
         for to in ["10.96.0.1:8", "10.96.0", "shop/review", "other/"] {

@@ -1,6 +1,7 @@
 //! Reads a process's snapshot, and finds in it what a person calls by name. Pure, but for fetching it.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -106,10 +107,36 @@ fn object(host: &str) -> Option<ObjectName> {
     }
 }
 
-/// The service or workload that has this address, where one does.
-pub(crate) fn owner(mesh: &Mesh, address: SocketAddr) -> Option<&ObjectName> {
-    let service = mesh.service_at(address.ip(), address.port(), Protocol::Tcp);
-    service.map(|s| &s.name).or_else(|| mesh.workload_at(address.ip()).map(|w| &w.name))
+/// Who has an address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Owner<'m> {
+    Service(&'m ObjectName),
+    Workload(&'m ObjectName),
+}
+
+impl<'m> Owner<'m> {
+    pub(crate) fn of(mesh: &'m Mesh, address: SocketAddr) -> Option<Self> {
+        if let Some(service) = mesh.service_at(address.ip(), address.port(), Protocol::Tcp) {
+            return Some(Self::Service(&service.name));
+        }
+        mesh.workload_at(address.ip()).map(|workload| Self::Workload(&workload.name))
+    }
+
+    pub(crate) fn name(self) -> &'m ObjectName {
+        match self {
+            Self::Service(name) | Self::Workload(name) => name,
+        }
+    }
+}
+
+/// A service as DNS names it and a pod as Kubernetes does, so that the two are told apart where they are called alike.
+impl fmt::Display for Owner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(ObjectName { namespace, name }) => write!(f, "{name}.{namespace}"),
+            Self::Workload(name) => name.fmt(f),
+        }
+    }
 }
 
 /// How many names a message lists before it stops.

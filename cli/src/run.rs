@@ -201,6 +201,13 @@ impl Place {
         write_secret(&self.token_file, &token)
             .map_err(|why| Failure::Failed(format!("{}: {why}", self.token_file.display())))
     }
+
+    /// Removes the token once the agent is ready: it has joined, or needed none.
+    fn forget_token(&self) {
+        if let Err(why) = fs::remove_file(&self.token_file) {
+            say(&format!("the join token stays in {}: {why}", self.token_file.display()));
+        }
+    }
 }
 
 /// Writes a file that root alone may read, whole or not at all.

@@ -120,6 +120,15 @@ pub fn node_of(settings: &Settings, identity: &Identity) -> Option<Arc<str>> {
     (*trust_domain == settings.trust_domain && *namespace == settings.root_namespace).then(|| node.into())
 }
 
+/// A certificate, just made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// Whom it names.
+    pub identity: Identity,
+    /// Leaf first. The root signs leaves itself: there is nothing between.
+    pub chain_der: Vec<Vec<u8>>,
+}
+
 /// Issues certificates.
 #[derive(Debug)]
 pub struct Issuer {
@@ -133,11 +142,10 @@ pub struct Issuer {
 
 impl Issuer {
     /// A joining node's certificate, for a token that is spent by it. A request that is unfit spends none.
-    pub fn join(&self, token: &str, csr: &[u8], now: Duration) -> Result<(Arc<str>, Vec<Vec<u8>>), Refusal> {
+    pub fn join(&self, token: &str, csr: &[u8], now: Duration) -> Result<Issued, Refusal> {
         let key = PublicKey::of_request(csr)?;
         let node = self.tokens.spend(token, self.authority.root_sha256(), now)?;
-        let chain = self.leaf(&node_identity(&self.settings, &node), &key, now)?;
-        Ok((node, chain))
+        self.leaf(node_identity(&self.settings, &node), &key, now)
     }
 
     /// A certificate for an identity that runs on `node` by this edition; the node's own, renewed, where none is asked for.
@@ -147,7 +155,7 @@ impl Issuer {
         identity: &str,
         csr: &[u8],
         (edition, now): (Option<&Edition>, Duration),
-    ) -> Result<(Identity, Vec<Vec<u8>>), Refusal> {
+    ) -> Result<Issued, Refusal> {
         let key = PublicKey::of_request(csr)?;
         let own = node_identity(&self.settings, node);
         let identity = match identity {
@@ -160,13 +168,12 @@ impl Issuer {
                 asked
             }
         };
-        let chain = self.leaf(&identity, &key, now)?;
-        Ok((identity, chain))
+        self.leaf(identity, &key, now)
     }
 
-    fn leaf(&self, identity: &Identity, key: &PublicKey, now: Duration) -> Result<Vec<Vec<u8>>, Refusal> {
-        let leaf = self.authority.leaf(identity, key, now).map_err(|error| Refusal::Internal(error.to_string()))?;
-        Ok(vec![leaf.to_vec()])
+    fn leaf(&self, identity: Identity, key: &PublicKey, now: Duration) -> Result<Issued, Refusal> {
+        let leaf = self.authority.leaf(&identity, key, now).map_err(|error| Refusal::Internal(error.to_string()))?;
+        Ok(Issued { identity, chain_der: vec![leaf.to_vec()] })
     }
 }
 

@@ -3,13 +3,13 @@
 //! The first change of a batch goes out at once; what follows within the window goes together.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use millrace_model::{ObjectName, Snapshot};
+use millrace_model::Snapshot;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -34,8 +34,8 @@ pub const REPORTS: usize = 1024;
 pub struct Report {
     /// The node, by its certificate.
     pub node: Arc<str>,
-    /// Name and uid of each pod.
-    pub listening: Vec<(ObjectName, Arc<str>)>,
+    /// All of them.
+    pub listening: BTreeSet<Listener>,
 }
 
 /// The last editions, oldest first.
@@ -142,11 +142,10 @@ impl Publisher {
     }
 
     fn take(&mut self, Report { node, listening }: Report) -> bool {
-        let open = listening.into_iter().collect();
-        if self.listening.get(&node) == Some(&open) {
+        if self.listening.get(&node) == Some(&listening) {
             return false;
         }
-        self.listening.insert(node, open);
+        self.listening.insert(node, listening);
         true
     }
 
@@ -193,21 +192,13 @@ impl Publisher {
     }
 
     fn forget_nodes_without_pods(&mut self, objects: &Objects) {
-        let nodes: std::collections::BTreeSet<&str> =
+        let nodes: BTreeSet<&str> =
             objects.pods.values().filter_map(|pod| pod.node.as_deref()).collect();
         self.listening.retain(|node, _| nodes.contains(&**node));
     }
 
     fn keep(&self) {
-        let kept: BTreeMap<&str, Vec<Listener>> = self
-            .listening
-            .iter()
-            .map(|(node, open)| {
-                let open = open.iter().map(|(name, uid)| Listener { name: name.clone(), uid: uid.clone() });
-                (&**node, open.collect())
-            })
-            .collect();
-        if let Err(error) = store::write_if_changed(&self.kept_in, &kept) {
+        if let Err(error) = store::write_if_changed(&self.kept_in, &self.listening) {
             tracing::warn!(file = %self.kept_in.display(), %error, "could not keep what the nodes listen on");
         }
     }

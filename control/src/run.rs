@@ -1,6 +1,6 @@
 //! Puts the control plane together: a list of its parts, each with its ends. Nothing is decided here.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use millrace_wire::control::control_server::ControlServer;
@@ -27,6 +27,7 @@ use crate::{
     store,
     telemetry::LogLevel,
     transport::{self, Acceptor, Shown},
+    world::Listening,
 };
 
 /// What the nodes last said they listen on.
@@ -77,7 +78,7 @@ impl Control {
         let kept_in = config.state_dir.join(LISTENING);
         let publisher = Publisher {
             settings: config.mesh.clone(),
-            listening: store::read(&kept_in).with_context(|| format!("{}", kept_in.display()))?.unwrap_or_default(),
+            listening: kept(&kept_in),
             kept_in,
             clock: clock::unix_time,
             metrics: metrics.clone(),
@@ -148,6 +149,14 @@ impl Control {
             None => Ok(()),
         }
     }
+}
+
+/// Without it all pods wait until their nodes report again: worth a warning, not worth to stay away.
+fn kept(path: &Path) -> Listening {
+    store::read(path).unwrap_or_else(|error| {
+        tracing::warn!(file = %path.display(), %error, "what the nodes listen on is forgotten");
+        None
+    }).unwrap_or_default()
 }
 
 fn open_issuer(config: &Config) -> anyhow::Result<Issuer> {

@@ -1,9 +1,9 @@
 //! Answers the nodes: Join, Subscribe, Issue. Who asks is what its certificate says; what it gets is decided elsewhere.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
-use millrace_model::{Identity, ObjectName};
+use millrace_model::Identity;
 use millrace_wire::{
     control::{Certificate, IssueRequest, JoinRequest, NodeMessage, control_server::Control, node_message::Kind},
     convert,
@@ -18,12 +18,13 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     clock,
-    issue::{self, Issuer, Refusal},
+    issue::{self, Issued, Issuer, Refusal},
     metrics::{CallLabel, Metrics, UpdateLabel},
     nodes::{Connected, Nodes},
     publish::{History, Report},
     scope::Edition,
     transport::Caller,
+    world::Listener,
 };
 
 /// The agent knows what it has before it connects.
@@ -56,9 +57,9 @@ impl Control for Service {
         let issuer = self.issuer.clone();
         // The token is spent on disk: not on the thread that serves others.
         let joined = blocking(move || issuer.join(&token, &csr_der, clock::unix_time())).await;
-        let (node, chain_der) = joined.map_err(|refusal| self.refuse("join", &from, &refusal))?;
+        let Issued { identity, chain_der } = joined.map_err(|refusal| self.refuse("join", &from, &refusal))?;
         self.metrics.certificates.get_or_create(&CallLabel { call: "join" }).inc();
-        tracing::info!(%node, %from, "a node joined");
+        tracing::info!(%identity, %from, "a node joined");
         Ok(Response::new(self.certificate(chain_der)))
     }
 
@@ -67,7 +68,7 @@ impl Control for Service {
         let IssueRequest { identity, csr_der } = request.into_inner();
         let edition = self.history.borrow().now().cloned();
         let issued = self.issuer.issue(&node, &identity, &csr_der, (edition.as_deref(), clock::unix_time()));
-        let (identity, chain_der) = issued.map_err(|refusal| self.refuse("issue", &node, &refusal))?;
+        let Issued { identity, chain_der } = issued.map_err(|refusal| self.refuse("issue", &node, &refusal))?;
         self.metrics.certificates.get_or_create(&CallLabel { call: "issue" }).inc();
         tracing::info!(%node, %identity, "issued a certificate");
         Ok(Response::new(self.certificate(chain_der)))
@@ -249,16 +250,16 @@ impl Reader {
     }
 }
 
-fn read_listening(listening: millrace_wire::control::Listening) -> Option<Vec<(ObjectName, Arc<str>)>> {
+fn read_listening(listening: millrace_wire::control::Listening) -> Option<BTreeSet<Listener>> {
     if listening.workloads.len() > MAX_LISTENING {
         return None;
     }
     listening
         .workloads
         .into_iter()
-        .map(|listener| {
-            let name = convert::name_from(listener.name, "listening.workloads.name").ok()?;
-            (listener.uid.len() <= MAX_UID).then(|| (name, listener.uid.into()))
+        .map(|millrace_wire::control::Listener { name, uid }| {
+            let name = convert::name_from(name, "listening.workloads.name").ok()?;
+            (uid.len() <= MAX_UID).then(|| Listener { name, uid: uid.into() })
         })
         .collect()
 }

@@ -244,7 +244,7 @@ impl Opening {
             Some(_) => None,
             None => {
                 let permit = self.strangers.try_acquire_owned().map_err(|_full| Refused::TooManyStrangers)?;
-                Some((permit, Box::pin(tokio::time::sleep(STRANGER))))
+                Some(Stranger { end: Box::pin(tokio::time::sleep(STRANGER)), _permit: permit })
             }
         };
         Ok(Connection { tls, caller: Caller { identity, address: self.address }, stranger, _permit: self.permit })
@@ -267,7 +267,13 @@ pub struct Connection {
     tls: TlsStream<TcpStream>,
     caller: Caller,
     /// Without a certificate: its place among the few, and its end.
-    stranger: Option<(OwnedSemaphorePermit, Pin<Box<Sleep>>)>,
+    stranger: Option<Stranger>,
+    _permit: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+struct Stranger {
+    end: Pin<Box<Sleep>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -281,8 +287,8 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some((_, end)) = &mut self.stranger
-            && end.as_mut().poll_unpin(cx).is_ready()
+        if let Some(stranger) = &mut self.stranger
+            && stranger.end.as_mut().poll_unpin(cx).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

@@ -31,8 +31,8 @@ pub struct World {
     pub listening: Listening,
 }
 
-/// By node, the pods whose listeners are open there: name and uid.
-pub type Listening = BTreeMap<Arc<str>, BTreeSet<(ObjectName, Arc<str>)>>;
+/// By node, the pods whose listeners are open there.
+pub type Listening = BTreeMap<Arc<str>, BTreeSet<Listener>>;
 
 /// The objects, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -182,8 +182,19 @@ pub struct Slice {
     pub service: ObjectName,
     /// The endpoints.
     pub endpoints: Vec<SliceEndpoint>,
-    /// The ports each has, by the service port's name.
-    pub ports: Vec<(Arc<str>, Protocol, u16)>,
+    /// The ports each has.
+    pub ports: Vec<SlicePort>,
+}
+
+/// One port of a slice's endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// The name of the service's port that leads to it; empty for an unnamed one.
+    pub name: Arc<str>,
+    /// The transport.
+    pub protocol: Protocol,
+    /// Where the application listens.
+    pub target: u16,
 }
 
 /// One endpoint of a slice.
@@ -243,7 +254,7 @@ pub struct EncryptionPolicy {
     pub encryption: Encryption,
 }
 
-/// One pod of a node's report, as it is kept on disk.
+/// One pod whose listeners are open.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Listener {
     /// The pod.

@@ -182,12 +182,12 @@ fn watch(listener: Arc<OwnedFd>) -> Option<AsyncFd<Arc<OwnedFd>>> {
     }
 }
 
+#[expect(clippy::infinite_loop, reason = "it ends by being aborted")]
 async fn accept(proxy: Arc<Proxy>, home: Home, kind: Kind, listener: AsyncFd<Arc<OwnedFd>>, workers: Arc<Workers>) {
     let mut burst = 0;
     loop {
         let accepted = listener.async_io(Interest::READABLE, |listener| {
-            let (socket, peer) =
-                rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+            let (socket, peer) = rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
             let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(Errno::CONNABORTED)?;
             Ok((socket, peer))
         });

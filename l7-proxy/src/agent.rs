@@ -14,8 +14,7 @@ use std::{
 
 use millrace_model::{Mesh, Snapshot};
 use millrace_node::{
-    clock,
-    credentials,
+    clock, credentials,
     drain::Trigger,
     handover::{self, Connection, Packet},
     wire::{
@@ -48,6 +47,9 @@ const MAX_KEYS: usize = 256 * 1024;
 
 /// Answers that wait for the agent's socket: one for each generation, and it takes them as fast as it sends.
 const ANSWERS: usize = 64;
+
+/// How often the stock is looked through for what a burst left over.
+const TRIM: Duration = Duration::from_secs(15);
 
 /// Makes socket storage of the two descriptors that come with Welcome.
 pub type MakeMaps = fn(OwnedFd, OwnedFd) -> Arc<dyn SocketMaps>;
@@ -155,17 +157,18 @@ impl Agent {
             return ended;
         }
         let (answers, mut to_send) = mpsc::channel(ANSWERS);
+        let proxy = self.proxy.clone();
         let ended = tokio::select! {
             ended = self.listen(&connection, &answers) => ended,
             ended = tell(&connection, outbox, &mut to_send) => ended,
+            ended = trim(&proxy) => ended,
         };
         ended.err().unwrap_or(Ended::Closed)
     }
 
     /// Hello, Welcome, what is held, what is served by.
     async fn open(&self, connection: &Connection) -> Result<(), Ended> {
-        let hello =
-            wire::node::Hello { name: self.name.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        let hello = wire::node::Hello { name: self.name.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
         send(connection, from_proxy::Kind::Hello(hello), &[]).await?;
         let Packet { message, descriptors } = receive(connection).await?;
         let Some(from_agent::Kind::Welcome(wire::node::Welcome { node })) = message.kind else {
@@ -179,8 +182,7 @@ impl Agent {
         for (pod, held) in &self.pods {
             let kinds = held.listeners.iter().map(|(kind, _)| i32::from(*kind)).collect();
             let listeners: Vec<_> = held.listeners.iter().map(|(_, listener)| listener.as_fd()).collect();
-            let returned =
-                wire::node::Returned { workload: Some(pod.wire_name()), uid: pod.uid.to_string(), kinds };
+            let returned = wire::node::Returned { workload: Some(pod.wire_name()), uid: pod.uid.to_string(), kinds };
             send(connection, from_proxy::Kind::Returned(returned), &listeners).await?;
         }
         let generation = self.mesh.borrow().snapshot.generation;
@@ -228,11 +230,7 @@ impl Agent {
                 self.tell_acceptor(Command::Close(pod)).await?;
             }
             Said::Sockets(wire::node::Sockets { workload, uid, family, count: _ }) => {
-                let (pod, family) = (message::pod(workload, &uid)?, message::family(family)?);
-                // What was asked for a pod that went meanwhile would keep its namespace alive.
-                if self.pods.contains_key(&pod) {
-                    self.proxy.stock.put(&pod, family, descriptors);
-                }
+                self.proxy.stock.put(&message::pod(workload, &uid)?, message::family(family)?, descriptors);
             }
             Said::Drain(wire::node::Drain { deadline_ms }) => {
                 tracing::info!(deadline_ms, "a newer proxy has taken over");
@@ -294,6 +292,15 @@ impl Agent {
 
     async fn tell_acceptor(&self, command: Command) -> Result<(), Ended> {
         self.acceptor.send(command).await.map_err(|_closed| Ended::Ending)
+    }
+}
+
+/// Closes now and then what the stock keeps too many of.
+#[expect(clippy::infinite_loop, reason = "it ends with the connection that it runs beside")]
+async fn trim(proxy: &Proxy) -> Result<(), Ended> {
+    loop {
+        tokio::time::sleep(TRIM).await;
+        proxy.stock.trim(clock::now());
     }
 }
 

@@ -27,8 +27,10 @@ pub(crate) struct Carried {
 pub(crate) enum Broken {
     /// The socket was reset.
     Socket,
-    /// The tunnel's stream was reset, or the tunnel broke.
+    /// The tunnel's stream was reset by its other end.
     Stream,
+    /// The tunnel broke.
+    Tunnel,
 }
 
 /// A tunnel's stream, both ways.
@@ -70,6 +72,7 @@ pub(crate) async fn through_tunnel(
         ended = both => ended.map_err(|broken| match (broken, at) {
             (Broken::Socket, AtSocket::Client) | (Broken::Stream, AtSocket::Target) => Why::ClientReset,
             (Broken::Socket, AtSocket::Target) | (Broken::Stream, AtSocket::Client) => Why::UpstreamReset,
+            (Broken::Tunnel, _) => Why::TunnelBroken,
         }),
         why = stop => Err(why),
     };

@@ -46,6 +46,7 @@ pub(crate) async fn dial(unconnected: Unconnected, target: SocketAddr) -> Result
     Ok(Connected { socket, held })
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "ErrorKind is open, and what is not named here has one name")]
 fn named(error: &io::Error) -> Why {
     match error.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Why::ConnectRefused,
@@ -56,10 +57,8 @@ fn named(error: &io::Error) -> Why {
 
 /// Sets what every carried connection needs: no waiting to fill a segment, and an end for a peer that vanished.
 pub(crate) fn tune(socket: &TcpStream) {
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
     let tuned = socket.set_nodelay(true).and_then(|()| socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive));
     if let Err(why) = tuned {
         tracing::debug!(%why, "a socket's options were not set: it is broken already");

@@ -169,10 +169,10 @@ impl Why {
         if let Self::Denied(policy) | Self::Revoked(policy) = self {
             return policy.as_ref().map(ToString::to_string);
         }
-        match self {
-            Self::PeerDenied(policy) if !policy.is_empty() => Some(policy.to_string()),
-            _ => None,
+        if let Self::PeerDenied(policy) = self {
+            return Some(policy.to_string()).filter(|policy| !policy.is_empty());
         }
+        None
     }
 
     /// Whether somebody was refused for who they are or what they asked for: what flow records show.

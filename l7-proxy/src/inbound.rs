@@ -2,16 +2,21 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use millrace_model::{Facts, Identity, Mesh};
-use millrace_node::credentials;
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use millrace_node::{clock, credentials, drain::Drain};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{Sleep, timeout},
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
@@ -28,6 +33,9 @@ use crate::{
     worker::Worker,
 };
 
+/// How long a tunnel without a stream is kept: longer than the dialling end keeps it, which knows better.
+const IDLE: Duration = Duration::from_secs(300);
+
 /// How long the streams of a broken tunnel may take to notice: they are woken by it.
 const LAST_STREAMS: Duration = Duration::from_secs(5);
 
@@ -38,6 +46,8 @@ struct Arrived {
     peer_address: SocketAddr,
     /// The address that it came to: the only one that a stream of it may name.
     address: IpAddr,
+    /// For how long its certificate holds. No new stream is taken after that.
+    valid_for: Duration,
     accepted: Accepted,
 }
 
@@ -52,7 +62,8 @@ pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpSt
     };
     match opened {
         Ok((peer, address, tls)) => {
-            let arrived = Arc::new(Arrived { peer, peer_address, address, accepted });
+            let valid_for = valid_for(&tls);
+            let arrived = Arc::new(Arrived { peer, peer_address, address, valid_for, accepted });
             Box::pin(serve_streams(&worker, &arrived, tls)).await;
         }
         Err(why) => {
@@ -79,7 +90,7 @@ async fn shake_hands(
         }
     };
     let key = proxy.keys.get(&workload).ok_or(Why::NoKey)?;
-    let _turn = proxy.handshakes.try_acquire().map_err(|_full| Why::HandshakesFull)?;
+    let _under_way = proxy.handshakes.begin(accepted.peer.ip()).ok_or(Why::HandshakesFull)?;
     let accepting = TlsAcceptor::from(key.server.clone()).accept(tunnel::wire(socket));
     let mut tls = match timeout(tunnel::HANDSHAKE, accepting).await {
         Ok(Ok(tls)) => tls,
@@ -98,6 +109,13 @@ async fn shake_hands(
     peer.map(|peer| (peer, address, tls)).map_err(|refusal| Why::Handshake(refusal.name()))
 }
 
+fn valid_for(tls: &TlsStream<Wire>) -> Duration {
+    let leaf = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let not_after = leaf.and_then(|leaf| credentials::validity(leaf).ok()).map(|(_, not_after)| not_after);
+    let not_after = not_after.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
+    not_after.saturating_sub(clock::unix_time())
+}
+
 /// Who is spoken to, at the address that the connection came to. The listener's own address is nobody's.
 fn own_workload(mesh: &Mesh, accepted: &Accepted, address: IpAddr) -> Result<Identity, Why> {
     let workload = accepted.home.pod.workload(mesh)?;
@@ -113,24 +131,30 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
     };
     let _counted = proxy.metrics.tunnel(End::Server);
     let (mut drain, ping) = (proxy.drain.clone(), connection.ping_pong());
-    let mut is_draining = false;
-    let silent = tunnel::peer_is_silent(ping);
-    tokio::pin!(silent);
+    let mut is_closing = false;
+    let (silent, expired, idle) =
+        (tunnel::peer_is_silent(ping), tokio::time::sleep(arrived.valid_for), tokio::time::sleep(IDLE));
+    tokio::pin!(silent, expired, idle);
     let mut streams = JoinSet::new();
     loop {
+        let n_open = streams.len();
         tokio::select! {
             // At most this many at once, also of those that their peer has reset: each may hold a dial.
-            stream = connection.accept(), if streams.len() < STREAMS_TAKEN as usize => match stream {
+            stream = connection.accept(), if n_open < STREAMS_TAKEN as usize => match stream {
                 Some(Ok((request, respond))) => {
                     streams.spawn(Box::pin(serve_stream(worker.clone(), arrived.clone(), request, respond)));
                 }
                 Some(Err(_)) | None => break,
             },
-            Some(ended) = streams.join_next() => worker.note(ended),
+            Some(ended) = streams.join_next() => {
+                worker.note(ended);
+                idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
+            }
             () = arrived.accepted.home.gone() => break,
             () = &mut silent => break,
-            _ = drain.begun(), if !is_draining => {
-                is_draining = true;
+            () = until_any(&mut drain, expired.as_mut(), idle.as_mut(), n_open == 0), if !is_closing => {
+                // Streams that are open go on; the peer makes new ones in another tunnel.
+                is_closing = true;
                 connection.graceful_shutdown();
             }
         }
@@ -144,6 +168,15 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
     };
     if timeout(LAST_STREAMS, ended).await.is_err() {
         streams.shutdown().await;
+    }
+}
+
+/// Waits until the tunnel should take no new streams: the proxy drains, its peer's certificate expired, nobody uses it.
+async fn until_any(drain: &mut Drain, expired: Pin<&mut Sleep>, idle: Pin<&mut Sleep>, is_idle: bool) {
+    tokio::select! {
+        _ = drain.begun() => {}
+        () = expired => {}
+        () = idle, if is_idle => {}
     }
 }
 
@@ -242,10 +275,10 @@ fn refuse(respond: &mut SendResponse<Bytes>, why: &Why) {
     let mut response = Response::new(());
     *response.status_mut() = why.status();
     response.headers_mut().insert(REASON, HeaderValue::from_static(why.name()));
-    if let Some(policy) = why.policy().filter(|_| why.status() == StatusCode::UNAUTHORIZED) {
-        if let Ok(policy) = HeaderValue::try_from(policy) {
-            response.headers_mut().insert(POLICY, policy);
-        }
+    if why.status() == StatusCode::UNAUTHORIZED
+        && let Some(Ok(policy)) = why.policy().map(HeaderValue::try_from)
+    {
+        response.headers_mut().insert(POLICY, policy);
     }
     if respond.send_response(response, true).is_err() {
         tracing::debug!("a refused stream was gone before it was answered");

@@ -1,13 +1,11 @@
 //! Holds the keys of this node's identities, as the agent gives them.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use millrace_model::Identity;
 use millrace_node::credentials::{self, Expect, KeyMaterial, Unusable};
 use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::watch;
 
 /// The one application protocol of a tunnel.
 pub(crate) const ALPN: &[&[u8]] = &[b"h2"];
@@ -34,10 +32,11 @@ impl Key {
 
 /// Every key that this process holds.
 #[derive(Debug, Default)]
-pub(crate) struct Keys(Mutex<Held>);
+pub(crate) struct Keys(watch::Sender<Held>);
 
+/// Keys by identity, and how many were given in all.
 #[derive(Debug, Default)]
-struct Held {
+pub(crate) struct Held {
     given: u64,
     keys: HashMap<Identity, Arc<Key>>,
 }
@@ -46,27 +45,32 @@ impl Keys {
     /// Takes a key in place of the one held for `identity`. An unusable one changes nothing.
     pub(crate) fn put(&self, identity: Identity, material: KeyMaterial) -> Result<(), Unusable> {
         let server = Arc::new(credentials::server_config(&material, &identity.trust_domain, ALPN)?);
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.given += 1;
-        let key = Key { identity: identity.clone(), serial: held.given, server, material };
-        held.keys.insert(identity, Arc::new(key));
+        self.0.send_modify(|held| {
+            held.given += 1;
+            let key = Key { identity: identity.clone(), serial: held.given, server, material };
+            held.keys.insert(identity, Arc::new(key));
+        });
         Ok(())
     }
 
     /// Forgets the key of `identity`.
     pub(crate) fn retire(&self, identity: &Identity) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys.remove(identity);
+        self.0.send_if_modified(|held| held.keys.remove(identity).is_some());
     }
 
     /// The key of `identity`; None where the agent has not given it.
     pub(crate) fn get(&self, identity: &Identity) -> Option<Arc<Key>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys.get(identity).cloned()
+        self.0.borrow().keys.get(identity).cloned()
+    }
+
+    /// Tells of every key that comes or goes.
+    pub(crate) fn watch(&self) -> watch::Receiver<Held> {
+        self.0.subscribe()
     }
 
     /// Who can be proven here.
     pub(crate) fn identities(&self) -> Vec<String> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut names: Vec<String> = held.keys.keys().map(ToString::to_string).collect();
+        let mut names: Vec<String> = self.0.borrow().keys.keys().map(ToString::to_string).collect();
         names.sort();
         names
     }

@@ -13,6 +13,7 @@ mod copy;
 mod descriptors;
 mod dial;
 mod fault;
+mod handshakes;
 pub mod head;
 mod home;
 mod inbound;

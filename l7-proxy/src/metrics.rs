@@ -21,10 +21,17 @@
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelValueEncoder},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::Registry,
 };
+
+use crate::descriptors::Descriptors;
 
 /// Which way a connection is carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,7 +133,6 @@ pub(crate) struct Metrics {
     handshakes_failed: Family<ByEndAndReason, Counter>,
     stock_taken: Family<ByTaken, Counter>,
     pub(crate) stock_sockets: Gauge,
-    pub(crate) descriptors_left: Gauge,
     pub(crate) denials_dropped: Counter,
     pub(crate) generation: Gauge<u64, AtomicU64>,
     pub(crate) agent_connected: Gauge,
@@ -135,7 +141,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// Every metric under its name, ready to be printed.
-    pub(crate) fn registry(&self) -> Arc<Mutex<Registry>> {
+    pub(crate) fn registry(&self, descriptors: Descriptors) -> Arc<Mutex<Registry>> {
         let registry = Arc::new(Mutex::new(Registry::with_prefix("millrace_proxy")));
         let mut r = registry.lock().unwrap_or_else(PoisonError::into_inner);
         let Self {
@@ -149,7 +155,6 @@ impl Metrics {
             handshakes_failed,
             stock_taken,
             stock_sockets,
-            descriptors_left,
             denials_dropped,
             generation,
             agent_connected,
@@ -165,7 +170,7 @@ impl Metrics {
         r.register("handshakes_failed", "TLS handshakes that failed, by refusal", handshakes_failed.clone());
         r.register("stock_taken", "Sockets asked of the stock", stock_taken.clone());
         r.register("stock_sockets", "Unconnected sockets in stock", stock_sockets.clone());
-        r.register("descriptors_left", "Connections' descriptors left before refusal", descriptors_left.clone());
+        r.register_collector(Box::new(Left(descriptors)));
         r.register("denials_dropped", "Denials not told to the agent", denials_dropped.clone());
         r.register("snapshot_generation", "The generation served by", generation.clone());
         r.register("agent_connected", "1 while the agent's socket is connected", agent_connected.clone());
@@ -214,6 +219,19 @@ impl End {
             Self::Client => "client",
             Self::Server => "server",
         })
+    }
+}
+
+/// What is left of the descriptors, read when it is asked for.
+#[derive(Debug)]
+struct Left(Descriptors);
+
+impl Collector for Left {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let left = ConstGauge::new(i64::try_from(self.0.left()).unwrap_or(i64::MAX));
+        let help = "Connections' descriptors left before refusal";
+        let encoder = encoder.encode_descriptor("descriptors_left", help, None, left.metric_type())?;
+        left.encode(encoder)
     }
 }
 

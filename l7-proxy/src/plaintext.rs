@@ -26,7 +26,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpSt
         Ok((called, Connected { socket: target, held })) => {
             record.carrying();
             let stop = application::denied_or_gone(&worker.proxy, &accepted.home, called);
-            let ended = copy::between_sockets(socket, target, &record.carried.clone(), stop).await;
+            let ended = Box::pin(copy::between_sockets(socket, target, &record.carried.clone(), stop)).await;
             drop(held);
             ended
         }

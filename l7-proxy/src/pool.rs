@@ -66,11 +66,14 @@ struct State {
     tasks: JoinSet<()>,
 }
 
+/// How a dial ended; None while it is under way.
+type Dialled = watch::Receiver<Option<Result<(), Fault>>>;
+
 /// What leads from one end to another.
 #[derive(Debug, Default)]
 struct Route {
     tunnels: Vec<Tunnel>,
-    dial: Option<watch::Receiver<Option<Result<(), Fault>>>>,
+    dial: Option<Dialled>,
 }
 
 #[derive(Debug)]
@@ -143,12 +146,7 @@ impl Pool {
         });
     }
 
-    fn place_or_dial(
-        self: &Arc<Self>,
-        proxy: &Arc<Proxy>,
-        ends: &Ends,
-        key: &Arc<Key>,
-    ) -> Result<Place, watch::Receiver<Option<Result<(), Fault>>>> {
+    fn place_or_dial(self: &Arc<Self>, proxy: &Arc<Proxy>, ends: &Ends, key: &Arc<Key>) -> Result<Place, Dialled> {
         let mut state = self.lock();
         let State { routes, tasks } = &mut *state;
         let route = routes.entry(ends.clone()).or_default();
@@ -251,7 +249,7 @@ async fn open(proxy: &Proxy, ends: &Ends, key: &Key) -> Result<Opened, Why> {
     let (ping, counted) = (connection.ping_pong(), proxy.metrics.tunnel(End::Client));
     let address = ends.tunnel;
     let driver = async move {
-        let ended = tunnel::drive(connection, ping).await;
+        let ended = Box::pin(tunnel::drive(connection, ping)).await;
         tracing::debug!(%address, ?ended, "a tunnel ended");
         drop((counted, held));
     };

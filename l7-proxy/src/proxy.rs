@@ -8,14 +8,12 @@ use std::{
 
 use millrace_model::Mesh;
 use millrace_node::drain::Drain;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
-    descriptors::Descriptors, fault::Why, keys::Keys, maps::SocketMaps, metrics::Metrics, record::Denial, stock::Stock,
+    descriptors::Descriptors, fault::Why, handshakes::Handshakes, keys::Keys, maps::SocketMaps, metrics::Metrics,
+    record::Denial, stock::Stock,
 };
-
-/// TLS handshakes under way at once: at half a millisecond of CPU each this is a tenth of a second's work of one core.
-const HANDSHAKES: usize = 256;
 
 /// Denials that wait to be told to the agent; more are counted and dropped: a flood of them must cost nobody memory.
 pub(crate) const DENIALS: usize = 1024;
@@ -37,8 +35,8 @@ pub(crate) struct Proxy {
     pub(crate) denials: mpsc::Sender<Denial>,
     /// Whether the process is ending.
     pub(crate) drain: Drain,
-    /// One permit for each handshake under way.
-    pub(crate) handshakes: Arc<Semaphore>,
+    /// TLS handshakes under way.
+    pub(crate) handshakes: Handshakes,
     /// Connections open to each endpoint.
     pub(crate) outstanding: Outstanding,
     welcome: Mutex<Option<Welcome>>,
@@ -73,7 +71,12 @@ pub(crate) struct Welcome {
 }
 
 impl Proxy {
-    pub(crate) fn new(mesh: watch::Receiver<Arc<Mesh>>, stock: Stock, denials: mpsc::Sender<Denial>, drain: Drain) -> Self {
+    pub(crate) fn new(
+        mesh: watch::Receiver<Arc<Mesh>>,
+        stock: Stock,
+        denials: mpsc::Sender<Denial>,
+        drain: Drain,
+    ) -> Self {
         let (descriptors, metrics) = (stock.descriptors().clone(), stock.metrics().clone());
         Self {
             mesh,
@@ -83,7 +86,7 @@ impl Proxy {
             metrics,
             denials,
             drain,
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            handshakes: Handshakes::default(),
             outstanding: Outstanding::default(),
             welcome: Mutex::default(),
             missing: watch::Sender::new([Missing::Agent, Missing::Snapshot].map(|m| m.sentence().to_owned()).to_vec()),

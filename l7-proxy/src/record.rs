@@ -156,16 +156,16 @@ impl Drop for Record {
             duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
             "connection ended"
         );
-        if let Err(why) = outcome {
-            if why.is_denial() {
-                let target = match (target.name(), target.address) {
-                    (name, Some(address)) => format!("{name}:{}", address.port()),
-                    (name, None) => name,
-                };
-                let denial = Denial { source: source.name(), target, reason: name, policy: policy.unwrap_or_default() };
-                if proxy.denials.try_send(denial).is_err() {
-                    proxy.metrics.denials_dropped.inc();
-                }
+        if let Err(why) = outcome
+            && why.is_denial()
+        {
+            let target = match (target.name(), target.address) {
+                (name, Some(address)) => format!("{name}:{}", address.port()),
+                (name, None) => name,
+            };
+            let denial = Denial { source: source.name(), target, reason: name, policy: policy.unwrap_or_default() };
+            if proxy.denials.try_send(denial).is_err() {
+                proxy.metrics.denials_dropped.inc();
             }
         }
     }

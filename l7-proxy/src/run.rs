@@ -78,16 +78,17 @@ impl Signals {
         // A second signal brings the end forward.
         self.drain.over().await;
         self.trigger.begin(clock::now());
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
 /// Draws from the provider once: its self-tests and its first look at the machine are not for the filter to forbid.
 fn prove_crypto() -> Result<(), rustls::Error> {
     let mut once = [0; 32];
-    rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut once).map_err(|_none| {
-        rustls::Error::FailedToGetRandomBytes
-    })
+    rustls::crypto::aws_lc_rs::default_provider()
+        .secure_random
+        .fill(&mut once)
+        .map_err(|_none| rustls::Error::FailedToGetRandomBytes)
 }
 
 /// A proxy that has not begun yet.
@@ -133,7 +134,7 @@ impl Parts {
 
     /// What is counted, ready to be printed.
     pub fn metrics(&self) -> Arc<Mutex<Registry>> {
-        self.proxy.metrics.registry()
+        self.proxy.metrics.registry(self.proxy.descriptors.clone())
     }
 
     /// What an operator may ask.

@@ -6,13 +6,13 @@ use std::{
     collections::{HashMap, VecDeque},
     net::IpAddr,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use millrace_node::{clock, handover::MAX_DESCRIPTORS};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, SemaphorePermit, mpsc},
     time::timeout,
 };
 
@@ -81,14 +81,19 @@ pub(crate) struct Unconnected {
 /// Every pod's shelves.
 #[derive(Debug)]
 pub(crate) struct Stock {
-    shelves: Mutex<HashMap<(Pod, Family), Arc<Shelf>>>,
+    shelves: Mutex<Shelves>,
     wants: mpsc::Sender<Want>,
     descriptors: Descriptors,
     metrics: Arc<Metrics>,
 }
 
+/// By pod and family.
+type Shelves = HashMap<(Pod, Family), Arc<Shelf>>;
+
 #[derive(Debug)]
 struct Shelf {
+    pod: Pod,
+    family: Family,
     /// One permit for each socket: what a taker waits on.
     ready: Semaphore,
     state: Mutex<State>,
@@ -117,9 +122,9 @@ impl Stock {
 
     /// A socket of `pod`'s namespace; waits for one for as long as a client may be made to.
     pub(crate) async fn take(&self, pod: &Pod, family: Family) -> Result<Unconnected, Why> {
-        let shelf = self.shelf(pod, family);
-        let at_once = shelf.ready.try_acquire().map(|permit| permit.forget()).is_ok();
-        self.restock(pod, family, &shelf, clock::now(), 1);
+        let shelf = self.lock().get(&(pod.clone(), family)).cloned().ok_or(Why::Gone)?;
+        let at_once = shelf.ready.try_acquire().map(SemaphorePermit::forget).is_ok();
+        self.restock(&shelf, clock::now(), 1);
         if !at_once {
             match timeout(PATIENCE, shelf.ready.acquire()).await {
                 Ok(Ok(permit)) => permit.forget(),
@@ -136,11 +141,12 @@ impl Stock {
         Ok(socket)
     }
 
-    /// Puts what the agent sent on the shelf. More than the descriptors' limit lets be open are closed again.
+    /// Puts what the agent sent on the shelf. More than the descriptors' limit lets be open are closed again, and so is
+    /// what was asked for a pod that is gone by now: it would keep the namespace alive.
     pub(crate) fn put(&self, pod: &Pod, family: Family, sockets: Vec<OwnedFd>) {
-        let shelf = self.shelf(pod, family);
+        let Some(shelf) = self.lock().get(&(pod.clone(), family)).cloned() else { return };
         let mut state = shelf.lock();
-        state.asked = state.asked.saturating_sub(sockets.len().max(1));
+        state.asked = state.asked.saturating_sub(sockets.len());
         for socket in sockets {
             let Some(held) = self.descriptors.take(1) else { continue };
             state.sockets.push_back(Unconnected { socket, held });
@@ -149,44 +155,57 @@ impl Stock {
         }
     }
 
-    /// Asks for a first stock of a pod whose listeners have come.
+    /// Makes a shelf for a pod whose listeners have come, and asks for a first stock.
     pub(crate) fn open(&self, pod: &Pod, family: Family) {
-        let shelf = self.shelf(pod, family);
-        self.restock(pod, family, &shelf, clock::now(), 0);
+        let new = || Arc::new(Shelf::new(pod.clone(), family));
+        let shelf = self.lock().entry((pod.clone(), family)).or_insert_with(new).clone();
+        self.restock(&shelf, clock::now(), 0);
     }
 
     /// Closes what is kept for a pod that is gone; who waits for a socket of it stops waiting.
     pub(crate) fn close(&self, pod: &Pod) {
-        let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
         for family in [Family::V4, Family::V6] {
-            if let Some(shelf) = shelves.remove(&(pod.clone(), family)) {
-                shelf.ready.close();
-                let kept = std::mem::take(&mut shelf.lock().sockets);
-                self.metrics.stock_sockets.dec_by(i64::try_from(kept.len()).unwrap_or(i64::MAX));
-            }
+            let Some(shelf) = self.lock().remove(&(pod.clone(), family)) else { continue };
+            shelf.ready.close();
+            let kept = std::mem::take(&mut shelf.lock().sockets);
+            self.metrics.stock_sockets.dec_by(i64::try_from(kept.len()).unwrap_or(i64::MAX));
         }
     }
 
     /// A new agent knows nothing of what the last one was asked for: asks again for what is missing.
     pub(crate) fn ask_again(&self) {
-        let shelves: Vec<((Pod, Family), Arc<Shelf>)> = {
-            let shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
-            shelves.iter().map(|(key, shelf)| (key.clone(), shelf.clone())).collect()
-        };
-        for ((pod, family), shelf) in shelves {
+        for shelf in self.all() {
             shelf.lock().asked = 0;
-            self.restock(&pod, family, &shelf, clock::now(), 0);
+            self.restock(&shelf, clock::now(), 0);
         }
     }
 
-    fn shelf(&self, pod: &Pod, family: Family) -> Arc<Shelf> {
-        let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
-        shelves.entry((pod.clone(), family)).or_default().clone()
+    /// Closes what a burst left over, once it is a minute old.
+    pub(crate) fn trim(&self, now: Instant) {
+        for shelf in self.all() {
+            let mut state = shelf.lock();
+            state.use_.note(now, 0);
+            while state.sockets.len() > state.wanted() {
+                // A permit stands for each socket that nobody is about to take.
+                let Ok(permit) = shelf.ready.try_acquire() else { break };
+                permit.forget();
+                drop(state.sockets.pop_front());
+                self.metrics.stock_sockets.dec();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelves> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all(&self) -> Vec<Arc<Shelf>> {
+        self.lock().values().cloned().collect()
     }
 
     /// Notes `taken` more, and asks the agent for what then is missing.
-    fn restock(&self, pod: &Pod, family: Family, shelf: &Shelf, now: Instant, taken: usize) {
-        let missing = {
+    fn restock(&self, shelf: &Shelf, now: Instant, taken: usize) {
+        let mut left = {
             let mut state = shelf.lock();
             state.use_.note(now, taken);
             let missing = state.missing(now);
@@ -196,10 +215,9 @@ impl Stock {
             }
             missing
         };
-        let mut left = missing;
         while left > 0 {
             let count = left.min(MAX_DESCRIPTORS);
-            if self.wants.try_send(Want { pod: pod.clone(), family, count }).is_err() {
+            if self.wants.try_send(Want { pod: shelf.pod.clone(), family: shelf.family, count }).is_err() {
                 let mut state = shelf.lock();
                 state.asked = state.asked.saturating_sub(left);
                 return;
@@ -209,26 +227,28 @@ impl Stock {
     }
 }
 
-impl Default for Shelf {
-    fn default() -> Self {
-        let state = State { sockets: VecDeque::new(), asked: 0, asked_at: None, use_: Use::default() };
-        Self { ready: Semaphore::new(0), state: Mutex::new(state) }
-    }
-}
-
 impl Shelf {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn new(pod: Pod, family: Family) -> Self {
+        let state = State { sockets: VecDeque::new(), asked: 0, asked_at: None, use_: Use::default() };
+        Self { pod, family, ready: Semaphore::new(0), state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
+    fn wanted(&self) -> usize {
+        self.use_.peak().saturating_mul(SECONDS_KEPT).clamp(FLOOR, CEILING)
+    }
+
     /// How many to ask for now. Waits until a quarter is gone, so that a busy pod asks in batches.
     fn missing(&mut self, now: Instant) -> usize {
         if self.asked_at.is_some_and(|at| now.saturating_duration_since(at) > ANSWER) {
             self.asked = 0;
         }
-        let wanted = (self.use_.peak() * SECONDS_KEPT).clamp(FLOOR, CEILING);
+        let wanted = self.wanted();
         let have = self.sockets.len() + self.asked;
         if have > wanted - wanted / 4 { 0 } else { wanted - have }
     }

@@ -17,7 +17,7 @@ use crate::{
     proxy::Proxy,
 };
 
-/// How often idle tunnels and those of a former key are looked for. A changed mesh is looked at when it changes.
+/// How often idle tunnels are looked for. Those of a former key or mesh are, when it changes.
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// What a worker's connections share.
@@ -39,7 +39,7 @@ impl Worker {
 /// Serves what the acceptor gives, and ends after its queue was closed and the last connection has ended.
 pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
     let worker = Arc::new(Worker { proxy: proxy.clone(), pool: Arc::default() });
-    let (mut mesh, mut drain) = (proxy.mesh.clone(), proxy.drain.clone());
+    let (mut mesh, mut keys, mut drain) = (proxy.mesh.clone(), proxy.keys.watch(), proxy.drain.clone());
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -53,10 +53,8 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
                 None => is_open = false,
             },
             Some(ended) = connections.join_next() => worker.note(ended),
-            Ok(()) = mesh.changed() => {
-                let now = mesh.borrow_and_update().clone();
-                worker.pool.sweep(&proxy, &now, clock::now());
-            }
+            Ok(()) = mesh.changed() => worker.pool.sweep(&proxy, &proxy.current(), clock::now()),
+            Ok(()) = keys.changed() => worker.pool.sweep(&proxy, &proxy.current(), clock::now()),
             _ = sweep.tick() => worker.pool.sweep(&proxy, &proxy.current(), clock::now()),
             () = drain.over() => break,
         }
@@ -71,7 +69,7 @@ async fn serve(worker: Arc<Worker>, socket: std::os::fd::OwnedFd, accepted: Acce
     };
     match accepted.kind {
         Kind::Outbound => outbound::serve(worker, accepted, socket).await,
-        Kind::Plaintext => plaintext::serve(worker, accepted, socket).await,
+        Kind::Plaintext => Box::pin(plaintext::serve(worker, accepted, socket)).await,
         Kind::Tunnel => inbound::serve(worker, accepted, socket).await,
     }
 }

@@ -33,6 +33,8 @@ pub(crate) enum Task {
         /// Only this target, by its name in tests/fuzz/seeds
         target: Option<String>,
     },
+    /// Formatting and clippy: what is denied fails, warnings are counted
+    Lint,
     /// Checks what no compiler does: who depends on whom, sizes, links, generated files
     Tidy,
     /// Formatting, lints, tidy, test and demo: what must pass before a change lands

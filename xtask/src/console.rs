@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -17,6 +17,9 @@ use crate::clock;
 
 /// Lines that wait to be shown; a program that writes faster waits for the terminal.
 const LINES: usize = 256;
+
+/// How often a silent program is asked whether it has ended.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// After a program's end, how long the lines it wrote last are waited for: a process it left behind may hold its
 /// output open for ever.
@@ -60,7 +63,7 @@ enum Event {
 /// after `limit`.
 pub(crate) fn follow(command: &mut Command, limit: Duration, mut line: impl FnMut(&str)) -> Result<ExitStatus> {
     let name = name(command);
-    let deadline = clock::now() + limit;
+    let mut deadline = clock::now() + limit;
     let (output, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
     let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
@@ -69,24 +72,23 @@ pub(crate) fn follow(command: &mut Command, limit: Duration, mut line: impl FnMu
     let (sender, events) = sync_channel(LINES);
     thread::spawn(move || tell(BufReader::new(output), &sender));
     let mut ended: Option<ExitStatus> = None;
-    loop {
-        let patience = if ended.is_some() { LAST_WORDS } else { deadline.saturating_duration_since(clock::now()) };
+    while clock::now() < deadline {
         // A program may end while one it left behind keeps the output open, which is no event: ask now and then.
-        match events.recv_timeout(patience.min(LAST_WORDS)) {
+        match events.recv_timeout(LOOK) {
             Ok(Event::Line(text)) => line(&text),
             Ok(Event::Silent) | Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) if ended.is_some() => break,
-            Err(RecvTimeoutError::Timeout) if clock::now() >= deadline => {
-                end(&mut child)?;
-                bail!("{name} was ended: it ran for {} s, which is its limit", limit.as_secs());
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if ended.is_none() {
+            ended = child.try_wait()?;
+            if ended.is_some() {
+                deadline = deadline.min(clock::now() + LAST_WORDS);
             }
-            Err(RecvTimeoutError::Timeout) => ended = child.try_wait()?,
         }
     }
-    let remaining = deadline.saturating_duration_since(clock::now());
     match ended {
         Some(status) => Ok(status),
-        None => wait(&mut child, remaining).with_context(|| format!("{name} closed its output and did not end")),
+        None => wait(&mut child, deadline).with_context(|| format!("{name} ran for {} s, its limit", limit.as_secs())),
     }
 }
 
@@ -101,15 +103,14 @@ fn tell(output: impl io::BufRead, events: &SyncSender<Event>) {
 }
 
 /// Waits for a child whose output has ended: it is about to end itself, so the wait is short and rarely more than one look.
-fn wait(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
-    let deadline = clock::now() + limit;
+fn wait(child: &mut Child, deadline: Instant) -> Result<ExitStatus> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
         if clock::now() >= deadline {
             end(child)?;
-            bail!("it was ended at its limit");
+            bail!("it was ended");
         }
         thread::sleep(Duration::from_millis(10));
     }
@@ -132,4 +133,44 @@ pub(crate) fn flush() {
 fn name(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args().take(3));
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{process::Command, time::Duration};
+
+    use super::follow;
+    use crate::clock;
+
+    /// An exit code, and the lines that were written.
+    type Outcome = (Option<i32>, Vec<String>);
+
+    fn shell(script: &str, limit: Duration) -> anyhow::Result<Outcome> {
+        let mut lines = Vec::new();
+        let status = follow(Command::new("sh").args(["-c", script]), limit, |line| lines.push(line.to_owned()))?;
+        Ok((status.code(), lines))
+    }
+
+    #[test]
+    fn both_outputs_are_followed_to_the_end() {
+        let (code, lines) = shell("echo one; echo two >&2; exit 3", Duration::from_secs(20)).unwrap();
+        assert_eq!((code, lines), (Some(3), vec!["one".to_owned(), "two".to_owned()]));
+    }
+
+    #[test]
+    fn a_program_left_behind_holds_nobody_up() {
+        let began = clock::now();
+        let (code, lines) = shell("sleep 30 & echo $!", Duration::from_secs(25)).unwrap();
+        assert_eq!((code, lines.len()), (Some(0), 1));
+        assert!(clock::now() - began < Duration::from_secs(20), "the one left behind was waited for");
+        assert!(Command::new("kill").args(lines).status().unwrap().success(), "it still runs");
+    }
+
+    #[test]
+    fn a_program_is_ended_at_its_limit_even_if_it_never_falls_silent() {
+        for script in ["sleep 30", "while :; do echo more; done", "exec >&- 2>&-; sleep 30"] {
+            let ended = shell(script, Duration::from_millis(300)).unwrap_err();
+            assert!(format!("{ended:#}").contains("limit"), "{script}: {ended:#}");
+        }
+    }
 }

@@ -67,7 +67,7 @@ struct Target {
 fn build(config: &Config) -> Result<Vec<Target>> {
     let folder = config.root.join("tests/fuzz");
     let mut command = Command::new(&config.cargo);
-    command.args(["build", "--quiet", "--bins", "--message-format=json-render-diagnostics", "--manifest-path"]);
+    command.args(["build", "--bins", "--message-format=json-render-diagnostics", "--manifest-path"]);
     command.arg(folder.join("Cargo.toml"));
     // Named even though it is the host: flags then stay away from build scripts, which have no fuzzer to link with.
     command.args(["--target", &host()?, "--target-dir"]).arg(config.target.join("fuzz"));

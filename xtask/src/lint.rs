@@ -14,11 +14,27 @@ use crate::{config::Config, console};
 /// The workspaces that stand beside the outer one.
 const OTHERS: [&str; 2] = ["ebpf/programs/Cargo.toml", "tests/fuzz/Cargo.toml"];
 
+/// Both, and an error when either finds something that is denied.
+pub(crate) fn run(config: &Config) -> Result<()> {
+    let formatted = format(config);
+    clippy(config)?;
+    formatted
+}
+
 /// An error unless all code is formatted.
 pub(crate) fn format(config: &Config) -> Result<()> {
-    console::run(Command::new(&config.cargo).current_dir(&config.root).args(["fmt", "--all", "--check"]))?;
-    for manifest in OTHERS.map(|path| config.root.join(path)) {
-        console::run(Command::new(&config.cargo).args(["fmt", "--check", "--manifest-path"]).arg(manifest))?;
+    let mut mends = Vec::new();
+    // `--all` goes to local dependencies too, which the outer workspace has seen to.
+    let all = [(Some("--all"), "Cargo.toml")].into_iter().chain(OTHERS.map(|path| (None, path)));
+    for (scope, manifest) in all {
+        let mut command = Command::new(&config.cargo);
+        command.current_dir(&config.root).arg("fmt").args(scope).args(["--manifest-path", manifest]);
+        if !command.args(["--check", "--", "--files-with-diff"]).status()?.success() {
+            mends.push(format!("cargo fmt {} --manifest-path {manifest}", scope.unwrap_or_default()));
+        }
+    }
+    if !mends.is_empty() {
+        bail!("these files are not formatted: run `{}`", mends.join("` and `"));
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&config, options),
         Task::Test { filter } => test::run(&config, filter.as_deref()),
         Task::Fuzz { seconds, target } => fuzz::run(&config, seconds, target.as_deref()),
+        Task::Lint => lint::run(&config),
         Task::Tidy => tidy::run(&config),
         Task::Ci => ci::run(&config),
     });

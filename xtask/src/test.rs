@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     console, demo, fuzz, setup,
     steps::{Steps, Tally},
+    tidy::tree::Tree,
 };
 
 /// A kind of test binary, by the package it comes from.
@@ -31,10 +32,11 @@ enum Level {
 }
 
 impl Level {
-    fn of(package: &str) -> Self {
-        match package {
-            "millrace-kernel-tests" => Self::Kernel,
-            "millrace-lab" => Self::Lab,
+    /// By the package; the tests inside a library or a program are units wherever they are.
+    fn of(package: &str, kind: &str) -> Self {
+        match (package, kind) {
+            ("millrace-kernel-tests", "test") => Self::Kernel,
+            ("millrace-lab", "test") => Self::Lab,
             _ => Self::Unit,
         }
     }
@@ -102,7 +104,7 @@ pub(crate) fn all(config: &Config, filter: Option<&str>, steps: &mut Steps) {
 fn build(config: &Config) -> Result<Vec<Binary>> {
     let said = Command::new(&config.cargo)
         .current_dir(&config.root)
-        .args(["build", "--workspace", "--all-targets", "--quiet", "--message-format=json-render-diagnostics"])
+        .args(["build", "--workspace", "--all-targets", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()?;
     if !said.status.success() {
@@ -131,7 +133,8 @@ fn binary(message: &Value) -> Option<Binary> {
     let id = message.get("package_id")?.as_str()?;
     let (place, version) = id.rsplit_once('#')?;
     let package = version.split_once('@').map_or_else(|| place.rsplit('/').next(), |(name, _)| Some(name))?.to_owned();
-    Some(Binary { level: Level::of(&package), package, target, executable, folder })
+    let kind = message.pointer("/target/kind/0")?.as_str()?;
+    Some(Binary { level: Level::of(&package, kind), package, target, executable, folder })
 }
 
 fn run_one(config: &Config, binary: &Binary, filter: Option<&str>) -> Result<Tally> {
@@ -145,11 +148,24 @@ fn run_one(config: &Config, binary: &Binary, filter: Option<&str>) -> Result<Tal
     follow(&mut command, binary.level.limit())
 }
 
-/// Documentation examples are compiled by rustdoc and run by cargo alone.
+/// Documentation examples are compiled by rustdoc and run by cargo alone. To ask costs half a minute, so not when there are none.
 fn examples(config: &Config, filter: Option<&str>) -> Result<Tally> {
+    if !Tree::read(config)?.ending(".rs").any(|(_, text)| has_example(text)) {
+        console::say("there are none");
+        return Ok(Tally::default());
+    }
     let mut command = Command::new(&config.cargo);
     command.current_dir(&config.root).args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filter);
     follow(&mut command, Level::Unit.limit())
+}
+
+/// True for a documentation comment with a block of code: an opening fence that names no other language.
+fn has_example(text: &str) -> bool {
+    let comments = text.lines().map(str::trim_start).filter_map(|line| line.strip_prefix("//"));
+    let mut fences = comments.filter_map(|line| line.get(1..)?.trim_start().strip_prefix("```"));
+    // Every other fence closes a block.
+    std::iter::from_fn(|| fences.next().map(|open| (open, fences.next())))
+        .any(|(open, _)| open.is_empty() || open.starts_with("rust"))
 }
 
 /// Runs a test runner to its end, showing its lines and adding up its counts.
@@ -180,7 +196,13 @@ fn result(line: &str) -> Option<Tally> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Level, Tally, binaries, result};
+    use super::{Level, Tally, binaries, has_example, result};
+
+    #[test]
+    fn only_a_block_of_rust_is_an_example() {
+        assert!(has_example("/// Adds.\n/// ```\n/// add(1, 1);\n/// ```\n"));
+        assert!(!has_example("//! ```text\n//! a picture\n//! ```\n"));
+    }
 
     #[test]
     fn a_runners_closing_line_is_counted() {
@@ -192,11 +214,11 @@ mod tests {
     #[test]
     fn test_binaries_are_found_and_sorted_by_what_they_need() {
         let built = r#"{"reason":"compiler-artifact","package_id":"path+file:///m/tests/lab#millrace-lab@0.1.0",
-            "manifest_path":"/m/tests/lab/Cargo.toml","target":{"name":"paths"},"profile":{"test":true},"executable":"/t/paths-1"}"#;
+            "manifest_path":"/m/tests/lab/Cargo.toml","target":{"name":"paths","kind":["test"]},"profile":{"test":true},"executable":"/t/paths-1"}"#;
         let plain =
             r#"{"reason":"compiler-artifact","package_id":"path+file:///m/xtask#0.1.0","profile":{"test":false}}"#;
         let short = r#"{"reason":"compiler-artifact","package_id":"path+file:///m/xtask#0.1.0",
-            "manifest_path":"/m/xtask/Cargo.toml","target":{"name":"xtask"},"profile":{"test":true},"executable":"/t/xtask-1"}"#;
+            "manifest_path":"/m/xtask/Cargo.toml","target":{"name":"xtask","kind":["bin"]},"profile":{"test":true},"executable":"/t/xtask-1"}"#;
         let lines = [built, plain, short].map(|message| message.replace('\n', "")).join("\n");
         let found: Vec<_> = binaries(&lines).into_iter().map(|one| (one.level, one.package, one.target)).collect();
         assert_eq!(

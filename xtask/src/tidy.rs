@@ -4,7 +4,7 @@ mod dependencies;
 mod docs;
 mod generated;
 mod sources;
-mod tree;
+pub(crate) mod tree;
 
 use anyhow::{Result, bail};
 

@@ -11,9 +11,12 @@ fn files() -> Files {
     }
 }
 
+fn args(line: &str) -> Args {
+    Args::try_parse_from(std::iter::once("millrace-agent").chain(line.split_whitespace())).unwrap()
+}
+
 fn read(line: &str) -> Result<Task, Invalid> {
-    let args = Args::try_parse_from(std::iter::once("millrace-agent").chain(line.split_whitespace())).unwrap();
-    Config::from_args(args, &files())
+    Config::from_args(args(line), &files())
 }
 
 #[test]
@@ -45,7 +48,8 @@ fn a_command_takes_its_flags_on_either_side() {
 
 #[test]
 fn a_control_address_has_one_spelling() {
-    for (text, host) in [("https://c:1", "c"), ("https://[fd30::1]:1", "fd30::1"), ("https://10.0.0.1:1/", "10.0.0.1")] {
+    for (text, host) in [("https://c:1", "c"), ("https://[fd30::1]:1", "fd30::1"), ("https://10.0.0.1:1/", "10.0.0.1")]
+    {
         assert_eq!(parse::control(Some(text)), Ok(ControlAddress { host: host.into(), port: 1 }));
     }
     for text in ["", "c:1", "http://c:1", "https://c", "https://:1", "https://c:0", "https://u@c:1", "https://c/p:1"] {

@@ -28,10 +28,8 @@ fn denied() -> FlowEvent {
 
 #[test]
 fn a_record_names_caller_and_policy_and_says_when() {
-    let names = Names {
-        workloads: [(11, "shop/web".to_owned())].into(),
-        policies: [(12, "shop/only-api".to_owned())].into(),
-    };
+    let names =
+        Names { workloads: [(11, "shop/web".to_owned())].into(), policies: [(12, "shop/only-api".to_owned())].into() };
     let flow = from_kernel(&denied(), &names, NOW);
     assert_eq!(
         serde_json::to_string(&flow).unwrap(),
@@ -61,7 +59,8 @@ fn ask(uri: &str) -> Request {
 #[tokio::test]
 async fn the_last_records_are_kept_and_older_ones_let_go() {
     let flows = Arc::new(Flows::default());
-    let denial = |policy: String| Denial { source: String::new(), target: String::new(), reason: "denied".into(), policy };
+    let denial =
+        |policy: String| Denial { source: String::new(), target: String::new(), reason: "denied".into(), policy };
     for n in 0..KEPT + 5 {
         flows.record(&from_proxy(denial(n.to_string()), NOW));
     }

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::SystemTime};
 
 use millrace_node::credentials::new_key;
-use rcgen::{CertificateParams, SanType};
+use rcgen::{CertificateParams, KeyPair, SanType};
+use rustls_pki_types::CertificateDer;
 
 use super::{BadToken, Credentials, Token};
 use crate::state_dir::StateDir;
@@ -35,12 +36,17 @@ fn anything_else_is_no_token() {
     }
 }
 
-fn credentials(account: &str) -> Result<Credentials, super::Unjoined> {
+fn issued(account: &str) -> (KeyPair, CertificateDer<'static>) {
     let key = new_key().unwrap();
     let mut params = CertificateParams::default();
     let uri = format!("spiffe://td/ns/millrace-system/sa/{account}");
     params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
     let leaf = params.self_signed(&key).unwrap().der().clone();
+    (key, leaf)
+}
+
+fn credentials(account: &str) -> Result<Credentials, super::Unjoined> {
+    let (key, leaf) = issued(account);
     Credentials::from_parts(Arc::new(key), vec![leaf.clone()], vec![leaf], "a")
 }
 

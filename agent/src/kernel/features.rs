@@ -76,10 +76,18 @@ fn required() -> Vec<Feature> {
             need("cgroup2", file(cgroup2()), CAPTURE),
             need("kernel BTF", file(Path::new("/sys/kernel/btf/vmlinux").exists()), "socket storage cannot be made"),
             need("socket storage", connect(BpfHelper::BPF_FUNC_sk_storage_get), "what was asked for cannot be kept"),
-            need("socket storage in sockops", sockops(BpfHelper::BPF_FUNC_sk_storage_get), "nothing can be handed over"),
+            need(
+                "socket storage in sockops",
+                sockops(BpfHelper::BPF_FUNC_sk_storage_get),
+                "nothing can be handed over",
+            ),
             need("netns cookie", connect(BpfHelper::BPF_FUNC_get_netns_cookie), "pods cannot be told apart"),
             need("netns cookie in sockops", sockops(BpfHelper::BPF_FUNC_get_netns_cookie), "pods cannot be told apart"),
-            need("netns cookie of sockets", from(own_cookie()), "the agent cannot tell the programs which pod is which"),
+            need(
+                "netns cookie of sockets",
+                from(own_cookie()),
+                "the agent cannot tell the programs which pod is which",
+            ),
             need("errno of a refusal", connect(BpfHelper::BPF_FUNC_set_retval), "refusals cannot say why"),
             need("ring buffer", map(MapType::RingBuf), "the programs cannot be loaded: they write flow records"),
             need("socket hash", map(MapType::SockHash), "connections that arrive cannot be steered"),
@@ -91,8 +99,16 @@ fn optional() -> Vec<Feature> {
     let option = |name, presence, without| Feature { name, presence, need: Need::Optional, without };
     vec![
         option("program order", order(), "another program on the same hook may run first and hide a service's address"),
-        option("socket destroy", destroy::probe(), "a connection that a policy now denies lives until it ends by itself"),
-        option("grace period", from(syscall::grace_period()), "a service's old table is swept without waiting: a connect may try twice"),
+        option(
+            "socket destroy",
+            destroy::probe(),
+            "a connection that a policy now denies lives until it ends by itself",
+        ),
+        option(
+            "grace period",
+            from(syscall::grace_period()),
+            "a service's old table is swept without waiting: a connect may try twice",
+        ),
         option(
             "MPTCP",
             helper_of(ProgramType::SockOps, BpfHelper::BPF_FUNC_skc_to_mptcp_sock),

@@ -37,6 +37,17 @@ pub enum MapError {
     },
 }
 
+/// A map's name, how many entries it holds, and how many it can hold.
+pub type Usage = (&'static str, u64, u32);
+
+/// What a map must be like to be of this version: sizes in bytes, and entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) key: usize,
+    pub(super) value: usize,
+    pub(super) capacity: u32,
+}
+
 /// One of the kernel's maps, with the types it was made with.
 pub(super) struct Table<K, V> {
     name: &'static str,
@@ -46,8 +57,13 @@ pub(super) struct Table<K, V> {
 }
 
 impl<K: Plain, V: Plain> Table<K, V> {
-    pub(super) fn new(name: &'static str, capacity: u32, fd: OwnedFd) -> Self {
-        Self { name, capacity, fd, types: PhantomData }
+    fn open<E>(
+        open: impl Fn(&'static str, Layout) -> Result<OwnedFd, E>,
+        name: &'static str,
+        capacity: u32,
+    ) -> Result<Self, E> {
+        let layout = Layout { key: size_of::<K>(), value: size_of::<V>(), capacity };
+        Ok(Self { name, capacity, fd: open(name, layout)?, types: PhantomData })
     }
 
     pub(super) fn set(&self, key: &K, value: &V) -> Result<(), MapError> {
@@ -107,18 +123,18 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// The tables, by `open`, which gives the descriptor of the map of a name.
-    pub(super) fn open<E>(open: impl Fn(&'static str) -> Result<OwnedFd, E>) -> Result<Self, E> {
+    /// The tables, by `open`, which gives the descriptor of the map of a name and layout.
+    pub(super) fn open<E>(open: impl Fn(&'static str, Layout) -> Result<OwnedFd, E>) -> Result<Self, E> {
         Ok(Self {
-            config: Table::new(map::CONFIG, 1, open(map::CONFIG)?),
-            pods: Table::new(map::PODS, capacity::PODS, open(map::PODS)?),
-            dests: Table::new(map::DESTS, capacity::DESTS, open(map::DESTS)?),
-            services: Table::new(map::SERVICES, capacity::SERVICES, open(map::SERVICES)?),
-            slots: Table::new(map::SLOTS, capacity::SLOTS, open(map::SLOTS)?),
-            verdicts: Table::new(map::VERDICTS, capacity::VERDICTS, open(map::VERDICTS)?),
-            handoffs: Table::new(map::HANDOFFS, capacity::HANDOFFS, open(map::HANDOFFS)?),
-            listeners: Table::new(map::LISTENERS, capacity::LISTENERS, open(map::LISTENERS)?),
-            exempt: Table::new(map::EXEMPT, 0, open(map::EXEMPT)?),
+            config: Table::open(&open, map::CONFIG, 1)?,
+            pods: Table::open(&open, map::PODS, capacity::PODS)?,
+            dests: Table::open(&open, map::DESTS, capacity::DESTS)?,
+            services: Table::open(&open, map::SERVICES, capacity::SERVICES)?,
+            slots: Table::open(&open, map::SLOTS, capacity::SLOTS)?,
+            verdicts: Table::open(&open, map::VERDICTS, capacity::VERDICTS)?,
+            handoffs: Table::open(&open, map::HANDOFFS, capacity::HANDOFFS)?,
+            listeners: Table::open(&open, map::LISTENERS, capacity::LISTENERS)?,
+            exempt: Table::open(&open, map::EXEMPT, 0)?,
             has_flipped: false,
         })
     }
@@ -171,7 +187,7 @@ impl Tables {
     }
 
     /// Each map's name, entries and capacity.
-    pub(super) fn usage(&self) -> Result<Vec<(&'static str, u64, u32)>, MapError> {
+    pub(super) fn usage(&self) -> Result<Vec<Usage>, MapError> {
         Ok(vec![
             (self.pods.name, self.pods.count()?, self.pods.capacity),
             (self.dests.name, self.dests.count()?, self.dests.capacity),

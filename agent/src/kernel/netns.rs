@@ -33,7 +33,7 @@ fn of_namespace(netns: BorrowedFd<'_>) -> io::Result<u64> {
 #[expect(unsafe_code, reason = "SO_NETNS_COOKIE has no safe wrapper")]
 fn of_socket(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
+    let mut length: libc::socklen_t = 8; // Of a u64.
     let (level, option) = (libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
     let value = std::ptr::from_mut(&mut cookie).cast();
     // SAFETY: `value` has `length` bytes, and both live until the call is back.

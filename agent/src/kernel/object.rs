@@ -16,7 +16,7 @@ use aya::{
     programs::{Program, ProgramError, ProgramFd},
 };
 use aya_log::EbpfLogger;
-use millrace_abi::{Exempt, FlowEvent, ListenerKey, Reason, map};
+use millrace_abi::{Exempt, FlowEvent, ListenerKey, Original, Reason, map};
 use rustix::{
     fs::{FlockOperation, flock, statfs},
     mount::{MountFlags, mount},
@@ -26,7 +26,7 @@ use super::{
     attach::{self, CGROUP, Hook, INBOUND},
     error::AttachError,
     flows, leave,
-    maps::{MapError, Tables},
+    maps::{Layout, MapError, Tables, Usage},
     reconcile::Maps,
     state::{State, Write},
     syscall,
@@ -59,6 +59,9 @@ pub struct Options {
     pub config: u32,
 }
 
+/// A reason, and how often it was decided.
+pub type Count = (Reason, u64);
+
 /// The kernel's half of a node. Dropping it leaves programs, maps and links as they are.
 pub struct Kernel {
     pins: PathBuf,
@@ -77,9 +80,10 @@ impl Kernel {
         let cgroup_dir = fs::File::open(cgroup)
             .map_err(|source| AttachError::Target { what: cgroup.display().to_string(), source })?;
         let mut ebpf = load(pins)?;
-        let tables = Tables::open(|name| descriptor(&ebpf, name))?;
+        let tables = Tables::open(|name, layout| descriptor(&ebpf, name, layout))?;
         tables.config.set(&0, config)?;
-        let original = descriptor(&ebpf, map::ORIGINAL)?;
+        let original = Layout { key: size_of::<i32>(), value: size_of::<Original>(), capacity: 0 };
+        let original = descriptor(&ebpf, map::ORIGINAL, original)?;
         syscall::freeze(original.as_fd()).map_err(|source| MapError::Io { map: map::ORIGINAL, source })?;
         for hook in &CGROUP {
             let pin = pins.join(attach::cgroup_pin(hook.program));
@@ -136,8 +140,8 @@ impl Kernel {
     pub fn proxy_maps(&self) -> Result<(OwnedFd, OwnedFd), MapError> {
         let original = syscall::open_read_only(&self.pins.join(map::ORIGINAL))
             .map_err(|source| MapError::Io { map: map::ORIGINAL, source })?;
-        let client = syscall::open(&self.pins.join(map::CLIENT))
-            .map_err(|source| MapError::Io { map: map::CLIENT, source })?;
+        let client =
+            syscall::open(&self.pins.join(map::CLIENT)).map_err(|source| MapError::Io { map: map::CLIENT, source })?;
         Ok((original, client))
     }
 
@@ -147,12 +151,12 @@ impl Kernel {
     }
 
     /// How often each reason was decided since the maps were made.
-    pub fn counters(&self) -> Result<Vec<(Reason, u64)>, MapError> {
+    pub fn counters(&self) -> Result<Vec<Count>, MapError> {
         let count = |reason: Reason| {
-            let values = self.reasons.get(&(reason as u32), 0).map_err(|error| MapError::Io {
-                map: map::REASONS,
-                source: io::Error::other(error),
-            })?;
+            let values = self
+                .reasons
+                .get(&(reason as u32), 0)
+                .map_err(|error| MapError::Io { map: map::REASONS, source: io::Error::other(error) })?;
             Ok((reason, values.iter().sum()))
         };
         Reason::ALL.into_iter().map(count).collect()
@@ -164,7 +168,7 @@ impl Kernel {
     }
 
     /// Each map's name, entries and capacity.
-    pub fn map_usage(&self) -> Result<Vec<(&'static str, u64, u32)>, MapError> {
+    pub fn map_usage(&self) -> Result<Vec<Usage>, MapError> {
         self.tables.usage()
     }
 
@@ -220,15 +224,20 @@ fn load(pins: &Path) -> Result<Ebpf, AttachError> {
     loader.load(OBJECT).map_err(|error| AttachError::Object(Box::new(error)))
 }
 
-/// A descriptor of a map.
-fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, AttachError> {
+/// A descriptor of a map, which may have been pinned by another version.
+fn descriptor(ebpf: &Ebpf, name: &'static str, expected: Layout) -> Result<OwnedFd, AttachError> {
     let missing = AttachError::Missing { what: "map", name };
     let data = match ebpf.map(name) {
         Some(Map::Array(data) | Map::HashMap(data) | Map::SockHash(data) | Map::SkStorage(data)) => data,
         _ => return Err(missing),
     };
-    let fd = data.fd().as_fd().try_clone_to_owned();
-    fd.map_err(|source| MapError::Io { map: name, source }.into())
+    let why = |source| MapError::Io { map: name, source };
+    let info = data.info().map_err(|error| why(io::Error::other(error)))?;
+    let (key, value) = (info.key_size() as usize, info.value_size() as usize);
+    if (Layout { key, value, capacity: info.max_entries() }) != expected {
+        return Err(AttachError::Layout { map: name });
+    }
+    Ok(data.fd().as_fd().try_clone_to_owned().map_err(why)?)
 }
 
 /// A map in aya's own type.
@@ -238,6 +247,7 @@ fn taken<T: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Atta
 }
 
 /// A program, loaded once.
+#[expect(clippy::wildcard_enum_match_arm, reason = "aya's kinds of program, of which the object has three")]
 fn program<'e>(ebpf: &'e mut Ebpf, hook: &Hook) -> Result<&'e ProgramFd, AttachError> {
     let name = hook.program;
     let program = ebpf.program_mut(name).ok_or(AttachError::Missing { what: "program", name })?;

@@ -146,9 +146,8 @@ fn tables(have: &State, want: &State) -> Tables {
     let mut fresh = (last..=u32::MAX).chain(1..last).filter(|table| *table != 0 && !used.contains(table));
     let mut made = Tables { services: BTreeMap::new(), slots: Vec::new(), flip: Vec::new() };
     for (key, wanted) in &want.services {
-        let is_same = |held: &&ServiceValue| {
-            held.n_slots == wanted.n_slots && contents(have, **held).eq(contents(want, *wanted))
-        };
+        let is_same =
+            |held: &&ServiceValue| held.n_slots == wanted.n_slots && contents(have, **held).eq(contents(want, *wanted));
         if let Some(held) = have.services.get(key).filter(is_same) {
             made.services.insert(*key, *held);
             continue;
@@ -177,7 +176,8 @@ fn contents(state: &State, value: ServiceValue) -> impl Iterator<Item = (u32, &S
 pub fn sweep(have: &State, want: &State, services: &BTreeMap<ServiceKey, ServiceValue>) -> Vec<Write> {
     let live: BTreeSet<u32> =
         services.iter().filter(|(key, _)| want.services.contains_key(*key)).map(|(_, value)| value.table).collect();
-    let services = have.services.keys().filter(|key| !want.services.contains_key(*key)).map(|k| Write::RemoveService(*k));
+    let services =
+        have.services.keys().filter(|key| !want.services.contains_key(*key)).map(|k| Write::RemoveService(*k));
     let slots = have.slots.keys().filter(|key| !live.contains(&key.table)).map(|key| Write::RemoveSlot(*key));
     let dests = have.dests.keys().filter(|addr| !want.dests.contains_key(*addr)).map(|a| Write::RemoveDest(*a));
     let listeners = have.listeners.difference(&want.listeners).map(|key| Write::RemoveListener(*key));

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_abi::{
-    Addr, Dest, ListenerKey, Pod, ServiceKey, ServiceValue, SlotKey, SlotValue, Verdict, VerdictKey,
-};
+use millrace_abi::{Addr, Dest, ListenerKey, Pod, ServiceKey, ServiceValue, SlotKey, SlotValue, Verdict, VerdictKey};
 
 /// What the tables hold that the agent writes. Hand-offs, storages and counters are the programs' own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

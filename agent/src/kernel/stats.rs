@@ -34,13 +34,13 @@ impl Cost {
 
 /// Turns counting on.
 pub fn count() -> Result<Counting, AttachError> {
-    enable_stats(Stats::RunTime).map(Counting).map_err(|error| AttachError::Link {
-        program: "(counting of run time)".to_owned(),
-        source: error.io_error,
-    })
+    enable_stats(Stats::RunTime)
+        .map(Counting)
+        .map_err(|error| AttachError::Link { program: "(counting of run time)".to_owned(), source: error.io_error })
 }
 
 impl Kernel {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "aya's kinds of program, of which the object has three")]
     /// What each program has cost so far, in the order of [`super::attach::CGROUP`], then `inbound`.
     pub fn costs(&self) -> Result<Vec<Cost>, AttachError> {
         super::attach::CGROUP

@@ -337,7 +337,7 @@ pub(super) fn unlink(link: BorrowedFd<'_>) -> io::Result<()> {
 /// What a link says of itself.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = zero::<LinkInfo>();
-    let length = size_of::<LinkInfo>() as u32;
+    let length = u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?;
     bpf(OBJ_GET_INFO_BY_FD, &mut Info { fd: raw(link), length, info: address_mut(&mut info) })?;
     Ok(info)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use millrace_abi::map;
@@ -34,8 +34,15 @@ pub struct Outputs {
     pub flows: Arc<Flows>,
     /// For `/metrics`.
     pub metrics: Metrics,
-    /// How full the maps were when they were counted last, and when.
-    pub counted: (Option<std::time::Instant>, Vec<(&'static str, u64, u32)>),
+    /// How full the maps were.
+    pub counted: Counted,
+}
+
+/// How full the kernel's maps were when they were counted last.
+#[derive(Debug, Default)]
+pub struct Counted {
+    at: Option<Instant>,
+    maps: Vec<Usage>,
 }
 
 impl Node {
@@ -58,10 +65,6 @@ impl Node {
             (identity.to_string(), since.as_secs())
         });
         self.outputs.metrics.show(&status, self.enforced, expiries);
-        match self.kernel.counters() {
-            Ok(counters) => self.outputs.metrics.decided(&counters),
-            Err(why) => tracing::debug!(error = &why as &dyn std::error::Error, "the kernel's counters can't be read"),
-        }
         let report = Report {
             listening: (self.settled == Settled::Yes).then(|| self.enrolled.clone()),
             applied: status.proxy.as_ref().map_or(0, |proxy| proxy.generation.min(self.enforced)),
@@ -82,7 +85,8 @@ impl Node {
         let held = captured().filter(|(name, pod)| self.proxies.holds(name, pod));
         self.enrolled.extend(held.map(|(name, pod)| key(name, &pod.workload.uid)));
         let is_late = clock::now().duration_since(self.began) >= SETTLE;
-        let knows_all = self.proxies.serving().is_some() && open.iter().all(|workload| self.enrolled.contains(workload));
+        let knows_all =
+            self.proxies.serving().is_some() && open.iter().all(|workload| self.enrolled.contains(workload));
         if self.mesh.snapshot.generation != 0 && (knows_all && !self.has_unfound() || is_late) {
             self.settled = Settled::Yes;
         }
@@ -106,12 +110,17 @@ impl Node {
     /// How full each map is: the agent's own tables as it knows them, the others as they were counted last.
     fn usage(&mut self) -> Vec<Usage> {
         let now = clock::now();
-        let (counted, usage) = &mut self.outputs.counted;
-        if counted.is_none_or(|at| now.duration_since(at) >= COUNT) {
-            *counted = Some(now);
+        let counted = &mut self.outputs.counted;
+        if counted.at.is_none_or(|at| now.duration_since(at) >= COUNT) {
+            counted.at = Some(now);
             match self.kernel.map_usage() {
-                Ok(found) => *usage = found,
-                Err(why) => tracing::warn!(error = &why as &dyn std::error::Error, "the kernel's maps can't be counted"),
+                Ok(found) => {
+                    let usage = |(map, entries, capacity)| Usage { map, entries, capacity };
+                    counted.maps = found.into_iter().map(usage).collect();
+                }
+                Err(why) => {
+                    tracing::warn!(error = &why as &dyn std::error::Error, "the kernel's maps can't be counted");
+                }
             }
         }
         let known = |name: &str| match name {
@@ -120,14 +129,11 @@ impl Node {
             map::SERVICES => Some(self.have.services.len()),
             map::SLOTS => Some(self.have.slots.len()),
             map::VERDICTS => Some(self.have.verdicts.len()),
+            map::LISTENERS => Some(self.have.listeners.len()),
             _ => None,
         };
-        let usage = usage.iter().map(|(map, entries, capacity)| Usage {
-            map,
-            entries: known(map).map_or(*entries, |len| len as u64),
-            capacity: *capacity,
-        });
-        usage.collect()
+        let known = |usage: &Usage| Usage { entries: known(usage.map).map_or(usage.entries, |n| n as u64), ..*usage };
+        counted.maps.iter().map(known).collect()
     }
 }
 

@@ -2,8 +2,9 @@
 //! enters one, so that no socket is ever made in the wrong place.
 
 use std::{
+    fs::File,
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
         mpsc::{SyncSender, sync_channel},
@@ -26,10 +27,16 @@ pub struct Entrant(SyncSender<Job>);
 impl Entrant {
     /// Starts the thread. It ends with the last clone of this.
     pub fn start() -> io::Result<Self> {
+        let home = File::open("/proc/self/ns/net")?;
         let (sender, jobs) = sync_channel::<Job>(QUEUE);
         thread::Builder::new().name("namespaces".into()).spawn(move || {
             for job in jobs {
                 job();
+                // A thread keeps the namespace that it is in alive: a pod's must end with the pod. Where there is no
+                // way back, the next job leaves it.
+                if let Err(why) = enter(&home) {
+                    tracing::warn!(error = &why as &dyn std::error::Error, "no way out of a network namespace");
+                }
             }
         })?;
         Ok(Self(sender))
@@ -43,9 +50,7 @@ impl Entrant {
     ) -> io::Result<T> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move || {
-            // Entered for each job: the thread stays where the last one left it, which nothing relies on.
-            let entered = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
-            let result = entered.map_err(io::Error::from).and_then(|()| work());
+            let result = enter(&*namespace).and_then(|()| work());
             // Who asked may have gone: then nobody misses it.
             drop(answer.send(result));
         });
@@ -53,6 +58,10 @@ impl Entrant {
         self.0.try_send(job).map_err(|_full_or_gone| io::Error::from(io::ErrorKind::WouldBlock))?;
         answered.await.map_err(gone)?
     }
+}
+
+fn enter(namespace: &impl AsFd) -> io::Result<()> {
+    Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
 #[cfg(test)]

@@ -14,9 +14,7 @@ use millrace_node::{
     wire::{
         Undecodable, convert,
         mesh::ObjectName as WireName,
-        node::{
-            Applied, Denial, Family, FromAgent, FromProxy, Hello, ListenerKind, Returned, Want, from_proxy::Kind,
-        },
+        node::{Applied, Denial, Family, FromAgent, FromProxy, Hello, ListenerKind, Returned, Want, from_proxy::Kind},
     },
 };
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -91,10 +89,15 @@ pub enum Ended {
     NotHolder(u32),
 }
 
-/// Listens at `path` for the proxies of `user`, until the process ends.
-pub async fn listen(path: &Path, user: User, events: mpsc::Sender<Event>) -> io::Result<()> {
+/// Binds `path` for the proxies of `user`, in place of whoever did.
+pub fn bind(path: &Path, user: User) -> io::Result<Listener> {
     let listener = Listener::bind(path, MODE)?;
     std::os::unix::fs::chown(path, None, Some(user.gid))?;
+    Ok(listener)
+}
+
+/// Serves the proxies of `user` until the process ends.
+pub async fn listen(listener: Listener, user: User, events: mpsc::Sender<Event>) -> io::Result<()> {
     let mut connections = JoinSet::new();
     let mut proxy = 0;
     loop {

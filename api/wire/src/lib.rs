@@ -38,3 +38,26 @@ pub use generated::control::v1 as control;
 pub use generated::mesh::v1 as mesh;
 /// Between agent and proxy.
 pub use generated::node::v1 as node;
+
+impl std::fmt::Debug for node::KeyMaterial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { chain_der, key_pkcs8_der: _, bundle_der } = self;
+        f.debug_struct("KeyMaterial")
+            .field("chain_der", &chain_der.len())
+            .field("key_pkcs8_der", &"not shown")
+            .field("bundle_der", &bundle_der.len())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::node::KeyMaterial;
+
+    #[test]
+    fn key_material_prints_no_key() {
+        let material = KeyMaterial { key_pkcs8_der: b"a private key".as_slice().into(), ..KeyMaterial::default() };
+        let printed = format!("{material:?}");
+        assert!(!printed.contains("private") && !printed.contains("97, 32"), "{printed}");
+    }
+}

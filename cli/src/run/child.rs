@@ -134,6 +134,9 @@ async fn announce(process: Process, pid: Option<u32>, place: &Place) {
         Process::Agent => format!("node {}", place.node),
         Process::Proxy => format!("as user {}", place.settings.proxy_user),
     };
+    if process == Process::Agent {
+        place.forget_token();
+    }
     say(&format!("{name:8} up: {what} (pid {})", pid.unwrap_or_default()));
 }
 

@@ -93,21 +93,29 @@ pub(super) fn endpoints(
 }
 
 /// A namespace's pods by label, so that a service looks at the pods of one of its labels and not at all there are.
-struct Pods<'w>(BTreeMap<(&'w str, &'w str, &'w str), Vec<&'w Pod>>);
+struct Pods<'w>(BTreeMap<Label<'w>, Vec<&'w Pod>>);
+
+/// A label, in a namespace.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Label<'w> {
+    namespace: &'w str,
+    key: &'w str,
+    value: &'w str,
+}
 
 impl<'w> Pods<'w> {
     fn new(world: &'w World) -> Self {
-        let mut by_label: BTreeMap<(&str, &str, &str), Vec<&Pod>> = BTreeMap::new();
+        let mut by_label: BTreeMap<Label<'_>, Vec<&Pod>> = BTreeMap::new();
         for pod in world.objects.pods.values().filter(|p| is_workload(p)) {
             for (key, value) in &pod.labels {
-                by_label.entry((&pod.name.namespace, key, value)).or_default().push(pod);
+                by_label.entry(Label { namespace: &pod.name.namespace, key, value }).or_default().push(pod);
             }
         }
         Self(by_label)
     }
 
     fn with(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Vec<&'w Pod> {
-        let lists = selector.iter().map(|(key, value)| self.0.get(&(namespace, key.as_str(), value.as_str())));
+        let lists = selector.iter().map(|(key, value)| self.0.get(&Label { namespace, key, value }));
         let fewest = lists.min_by_key(|list| list.map_or(0, Vec::len)).flatten();
         fewest
             .into_iter()
@@ -184,8 +192,8 @@ fn sliced(
             .ports
             .iter()
             .filter_map(|p| {
-                let target = slice.ports.iter().find(|(name, protocol, _)| *name == p.name && *protocol == p.protocol)?;
-                Some(((p.port, p.protocol), target.2))
+                let given = slice.ports.iter().find(|given| given.name == p.name && given.protocol == p.protocol)?;
+                Some(((p.port, p.protocol), given.target))
             })
             .collect();
         for one in &slice.endpoints {

@@ -11,7 +11,7 @@ use millrace_model::{Identity, Membership, ObjectName, Workload};
 use super::{Notes, policy::Bindings};
 use crate::{
     diagnostic::Kind,
-    world::{Life, Network, Pod, Wish, World},
+    world::{Life, Listener, Network, Pod, Wish, World},
 };
 
 /// Which pod has which address. A pod that ended has none; of two that claim one the living has it, then the first by name.
@@ -100,8 +100,9 @@ fn membership(world: &World, pod: &Pod, node: &str) -> Membership {
         // It has its node's address and namespace: there is nothing of its own to capture.
         (_, Network::Host) | (None | Some(Wish::Disabled), Network::Own) => Membership::Outside,
         (Some(Wish::Enabled), Network::Own) => {
-            let listens = |open: &std::collections::BTreeSet<_>| open.contains(&(pod.name.clone(), pod.uid.clone()));
-            if world.listening.get(node).is_some_and(listens) { Membership::Enrolled } else { Membership::Pending }
+            let listener = Listener { name: pod.name.clone(), uid: pod.uid.clone() };
+            let listens = world.listening.get(node).is_some_and(|open| open.contains(&listener));
+            if listens { Membership::Enrolled } else { Membership::Pending }
         }
     }
 }

@@ -26,9 +26,9 @@ fn names(own: &Own) -> Vec<String> {
         .value
         .general_names
         .iter()
-        .map(|name| match name {
-            GeneralName::URI(uri) => (*uri).to_owned(),
-            other => panic!("a certificate names nothing but its identity, not {other:?}"),
+        .map(|name| {
+            let GeneralName::URI(uri) = name else { panic!("a certificate names nothing but its identity, not {name:?}") };
+            (*uri).to_owned()
         })
         .collect()
 }

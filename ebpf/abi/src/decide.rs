@@ -74,7 +74,8 @@ pub fn arrival(over_loopback: bool, own: &Addr) -> Option<Reason> {
 #[inline(always)]
 pub fn inbound(own: Option<&Dest>, handoff: Option<&Handoff>, port: Port) -> Reason {
     match own {
-        Some(dest) if dest.kind == DestKind::Local as u32 => {}
+        // A pod that is being enrolled may call itself already; others find its listeners, or nobody.
+        Some(dest) if dest.kind == DestKind::Local as u32 || dest.kind == DestKind::Pending as u32 => {}
         _ => return Reason::InUnknownAddress,
     }
     match handoff {
@@ -124,3 +125,6 @@ pub fn is_loopback(addr: &Addr) -> bool {
 pub fn is_v4(addr: &Addr) -> bool {
     matches!(addr, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
 }
+
+#[cfg(test)]
+mod tests;

@@ -262,11 +262,11 @@ pub struct FlowEvent {
     pub policy: u64,
     /// What was asked for.
     pub asked: Addr,
-    /// Where it goes.
+    /// Where it goes; where sk_lookup decided, who came.
     pub target: Addr,
     /// What was asked for.
     pub asked_port: Port,
-    /// Where it goes.
+    /// Where it goes; where sk_lookup decided, who came.
     pub target_port: Port,
     /// A [`crate::Reason`].
     pub reason: u32,

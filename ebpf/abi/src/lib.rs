@@ -50,13 +50,13 @@ pub mod capacity {
     pub const HANDOFFS: u32 = 262_144;
     /// Listening sockets: six a pod.
     pub const LISTENERS: u32 = 8192;
-    /// Bytes of flow records that wait for the agent: 64 Ki of 64 B each at most 0.1 s apart.
+    /// Bytes of flow records that wait for the agent: 47,000 of them, half a second's at 100,000 connects a second.
     pub const FLOW_BYTES: u32 = 1 << 22;
 }
 
 /// Bits of CONFIG[0].
 pub mod config {
-    /// Write a flow record for each connect decided.
+    /// Write a flow record for each connect of the mesh that is decided, and for each arrival that is dropped.
     pub const FLOWS: u32 = 1;
     /// Log each decision through aya-log: for debugging; off by default.
     pub const DEBUG: u32 = 2;

@@ -184,9 +184,12 @@ impl Reason {
 }
 
 const _: () = {
-    let mut i = 0;
-    while i < Reason::ALL.len() {
-        assert!((Reason::ALL[i] as u32) < N_REASONS); // Each has a counter.
-        i += 1;
+    let mut rest: &[Reason] = &Reason::ALL;
+    while let [first, others @ ..] = rest {
+        assert!((*first as u32) < N_REASONS); // Each has a counter.
+        rest = others;
     }
 };
+
+#[cfg(test)]
+mod tests;

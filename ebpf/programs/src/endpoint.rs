@@ -43,12 +43,7 @@ pub unsafe fn words(words: *const [u32; 4]) -> [u32; 4] {
     let first = words.cast::<u32>();
     // SAFETY: by the caller, the four words are there.
     unsafe {
-        [
-            read_volatile(first),
-            read_volatile(first.add(1)),
-            read_volatile(first.add(2)),
-            read_volatile(first.add(3)),
-        ]
+        [read_volatile(first), read_volatile(first.add(1)), read_volatile(first.add(2)), read_volatile(first.add(3))]
     }
 }
 

@@ -1,9 +1,6 @@
 //! Counts every decision, and writes flow records where they are asked for.
 
-use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP,
-    helpers::generated::bpf_ktime_get_ns,
-};
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_ns};
 use millrace_abi::{FlowEvent, Reason, config};
 
 use crate::{

@@ -9,9 +9,7 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use core::ptr::addr_of;
-use millrace_abi::{
-    Handoff, HandoffKind, Original, OriginalMode, Reason, ShownClient, Tuple, decide,
-};
+use millrace_abi::{Handoff, HandoffKind, Original, OriginalMode, Reason, ShownClient, Tuple, decide};
 
 use crate::{
     connect,
@@ -28,7 +26,14 @@ const DONE: u32 = 1;
 const NOTHING: Handoff = Handoff {
     socket: 0,
     source: 0,
-    original: Original { addr: [0; 16], backend: [0; 16], port: [0; 2], backend_port: [0; 2], mode: 0, reserved: [0; 3] },
+    original: Original {
+        addr: [0; 16],
+        backend: [0; 16],
+        port: [0; 2],
+        backend_port: [0; 2],
+        mode: 0,
+        reserved: [0; 3],
+    },
     kind: 0,
     sequence: 0,
 };

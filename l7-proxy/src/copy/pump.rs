@@ -71,11 +71,11 @@ pub(super) async fn to_stream(
             match socket.try_read_buf(&mut buffer) {
                 Ok(0) => {
                     stream.reserve_capacity(0);
-                    return stream.send_data(Bytes::new(), true).map_err(|_broken| Broken::Stream);
+                    return stream.send_data(Bytes::new(), true).map_err(|error| broken(&error));
                 }
                 Ok(n) => {
                     count.fetch_add(n as u64, Ordering::Relaxed);
-                    stream.send_data(buffer.into_inner().freeze(), false).map_err(|_broken| Broken::Stream)?;
+                    stream.send_data(buffer.into_inner().freeze(), false).map_err(|error| broken(&error))?;
                     chunk.after(n);
                     take_turn(&mut burst, n).await;
                 }
@@ -90,13 +90,19 @@ pub(super) async fn to_stream(
     }
 }
 
+fn broken(error: &h2::Error) -> Broken {
+    if error.is_reset() { Broken::Stream } else { Broken::Tunnel }
+}
+
 fn readable_or_reset(
     socket: &TcpStream,
     stream: &mut SendStream<Bytes>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Broken>> {
-    if stream.poll_reset(cx).is_ready() {
-        return Poll::Ready(Err(Broken::Stream));
+    match stream.poll_reset(cx) {
+        Poll::Ready(Ok(_reason)) => return Poll::Ready(Err(Broken::Stream)),
+        Poll::Ready(Err(error)) => return Poll::Ready(Err(broken(&error))),
+        Poll::Pending => {}
     }
     socket.poll_read_ready(cx).map_err(|_broken| Broken::Socket)
 }
@@ -119,16 +125,13 @@ fn capacity(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result
             Poll::Pending
         }
         Some(Ok(capacity)) => Poll::Ready(Ok(capacity)),
-        Some(Err(_)) | None => Poll::Ready(Err(Broken::Stream)),
+        Some(Err(error)) => Poll::Ready(Err(broken(&error))),
+        None => Poll::Ready(Err(Broken::Stream)),
     }
 }
 
 /// From a tunnel's stream to a socket. The window is opened again only by what was written.
-pub(super) async fn to_socket(
-    stream: &mut RecvStream,
-    socket: &TcpStream,
-    count: &AtomicU64,
-) -> Result<(), Broken> {
+pub(super) async fn to_socket(stream: &mut RecvStream, socket: &TcpStream, count: &AtomicU64) -> Result<(), Broken> {
     let mut waiting = Waiting::default();
     let mut burst = 0;
     loop {
@@ -167,7 +170,7 @@ impl Waiting {
         while !self.has_ended {
             match stream.poll_data(cx) {
                 Poll::Ready(Some(Ok(frame))) => self.push(frame),
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Broken::Stream)),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(&error))),
                 Poll::Ready(None) => self.has_ended = true,
                 Poll::Pending => break,
             }

@@ -24,24 +24,50 @@ fn stock() -> (Stock, mpsc::Receiver<Want>) {
 async fn a_taker_waits_for_the_agent_and_then_gives_up_by_name() {
     let (stock, mut asked) = stock();
     let pod = pod();
+    stock.open(&pod, Family::V4);
     let (taken, ()) = tokio::join!(stock.take(&pod, Family::V4), async {
         let want = asked.recv().await.unwrap();
         assert_eq!((want.count, want.family), (FLOOR, Family::V4));
         stock.put(&pod, Family::V4, sockets(want.count));
     });
     assert!(taken.is_ok());
-    assert_eq!(stock.take(&pod, Family::V6).await.unwrap_err(), Why::NoSocket);
+    for _ in 1..FLOOR {
+        assert!(stock.take(&pod, Family::V4).await.is_ok());
+    }
+    assert_eq!(stock.take(&pod, Family::V4).await.unwrap_err(), Why::NoSocket);
+    assert_eq!(stock.take(&pod, Family::V6).await.unwrap_err(), Why::Gone, "no listener of that family came");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_pod_that_goes_stops_waiting() {
+async fn who_waits_for_a_pod_that_goes_stops_waiting_and_what_comes_late_is_closed() {
     let (stock, _asked) = stock();
     let pod = pod();
+    stock.open(&pod, Family::V4);
     let (taken, ()) = tokio::join!(stock.take(&pod, Family::V4), async {
         tokio::task::yield_now().await;
         stock.close(&pod);
     });
     assert_eq!(taken.unwrap_err(), Why::Gone);
+    stock.put(&pod, Family::V4, sockets(2));
+    assert_eq!(stock.metrics.stock_sockets.get(), 0);
+}
+
+/// A burst's sockets are not kept for ever, and none that somebody is about to take is closed.
+#[tokio::test]
+async fn what_a_burst_left_is_closed_after_a_minute() {
+    let (stock, _asked) = stock();
+    stock.open(&pod(), Family::V4);
+    let shelf = stock.all().pop().unwrap();
+    let now = clock::now();
+    stock.restock(&shelf, now, 100);
+    stock.put(&pod(), Family::V4, sockets(200));
+    stock.trim(now + Duration::from_secs(50));
+    assert_eq!(stock.metrics.stock_sockets.get(), 200);
+    stock.trim(now + Duration::from_secs(61));
+    assert_eq!(stock.metrics.stock_sockets.get(), i64::try_from(FLOOR).unwrap());
+    for _ in 0..FLOOR {
+        assert!(stock.take(&pod(), Family::V4).await.is_ok());
+    }
 }
 
 #[tokio::test]
@@ -75,8 +101,9 @@ fn the_peak_is_the_busiest_second_of_the_last_minute() {
 #[tokio::test]
 async fn the_stock_of_one_pod_has_a_ceiling() {
     let (stock, mut asked) = stock();
-    let shelf = stock.shelf(&pod(), Family::V4);
-    stock.restock(&pod(), Family::V4, &shelf, clock::now(), 10_000);
+    stock.open(&pod(), Family::V4);
+    let shelf = stock.all().pop().unwrap();
+    stock.restock(&shelf, clock::now(), 10_000);
     let mut total = 0;
     while let Ok(want) = asked.try_recv() {
         assert!(want.count <= 64);

@@ -179,9 +179,7 @@ async fn speak(connection: &Connection, say: Say) {
             let listeners = listeners.into_iter().map(|(_, listener)| listener).collect();
             (from_agent::Kind::Listeners(wire::node::Listeners { workload: name(&workload), uid, kinds }), listeners)
         }
-        Say::Close(workload) => {
-            (from_agent::Kind::Close(wire::node::Close { workload: name(&workload), uid }), vec![])
-        }
+        Say::Close(workload) => (from_agent::Kind::Close(wire::node::Close { workload: name(&workload), uid }), vec![]),
         Say::Drain(deadline_ms) => (from_agent::Kind::Drain(wire::node::Drain { deadline_ms }), vec![]),
     };
     send(connection, kind, &descriptors).await;

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     agent::{FakeAgent, Say},
-    stage::{SOON, Stage, asked, refused},
+    stage::{Node, PANICS, SOON, Stage, asked, refused, wait_for},
 };
 
 /// What a changed policy has to be in force in, on connections that are open.
@@ -48,7 +48,11 @@ async fn was_reset(stream: &mut TcpStream) -> bool {
 }
 
 fn deny_all() -> Policy {
-    Policy { name: millrace_model::ObjectName::new("shop", "closed"), action: Action::Deny, rules: vec![Rule::default()] }
+    Policy {
+        name: millrace_model::ObjectName::new("shop", "closed"),
+        action: Action::Deny,
+        rules: vec![Rule::default()],
+    }
 }
 
 #[tokio::test]
@@ -79,7 +83,8 @@ async fn an_open_connection_that_policy_now_denies_is_reset_within_a_second() {
 
 #[tokio::test]
 async fn a_pod_that_goes_takes_its_connections_and_listeners_along() {
-    let stage = Stage::new().await;
+    let mut stage = Stage::new().await;
+    stage.let_go();
     let listener = stage.api_listens(8080);
     let mut open = pair(&stage, &listener).await;
     is_alive(&mut open).await;
@@ -108,13 +113,7 @@ async fn a_peer_that_is_replaced_loses_its_tunnels() {
     stage.api.uid = "uid-2".into();
     stage.publish(|_| ()).await;
     assert!(was_reset(&mut open.0).await);
-    for _ in 0..200 {
-        if stage.a.metric("millrace_proxy_tunnels{end=\"client\"}") == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the tunnel stayed");
+    wait_for(|| stage.a.metric("millrace_proxy_tunnels{end=\"client\"}") == 0, "the tunnel's end").await;
 }
 
 #[tokio::test]
@@ -225,4 +224,42 @@ async fn a_caller_that_the_snapshot_does_not_know_is_judged_by_its_certificate()
     let _listener = stage.api_listens(8080);
     let tried = stage.web_tries(asked(stage.api_at(8080))).await;
     assert_eq!(refused(tried).await, ErrorKind::ConnectionReset);
+}
+
+/// A newer proxy on node b is given the same listeners, and the older one drains: nobody who connects meanwhile fails.
+#[tokio::test]
+async fn a_newer_proxy_takes_over_and_no_connection_fails() {
+    let stage = Stage::new().await;
+    let listener = stage.api_listens(8080);
+    let mut open = pair(&stage, &listener).await;
+    let mut newer = Node::start(Some(stage.api_netns.clone()));
+    newer.agent.say(Say::Snapshot(stage.snapshot())).await;
+    newer.agent.say(Say::Keys(stage.api.identity.clone(), stage.authority.issue(&stage.api.identity))).await;
+    newer.agent.say(Say::Listeners(stage.api.name.clone(), stage.api_listeners())).await;
+    newer.agent.applied(1).await;
+    for turn in 0..200 {
+        if turn == 50 {
+            stage.b.agent.say(Say::Drain(20_000)).await;
+        }
+        is_alive(&mut pair(&stage, &listener).await).await;
+    }
+    assert!(newer.metric("millrace_proxy_connections_opened_total{direction=\"inbound\"}") > 0);
+    is_alive(&mut open).await;
+    drop(open);
+    let Stage { b, .. } = stage;
+    timeout(SOON, b.running.ended()).await.expect("the older one ends with its last connection").unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_in_one_connection_ends_only_that_one() {
+    let stage = Stage::new().await;
+    let listener = stage.api_listens(8080);
+    let mut open = pair(&stage, &listener).await;
+    let panics = stage.web_tries(asked(PANICS)).await.unwrap();
+    let mut panics = panics;
+    assert_ne!(timeout(SOON, panics.read(&mut [0])).await.unwrap().ok(), Some(1));
+    is_alive(&mut open).await;
+    is_alive(&mut pair(&stage, &listener).await).await;
+    let line = "millrace_proxy_connections_refused_total{direction=\"outbound\",reason=\"aborted\"}";
+    wait_for(|| (stage.a.metric("millrace_proxy_panics_total"), stage.a.metric(line)) == (1, 1), "its count").await;
 }

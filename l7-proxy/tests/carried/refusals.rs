@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 use crate::{
     agent::Say,
     authority::Authority,
-    stage::{SOON, Stage, asked, refused, was_shown, workload},
+    stage::{SOON, Stage, asked, refused, wait_for, was_shown, workload},
 };
 
 const H2: &[&[u8]] = &[b"h2"];
@@ -54,7 +54,7 @@ fn allow(name: &str, from: Source) -> Policy {
 async fn a_port_where_nobody_listens_looks_closed() {
     let stage = Stage::new().await;
     assert_eq!(refused(stage.web_tries(asked(stage.api_at(8080))).await).await, ErrorKind::ConnectionReset);
-    assert_eq!(outbound_refusals(&stage, "peer_unavailable"), 1);
+    wait_for(|| outbound_refusals(&stage, "peer_unavailable") == 1, "peer_unavailable").await;
     assert_eq!(refused(TcpStream::connect(stage.api_at(9000)).await).await, ErrorKind::ConnectionReset);
 }
 
@@ -62,7 +62,7 @@ async fn a_port_where_nobody_listens_looks_closed() {
 async fn who_connects_to_the_outbound_listener_itself_is_reset() {
     let stage = Stage::new().await;
     assert_eq!(refused(TcpStream::connect(stage.outbound).await).await, ErrorKind::ConnectionReset);
-    assert_eq!(outbound_refusals(&stage, "no_original"), 1);
+    wait_for(|| outbound_refusals(&stage, "no_original") == 1, "no_original").await;
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn an_address_outside_the_mesh_is_refused_by_name() {
     let stage = Stage::new().await;
     let target = "192.0.2.1:80".parse().unwrap();
     assert_eq!(refused(stage.web_tries(asked(target)).await).await, ErrorKind::ConnectionReset);
-    assert_eq!(outbound_refusals(&stage, "backend_outside"), 1);
+    wait_for(|| outbound_refusals(&stage, "backend_outside") == 1, "backend_outside").await;
 }
 
 #[tokio::test]
@@ -203,12 +203,9 @@ async fn a_peer_without_the_right_certificate_is_refused_by_name() {
     let elsewhere = stage.authority.issue(&Identity::new("other.domain", "shop", "web"));
     let unnamed = stage.authority.issue_with(&web, |params| params.subject_alt_names.clear());
     let other_root = of_our_root(Authority::new().issue(&web));
-    for (material, reason) in [
-        (long_ago, "expired"),
-        (elsewhere, "other_trust_domain"),
-        (unnamed, "no_uri"),
-        (other_root, "not_chained"),
-    ] {
+    for (material, reason) in
+        [(long_ago, "expired"), (elsewhere, "other_trust_domain"), (unnamed, "no_uri"), (other_root, "not_chained")]
+    {
         // In TLS 1.3 a client hears of its refusal after its own handshake is done.
         if let Ok(tunnel) = tunnel(&stage, &material).await {
             let mut ready = tunnel.ready().await.ok();
@@ -236,16 +233,6 @@ async fn a_peer_without_the_right_certificate_is_refused_by_name() {
     wait_for(|| failed_handshakes(&stage, "handshake") == 1, "garbage").await;
 }
 
-async fn wait_for(is_so: impl Fn() -> bool, what: &str) {
-    for _ in 0..400 {
-        if is_so() {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    panic!("never came: {what}");
-}
-
 /// Somebody who took the peer's address, with a good certificate of his own.
 #[tokio::test]
 async fn a_far_end_that_is_somebody_else_gets_no_byte() {
@@ -266,7 +253,7 @@ async fn a_far_end_that_is_somebody_else_gets_no_byte() {
     let mut applied = stage.b.agent.applied.clone();
     applied.wait_for(|generation| *generation == 100).await.unwrap();
     assert_eq!(refused(stage.web_tries(asked(stage.api_at(8080))).await).await, ErrorKind::ConnectionReset);
-    assert_eq!(outbound_refusals(&stage, "other_identity"), 1);
+    wait_for(|| outbound_refusals(&stage, "other_identity") == 1, "other_identity").await;
 }
 
 /// Two endpoints, one on an address where no node answers: every connection is carried all the same.

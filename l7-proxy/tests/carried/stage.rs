@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -17,13 +17,8 @@ use millrace_l7_proxy::{
     Config, Parts, Privileges, Running,
     maps::{Asked, SocketMaps},
 };
-use millrace_model::{
-    Encryption, EncryptionMode, Identity, Membership, ObjectName, Policy, Snapshot, Workload,
-};
-use millrace_node::{
-    drain::{Drain, Trigger},
-    wire::node::ListenerKind,
-};
+use millrace_model::{Encryption, EncryptionMode, Identity, Membership, ObjectName, Policy, Snapshot, Workload};
+use millrace_node::{drain::Drain, wire::node::ListenerKind};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 use tokio::{
@@ -47,8 +42,15 @@ static ASKED: Mutex<Option<HashMap<SocketAddr, Asked>>> = Mutex::new(None);
 /// Clients shown to applications, in order.
 static SHOWN: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
 
+/// An address that the played maps can't bear to be asked for.
+pub(crate) const PANICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66)), 1);
+
 /// Longer than anything here takes; a test that waits this long has failed.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[derive(Debug)]
 struct PlayedMaps;
@@ -56,12 +58,14 @@ struct PlayedMaps;
 impl SocketMaps for PlayedMaps {
     fn original(&self, accepted: BorrowedFd<'_>) -> std::io::Result<Option<Asked>> {
         let peer = socket2::SockRef::from(&accepted).peer_addr()?.as_socket().unwrap();
-        Ok(ASKED.lock().unwrap().get_or_insert_default().get(&peer).copied())
+        let asked = held(&ASKED).get_or_insert_default().get(&peer).copied();
+        assert_ne!(asked.map(|asked| asked.address), Some(PANICS), "on purpose");
+        Ok(asked)
     }
 
     fn show(&self, unconnected: BorrowedFd<'_>, client: SocketAddr) -> std::io::Result<()> {
         assert!(unconnected.as_raw_fd() > 2);
-        SHOWN.lock().unwrap().push(client);
+        held(&SHOWN).push(client);
         Ok(())
     }
 }
@@ -76,6 +80,17 @@ pub(crate) async fn refused(connected: std::io::Result<TcpStream>) -> ErrorKind 
         Ok(n) => panic!("{n} bytes or an orderly end, where a reset was due"),
         Err(error) => error.kind(),
     }
+}
+
+/// Waits for what comes soon, and about which nothing tells.
+pub(crate) async fn wait_for(is_so: impl Fn() -> bool, what: &str) {
+    for _ in 0..400 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never came: {what}");
 }
 
 /// What is asked for by the address of a pod.
@@ -94,7 +109,6 @@ pub(crate) struct Node {
     pub(crate) dir: TempDir,
     pub(crate) makes: Makes,
     pub(crate) metrics: Arc<Mutex<Registry>>,
-    pub(crate) trigger: Arc<Trigger>,
     pub(crate) running: Running,
 }
 
@@ -108,6 +122,7 @@ pub(crate) struct Stage {
     pub(crate) api_netns: Netns,
     /// Where pod web's applications are sent.
     pub(crate) outbound: SocketAddr,
+    inbound: Vec<(ListenerKind, std::net::TcpListener)>,
     snapshot: Snapshot,
 }
 
@@ -127,7 +142,7 @@ pub(crate) fn workload(name: &str, address: IpAddr, node: &str) -> Workload {
 }
 
 impl Node {
-    fn start(sockets_in: Option<Netns>) -> Self {
+    pub(crate) fn start(sockets_in: Option<Netns>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let storage = || std::array::from_fn(|_| std::fs::File::open("/dev/null").unwrap().into());
         let makes = Makes { sockets_in, storage };
@@ -142,10 +157,9 @@ impl Node {
             privileges: Privileges::Kept,
         };
         let (trigger, drain) = Drain::new();
-        let trigger = Arc::new(trigger);
-        let parts = Parts::new(&config, (trigger.clone(), drain), |_, _| Arc::new(PlayedMaps));
+        let parts = Parts::new(&config, (Arc::new(trigger), drain), |_, _| Arc::new(PlayedMaps));
         let metrics = parts.metrics();
-        Self { agent, dir, makes, metrics, trigger, running: parts.start(config.n_workers).unwrap() }
+        Self { agent, dir, makes, metrics, running: parts.start(config.n_workers).unwrap() }
     }
 
     /// The value of a metric's line that begins with this text; 0 where there is none.
@@ -178,6 +192,9 @@ impl Stage {
             authority,
             api_netns,
             outbound: outbound.local_addr().unwrap(),
+            inbound: [(ListenerKind::TunnelV4, 15008), (ListenerKind::PlaintextV4, 9000)]
+                .map(|(kind, port)| (kind, std::net::TcpListener::bind((at(2), port)).unwrap()))
+                .into(),
             snapshot: Snapshot { generation: 0, trust_domain: "cluster.local".into(), ..Snapshot::default() },
         };
         change(&mut stage);
@@ -188,12 +205,23 @@ impl Stage {
         stage.b.agent.say(Say::Keys(stage.api.identity.clone(), key)).await;
         let outbound = vec![(ListenerKind::OutboundV4, OwnedFd::from(outbound.into_std().unwrap()))];
         stage.a.agent.say(Say::Listeners(stage.web.name.clone(), outbound)).await;
-        let tunnel = TcpListener::bind((at(2), 15008)).await.unwrap().into_std().unwrap();
-        let plaintext = TcpListener::bind((at(2), 9000)).await.unwrap().into_std().unwrap();
-        let inbound =
-            vec![(ListenerKind::TunnelV4, tunnel.into()), (ListenerKind::PlaintextV4, plaintext.into())];
-        stage.b.agent.say(Say::Listeners(stage.api.name.clone(), inbound)).await;
+        stage.b.agent.say(Say::Listeners(stage.api.name.clone(), stage.api_listeners())).await;
         stage
+    }
+
+    /// Pod api's listeners, as an agent passes them: the same ones each time.
+    pub(crate) fn api_listeners(&self) -> Vec<(ListenerKind, OwnedFd)> {
+        self.inbound.iter().map(|(kind, listener)| (*kind, listener.try_clone().unwrap().into())).collect()
+    }
+
+    /// Leaves pod api's listeners to the proxy alone.
+    pub(crate) fn let_go(&mut self) {
+        self.inbound.clear();
+    }
+
+    /// What both proxies serve by.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::new(self.snapshot.clone())
     }
 
     /// Compiles the workloads as they are now, with this change, and waits until both proxies serve by it.

@@ -63,7 +63,7 @@ impl Demo {
         stage.say(format!("  {programs}/millrace-demo exec shop/visitor curl -s http://web/order"));
         stage.say(format!("  {programs}/millrace-demo exec shop/visitor curl -s http://database/"));
         stage.say(format!("  {programs}/millrace --run-dir {} flows", run.display()));
-        stage.say(format!("  {programs}/millrace --run-dir {} explain shop/visitor database:80", run.display()));
+        stage.say(format!("  {programs}/millrace --run-dir {} explain shop/visitor database.shop:80", run.display()));
         stage.say(format!("  $EDITOR {}/manifests/accesspolicy-shop-database-callers.yaml", directory.display()));
         stage.say(format!("  curl -s --unix-socket {}/proxy-admin.sock http://x/metrics", run.display()));
     }

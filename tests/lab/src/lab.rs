@@ -150,6 +150,12 @@ impl Lab {
         self.processes.push(process);
     }
 
+    /// How many of the processes kept by the lab run; fails if one has ended.
+    pub fn still_run(&mut self) -> Result<usize> {
+        self.processes.iter_mut().try_for_each(Process::still_runs)?;
+        Ok(self.processes.len())
+    }
+
     /// Writes an object into the directory of manifests.
     pub fn apply(&self, object: &Value) -> Result<PathBuf> {
         self.manifests.apply(object)

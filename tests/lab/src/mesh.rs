@@ -148,10 +148,9 @@ impl Lab {
     fn has_settled(&self, status: &Value) -> Result<()> {
         let generation = status.get("generation").and_then(Value::as_u64).context("no generation")?;
         ensure!(generation > 0, "nothing is compiled yet");
-        let nodes = status.get("nodes").and_then(Value::as_array).context("no nodes")?;
+        let nodes = status.get("nodes").context("no nodes")?;
         for node in &self.topology().nodes {
-            let is_it = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some(&node.name);
-            let entry = nodes.iter().find(is_it).with_context(|| format!("{} is not connected", node.name))?;
+            let entry = nodes.get(&node.name).with_context(|| format!("{} is not connected", node.name))?;
             let applied = entry.get("applied").and_then(Value::as_u64).unwrap_or_default();
             ensure!(applied == generation, "{} is at generation {applied} of {generation}", node.name);
         }
@@ -230,10 +229,7 @@ impl Lab {
 
     /// Takes all kernel programs of a node away, as one who took it over would: removes the pins that hold them.
     pub fn forget_kernel(&self, node: &str) -> Result<()> {
-        for entry in fs::read_dir(self.bpffs(node)?)? {
-            fs::remove_dir_all(entry?.path())?;
-        }
-        Ok(())
+        Ok(fs::remove_dir_all(self.bpffs(node)?.join("millrace"))?)
     }
 
     fn token(&self, node: &str) -> Result<PathBuf> {

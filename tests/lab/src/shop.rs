@@ -94,6 +94,7 @@ impl Shop {
     fn calls(&self, path: &str) -> &'static [&'static str] {
         match (self.role, path) {
             (Role::Web, "/order") => &["catalogue/items", "cart/lines", "orders/place"],
+            (Role::Web, "/health") => &[],
             (Role::Web, _) => &["catalogue/items", "cart/lines"],
             (Role::Cart, _) => &["database/cart"],
             (Role::Orders, _) => &["database/orders"],

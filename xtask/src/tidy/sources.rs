@@ -34,6 +34,12 @@ fn rust(path: &str, text: &str) -> Vec<Complaint> {
         let what = format!("{n_lines} lines; split it, or say in its `//!` what it is `long because` of");
         complaints.push(Complaint::new(path, what));
     }
+    for (index, line) in text.lines().enumerate() {
+        if let Some(name) = vague(line) {
+            let what = format!("`{name}` says nothing of what it is: call it by what it holds or does");
+            complaints.push(Complaint::new(format!("{path}:{}", index + 1), what));
+        }
+    }
     for (line, word) in words(text, &unfinished()) {
         complaints.push(Complaint::new(
             format!("{path}:{line}"),
@@ -41,6 +47,18 @@ fn rust(path: &str, text: &str) -> Vec<Complaint> {
         ));
     }
     complaints
+}
+
+/// A type defined on this line whose name ends in a word that fits anything.
+fn vague(line: &str) -> Option<&str> {
+    let mut words = line.trim_start().split(' ').skip_while(|word| word.starts_with("pub"));
+    let keyword = words.next().filter(|word| ["struct", "enum", "trait", "type", "mod"].contains(word));
+    let name = keyword.and_then(|_| words.next())?.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
+    let lower = name.to_lowercase();
+    ["manager", "helper", "helpers", "util", "utils", "handler", "factory"]
+        .iter()
+        .any(|end| lower.ends_with(end))
+        .then_some(name)
 }
 
 fn explains_length(text: &str) -> bool {
@@ -114,6 +132,15 @@ mod tests {
         let tree =
             Tree::from([("a.rs", "//! Does a thing.\n"), ("b.rs", "use a;\n"), ("c/mod.rs", "//! Is misplaced.\n")]);
         assert_eq!(places(&tree), ["b.rs", "c/mod.rs"]);
+    }
+
+    #[test]
+    fn a_name_that_fits_anything_is_found() {
+        let tree = Tree::from([(
+            "a.rs",
+            "//! Does.\npub(crate) struct PodManager;\nmod utils;\nstruct Pods;\n// a type Handler\n",
+        )]);
+        assert_eq!(places(&tree), ["a.rs:2", "a.rs:3"]);
     }
 
     #[test]

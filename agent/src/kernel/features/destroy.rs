@@ -11,9 +11,12 @@ const NETLINK_SOCK_DIAG: i32 = 4;
 const SOCK_DESTROY: u16 = 21;
 const NLM_F_REQUEST_ACK: u16 = 1 | 4;
 const NLMSG_ERROR: u16 = 2;
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`, and the two together.
 const HEADER: usize = 16;
 const REQUEST: usize = 56;
+const LENGTH: u32 = 72;
+/// AF_INET and IPPROTO_TCP, as the request has them.
+const TCP_OVER_IPV4: [u8; 4] = [2, 6, 0, 0];
 
 pub(super) fn probe() -> Presence {
     match ask() {
@@ -30,11 +33,11 @@ fn ask() -> io::Result<Option<i32>> {
     let kind = Type::DGRAM;
     let mut socket = Socket::new(Domain::from(libc::AF_NETLINK), kind, Some(Protocol::from(NETLINK_SOCK_DIAG)))?;
     let mut message = Vec::with_capacity(HEADER + REQUEST);
-    message.extend_from_slice(&u32::to_ne_bytes((HEADER + REQUEST) as u32));
+    message.extend_from_slice(&LENGTH.to_ne_bytes());
     message.extend_from_slice(&SOCK_DESTROY.to_ne_bytes());
     message.extend_from_slice(&NLM_F_REQUEST_ACK.to_ne_bytes());
     message.extend_from_slice(&[0; 8]); // Sequence and port.
-    message.extend_from_slice(&[libc::AF_INET as u8, libc::IPPROTO_TCP as u8, 0, 0]);
+    message.extend_from_slice(&TCP_OVER_IPV4);
     message.extend_from_slice(&u32::MAX.to_ne_bytes()); // Every state.
     message.resize(HEADER + REQUEST, 0); // From port 0 of 0.0.0.0 to the same: nobody's.
     socket.write_all(&message)?;

@@ -113,9 +113,9 @@ fn steps(have: &State, plan: &Plan) -> Vec<(Write, State)> {
 fn pairs() -> impl Iterator<Item = (u64, Addr, u16)> {
     // Port 1 is one that no entry names; cookie 9 is a namespace that nobody knows.
     let ports = || PORTS.into_iter().filter(|port| *port != 0).chain([1]);
-    COOKIES.chain([9]).flat_map(move |cookie| {
-        ADDRS.flat_map(move |last| ports().map(move |port| (cookie, addr(last), port)))
-    })
+    COOKIES
+        .chain([9])
+        .flat_map(move |cookie| ADDRS.flat_map(move |last| ports().map(move |port| (cookie, addr(last), port))))
 }
 
 /// True where a planned order keeps its three rules.
@@ -135,7 +135,10 @@ fn is_safe(have: &State, want: &State) -> Result<(), TestCaseError> {
             prop_assert!(
                 !refused || !allows(state, cookie, to, port),
                 "{:?} lets {} through to {:?}:{}, which both ends forbid",
-                write, cookie, to, port
+                write,
+                cookie,
+                to,
+                port
             );
         }
         for (service, slots) in drawn(state) {
@@ -186,7 +189,10 @@ fn interrupts_nobody(have: &State, want: &State) -> Result<(), TestCaseError> {
             prop_assert!(
                 !allowed || allows(&state, cookie, to, port),
                 "{:?} refuses {} to {:?}:{}, which both ends allow",
-                write, cookie, to, port
+                write,
+                cookie,
+                to,
+                port
             );
         }
     }
@@ -202,12 +208,10 @@ fn mesh_pod(id: u64) -> Pod {
 fn narrowing_to_one_port_states_it_before_it_closes_the_others() {
     let verdict = |allow| Verdict { policy: 1, allow, reserved: 0 };
     let have = State { verdicts: [(key(1, 1, 0), verdict(1))].into(), ..State::default() };
-    let want = State { verdicts: [(key(1, 1, 0), verdict(0)), (key(1, 1, 443), verdict(1))].into(), ..State::default() };
+    let want =
+        State { verdicts: [(key(1, 1, 0), verdict(0)), (key(1, 1, 443), verdict(1))].into(), ..State::default() };
     let Plan { tighten, add, flip, sweep } = plan(&have, &want);
-    assert_eq!(
-        tighten,
-        [Write::SetVerdict(key(1, 1, 443), verdict(1)), Write::SetVerdict(key(1, 1, 0), verdict(0))]
-    );
+    assert_eq!(tighten, [Write::SetVerdict(key(1, 1, 443), verdict(1)), Write::SetVerdict(key(1, 1, 0), verdict(0))]);
     assert!(add.is_empty() && flip.is_empty() && sweep.is_empty());
 }
 

@@ -95,13 +95,7 @@ fn host() -> Pod {
 
 fn pod(workload: &Workload, kind: PodKind) -> Pod {
     let first = |is: fn(&IpAddr) -> bool| workload.addresses.iter().copied().find(is).map_or([0; 16], addr);
-    Pod {
-        id: workload.id(),
-        v4: first(IpAddr::is_ipv4),
-        v6: first(IpAddr::is_ipv6),
-        kind: kind as u32,
-        reserved: 0,
-    }
+    Pod { id: workload.id(), v4: first(IpAddr::is_ipv4), v6: first(IpAddr::is_ipv6), kind: kind as u32, reserved: 0 }
 }
 
 /// Workloads that are judged alike: those with the same policies, told apart by family where a policy names addresses.

@@ -91,7 +91,10 @@ fn a_service_whose_new_table_has_no_room_keeps_its_old_one_whole() {
     let mut twin = Twin { slots: 4, ..Twin::of(&have) };
     let before = have.clone();
     let outcome = reconcile(&mut twin, &mut have, &want);
-    assert_eq!(outcome.failures, BTreeMap::from([("the kernel's map SLOTS is full: it holds 0 entries".to_owned(), 1)]));
+    assert_eq!(
+        outcome.failures,
+        BTreeMap::from([("the kernel's map SLOTS is full: it holds 0 entries".to_owned(), 1)])
+    );
     assert_eq!(outcome.n_left_out, 1, "the flip rests on the slots");
     assert_eq!(twin.state, before, "half a table was left behind");
     twin.slots = 5;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http::StatusCode;
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use serde_json::json;
@@ -59,12 +59,23 @@ async fn running() -> Running {
             async move { streamed("application/x-ndjson", lines) }.boxed()
         }),
     };
+    let slow = Route {
+        method: "GET",
+        path: "/slow",
+        answer: Arc::new(|_| {
+            let lines = stream::iter(["one\n", "two\n"]).then(async |line| {
+                tokio::time::sleep(Duration::from_secs(6)).await;
+                Bytes::from_static(line.as_bytes())
+            });
+            async move { streamed("text/plain", lines) }.boxed()
+        }),
+    };
     let admin = Admin {
         ready: receiver,
         metrics: Arc::new(Mutex::new(metrics)),
         config: Arc::new(|| json!({"node": "a"})),
         log_level: telemetry::init("test"),
-        routes: vec![who, flows],
+        routes: vec![who, flows, slow],
     };
     let at = path.clone();
     let task = tokio::spawn(async move { admin.serve(&at, 0o600).await });
@@ -145,6 +156,14 @@ async fn a_header_that_does_not_end_is_cut_off() {
     let mut answer = Vec::new();
     timeout(Duration::from_secs(15), stream.read_to_end(&mut answer)).await.expect("it is closed in time").unwrap();
     assert!(!answer.starts_with(b"HTTP/1.1 200"));
+}
+
+/// Who follows flows of a quiet node is not idle, though nothing is sent for longer than an idle connection may last.
+#[tokio::test]
+async fn a_stream_outlives_the_idle_timeout() {
+    let running = running().await;
+    let (_, body) = get(&running, "/slow").await;
+    assert!(body.contains("one\n") && body.contains("two\n"), "{body}");
 }
 
 /// Connections that say nothing use up the places; they are cut off, and who comes after is served.

@@ -3,12 +3,12 @@
 use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
-use millrace_model::{ObjectName, Protocol, service::Readiness};
+use millrace_model::{ObjectName, service::Readiness};
 
 use super::{address, application_port, meta, named, protocol};
 use crate::{
     diagnostic::Problems,
-    world::{Slice, SliceEndpoint},
+    world::{Slice, SliceEndpoint, SlicePort},
 };
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -104,8 +104,8 @@ fn pod(namespace: &str, target: &core::ObjectReference) -> Option<ObjectName> {
     Some(named(target.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(namespace), name))
 }
 
-fn ports(given: &[discovery::EndpointPort], problems: &mut Problems) -> Vec<(Arc<str>, Protocol, u16)> {
-    let mut ports: Vec<(Arc<str>, Protocol, u16)> = Vec::new();
+fn ports(given: &[discovery::EndpointPort], problems: &mut Problems) -> Vec<SlicePort> {
+    let mut ports: Vec<SlicePort> = Vec::new();
     for (index, one) in given.iter().enumerate() {
         let field = format!("ports[{index}]");
         let transport = protocol(one.protocol.as_deref(), &format!("{field}.protocol"), problems);
@@ -114,9 +114,9 @@ fn ports(given: &[discovery::EndpointPort], problems: &mut Problems) -> Vec<(Arc
             continue;
         };
         let number = application_port(number, &format!("{field}.port"), problems);
-        let (Some(transport), Some(number)) = (transport, number) else { continue };
+        let (Some(protocol), Some(target)) = (transport, number) else { continue };
         let name: Arc<str> = one.name.as_deref().unwrap_or_default().into();
-        if ports.iter().any(|(n, t, _)| *n == name && *t == transport) {
+        if ports.iter().any(|p| p.name == name && p.protocol == protocol) {
             problems.fatal(
                 format!("{field}.name"),
                 format!("two ports of the slice are named {name:?}"),
@@ -124,7 +124,7 @@ fn ports(given: &[discovery::EndpointPort], problems: &mut Problems) -> Vec<(Arc
             );
             continue;
         }
-        ports.push((name, transport, number));
+        ports.push(SlicePort { name, protocol, target });
     }
     ports
 }

@@ -87,6 +87,9 @@ fn explain(path: &str, message: &str) -> (String, String, String) {
         .and_then(|rest| rest.split_once(", expected "));
     match found {
         Some((found, expected)) => (path.to_owned(), format!("{} does not fit", in_words(found)), wanted(expected)),
+        None if path.ends_with("Timestamp") || path.ends_with("Time") => {
+            (path.to_owned(), "it is no time".to_owned(), wanted("Time"))
+        }
         None => (path.to_owned(), message.to_owned(), "correct the value".to_owned()),
     }
 }

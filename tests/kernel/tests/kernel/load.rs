@@ -132,6 +132,55 @@ fn a_pod_that_is_detached_is_not_steered() {
 }
 
 #[test]
+fn pins_of_another_layout_are_refused_by_name() {
+    let node = Node::new();
+    let pin = node.pins().join(map::HANDOFFS);
+    std::fs::remove_file(&pin).unwrap();
+    let other = aya::maps::HashMap::<_, u64, u64>::create(16, 0).unwrap();
+    aya::maps::HashMap::pin(other, &pin).unwrap();
+    let options = millrace_agent::kernel::Options { pins: node.pins().into(), cgroup: node.cgroup().into(), config: 0 };
+    let error = millrace_agent::kernel::Kernel::open(&options).err().unwrap();
+    assert!(error.to_string().contains("HANDOFFS has another layout"), "{error}");
+}
+
+#[test]
+fn what_was_decided_is_logged_only_while_debugging() {
+    static LOG: Log = Log(std::sync::Mutex::new(Vec::new()));
+    log::set_logger(&LOG).unwrap();
+    log::set_max_level(log::LevelFilter::Debug);
+    let node = Node::new();
+    let client = node.pod();
+    node.service("10.96.0.10:80", 1, &[]);
+    let mut logger = node.kernel().logger().unwrap();
+    client.connects("10.96.0.10:80".parse().unwrap()).unwrap_err();
+    logger.flush();
+    assert!(LOG.0.lock().unwrap().is_empty());
+    node.kernel().configure(millrace_abi::config::DEBUG).unwrap();
+    client.connects("10.96.0.10:80".parse().unwrap()).unwrap_err();
+    logger.flush();
+    let lines = LOG.0.lock().unwrap().clone();
+    let expected = format!("connect from {} to ::ffff:10.96.0.10: reason {}", client.id, Reason::NoBackend as u32);
+    assert!(lines.contains(&expected), "{lines:?}");
+}
+
+struct Log(std::sync::Mutex<Vec<String>>);
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        // Of the programs alone: aya logs in this process too.
+        if record.target().starts_with("millrace_ebpf") {
+            self.0.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
 fn every_feature_is_found_on_this_kernel() {
     let features = millrace_agent::kernel::features::probe();
     for feature in &features {

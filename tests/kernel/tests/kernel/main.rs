@@ -1,4 +1,12 @@
 //! The kernel programs, on the real kernel. Mirrors `ebpf/programs/src` file by file; `node` is the scratch node.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    reason = "what a test cannot set up is a panic that says where"
+)]
 
 mod connect;
 mod cost;

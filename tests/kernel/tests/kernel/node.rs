@@ -7,8 +7,8 @@ mod pod;
 mod proxy;
 
 use std::{
-    fs, io,
-    os::fd::{AsFd, BorrowedFd},
+    fs,
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -17,7 +17,9 @@ use std::{
     },
 };
 
-use millrace_abi::{Addr, Dest, DestKind, Pod as PodValue, PodKind, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue};
+use millrace_abi::{
+    Addr, Dest, DestKind, Pod as PodValue, PodKind, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue,
+};
 use millrace_abi::{Verdict, VerdictKey, config};
 use millrace_agent::kernel::{Kernel, Options, Write};
 
@@ -100,7 +102,15 @@ impl Node {
         let pins = PathBuf::from("/sys/fs/bpf/millrace").join(&name).join(format!("v{}", millrace_abi::SCHEMA));
         let options = Options { pins, cgroup: cgroup.clone(), config: 0 };
         let kernel = Kernel::open(&options).unwrap_or_else(|error| panic!("{}", chain(&error)));
-        Self { name, options, kernel: Mutex::new(Some(kernel)), bridge, cgroup, n_pods: AtomicU32::new(0), _domain: domain }
+        Self {
+            name,
+            options,
+            kernel: Mutex::new(Some(kernel)),
+            bridge,
+            cgroup,
+            n_pods: AtomicU32::new(0),
+            _domain: domain,
+        }
     }
 
     /// The node's programs and maps.
@@ -168,8 +178,7 @@ impl Node {
     pub(crate) fn service(&self, address: &str, table: u32, backends: &[(Addr, u16)]) {
         for (slot, (addr, port)) in (0..).zip(backends) {
             let port = port.to_be_bytes();
-            let value =
-                SlotValue { addr: *addr, alias_addr: *addr, port, alias_port: port, threshold: u32::MAX };
+            let value = SlotValue { addr: *addr, alias_addr: *addr, port, alias_port: port, threshold: u32::MAX };
             self.write(&Write::SetSlot(SlotKey { table, slot }, value));
         }
         let n_slots = u32::try_from(backends.len()).unwrap();
@@ -197,6 +206,11 @@ impl Node {
         usage.into_iter().find(|(name, _, _)| *name == millrace_abi::map::HANDOFFS).unwrap().1
     }
 
+    /// The node's cgroup.
+    pub(crate) fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
     /// The directory of pins.
     pub(crate) fn pins(&self) -> &Path {
         &self.options.pins
@@ -205,11 +219,11 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Errors are left: a test that fails has its own to show, and the next run's names are others.
+        // Errors are said and left: a test that fails has its own to show, and the next run's names are others.
         if let Err(error) = millrace_agent::kernel::leave(&self.options.pins) {
             eprintln!("{}: {}", self.name, chain(&error));
         }
-        let _: io::Result<_> = Command::new("ip").args(["netns", "del", &self.bridge]).output();
+        pod::remove_netns(&self.bridge);
         if let Err(error) = fs::remove_dir(&self.cgroup) {
             eprintln!("{}: {error}", self.cgroup.display());
         }

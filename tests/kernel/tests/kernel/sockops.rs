@@ -117,7 +117,7 @@ fn fast_open(socket: &Socket) {
     const TCP_FASTOPEN_NO_COOKIE: libc::c_int = 34;
     for option in [libc::TCP_FASTOPEN_CONNECT, TCP_FASTOPEN_NO_COOKIE] {
         let on: libc::c_int = 1;
-        let (value, length) = (std::ptr::from_ref(&on).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+        let (value, length) = (std::ptr::from_ref(&on).cast(), 4);
         #[expect(unsafe_code, reason = "these options have no safe wrapper")]
         // SAFETY: the value has this length and lives until the call is back.
         let result = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value, length) };

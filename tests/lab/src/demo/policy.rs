@@ -36,7 +36,7 @@ pub(super) fn canary(demo: &mut Demo) -> Result<()> {
     stage.say(format!("{CALLS} calls of catalogue on new connections: v1 {v1}, v2 {v2} = {}", stage.tone(Tone::Strong, format!("{share:.1} %"))));
     stage.check(v1 + v2 == CALLS, format!("{} of {CALLS} answered", v1 + v2));
     stage.check((share - 5.0).abs() < TOLERANCE, format!("v2 got {share:.1} %, within {TOLERANCE} points of 5 %"));
-    for (pod, weight) in [("shop/catalogue-v1", 0), ("shop/catalogue-v2", 100)] {
+    for (pod, weight) in [("shop/catalogue-v2", 100), ("shop/catalogue-v1", 0)] {
         let mut pod = lab.topology().pod(pod)?.clone();
         pod.plan.weight = Some(weight);
         lab.apply(&manifests::pod(lab.number(), lab.topology(), &pod))?;

@@ -1,6 +1,6 @@
 //! The scenes about what the mesh does without being asked: capture, encryption, getting out of the way.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -34,7 +34,7 @@ const SAME_NODE_CALLS: u32 = 200;
 
 pub(super) fn without_the_mesh(demo: &mut Demo) -> Result<()> {
     let Demo { stage, lab, .. } = demo;
-    stage.whisper(format!("lab {} in network namespaces mr{}-*, Linux {}", lab.number(), lab.number(), kernel()?));
+    stage.whisper(format!("real processes in network namespaces mr{}-*, on this kernel, Linux {}", lab.number(), kernel()?));
     for pod in &lab.topology().pods {
         let node = lab.pod(&pod.plan.name)?.node();
         let (v4, v6) = (pod.addresses.v4, pod.addresses.v6);
@@ -60,9 +60,13 @@ pub(super) fn mesh_starts(demo: &mut Demo) -> Result<()> {
     let took = lab.start_mesh()?;
     let n_pods = lab.topology().pods.len();
     stage.say(format!("control, and an agent and a proxy on each node: ready in {}", stage.tone(Tone::Strong, human(took))));
-    stage.check(true, format!("{n_pods} pods are in the mesh; none was restarted, none has a sidecar or an iptables rule"));
+    let n_running = lab.still_run()?;
+    stage.check(
+        n_running == SERVERS.len(),
+        format!("{n_pods} pods are in the mesh; the {n_running} processes in them run on, not restarted"),
+    );
     let rules = lab.pod(VISITOR)?.run(&["sh", "-c", "iptables-save 2>/dev/null | grep -c '^-A'; true"])?.stdout;
-    stage.check(rules.trim().is_empty() || rules.trim() == "0", "iptables in the visitor's pod: no rule");
+    stage.check(rules.trim().is_empty() || rules.trim() == "0", "no iptables rule in the visitor's pod, no sidecar, no proxy variable");
     for node in ["a", "b"] {
         let proxy = lab.admin(Part::Proxy(node)).metrics()?.names().len();
         ensure!(proxy > 0, "the proxy of node {node} has no metrics");
@@ -75,11 +79,12 @@ pub(super) fn hop_by_hop(demo: &mut Demo) -> Result<()> {
     *capture = Some(lab.capture("a", "mesh")?);
     let before = tunnelled(lab)?;
     let hop = order(lab)?;
-    let note = |from: &str, to: &str| {
-        if from == to { stage.tone(Tone::Faint, "same node: kernel, no proxy") } else { stage.tone(Tone::Good, "mTLS tunnel") }
+    let way = |from: &str, to: &str| {
+        if from == to { stage.tone(Tone::Faint, "same node: kernel alone") } else { stage.tone(Tone::Good, "other node: mTLS") }
     };
-    stage.say(format!("{:<24} {:<8} {:>10}  {:<20} {}", "service", "", "took", "whom accept() saw", "how it was called"));
-    tree::draw(&hop, "a", &note).iter().for_each(|line| stage.say(line));
+    let pod = |address| owner(lab, address).unwrap_or("?".to_owned());
+    stage.whisper(format!("{:<22} {:<5} {:>8}  {:<24} {}", "service", "node", "took", "accept() saw", "how it was called"));
+    tree::draw(&hop, "a", &tree::Legend { pod: &pod, way: &way }).iter().for_each(|line| stage.say(line));
     let (crossing, carried) = (between(&hop), tunnelled(lab)? - before);
     stage.check(
         carried == crossing as f64,
@@ -140,13 +145,15 @@ pub(super) fn same_node(demo: &mut Demo) -> Result<()> {
 pub(super) fn operator(demo: &mut Demo) -> Result<()> {
     let Demo { stage, lab, .. } = demo;
     let program = lab.binaries().path("millrace")?;
-    for arguments in [&["status"][..], &["explain", "shop/web", "database:80"], &["explain", VISITOR, "database:80"]] {
+    for arguments in [&["status"][..], &["explain", "shop/web", "database.shop:80"], &["explain", VISITOR, "database.shop:80"]] {
         let mut command = lab.place("a")?.command(&program)?;
         command.arg("--run-dir").arg(lab.run_directory("a")).args(arguments);
         let output = process::run(command, WRITTEN)?;
-        stage.say(format!("$ millrace {}", arguments.join(" ")));
-        stage.whisper(output.stdout.trim_end());
-        stage.check(!output.stdout.trim().is_empty(), format!("it answers {}", output.stderr.trim()));
+        stage.say(stage.tone(Tone::Strong, format!("$ millrace {}", arguments.join(" "))));
+        stage.say(output.stdout.trim_end());
+        let expected = if arguments.contains(&VISITOR) { Some(1) } else { Some(0) };
+        let said = format!("exit code {}{}", output.status.code().unwrap_or(-1), output.stderr.trim());
+        stage.check(output.status.code() == expected, said);
     }
     Ok(())
 }
@@ -162,6 +169,12 @@ fn between(root: &Hop) -> usize {
         tree::edges(root).into_iter().map(|edge| (edge.to.clone(), edge.node.clone())).collect();
     let from = |edge: &tree::Edge| edge.from.as_ref().and_then(|pod| nodes.get(pod).cloned()).unwrap_or("a".to_owned());
     tree::edges(root).iter().filter(|edge| from(edge) != edge.node).count()
+}
+
+/// The short name of the pod that has this address.
+fn owner(lab: &Lab, address: IpAddr) -> Option<String> {
+    let pod = lab.topology().pods.iter().find(|pod| pod.addresses.both().contains(&address))?;
+    Some(pod.name.name.to_string())
 }
 
 fn saw_another(lab: &Lab, edge: &tree::Edge) -> Option<String> {
@@ -188,6 +201,3 @@ fn proxy_bytes(lab: &Lab) -> Result<f64> {
 fn kernel() -> Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned())
 }
-
-/// How many pods of the shop serve.
-pub const N_SERVERS: usize = SERVERS.len();

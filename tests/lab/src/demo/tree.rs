@@ -36,25 +36,32 @@ fn walk(from: Option<&Hop>, hop: &Hop, found: &mut Vec<Edge>) {
     }
 }
 
-/// The path as a tree, a line per hop; `note` adds what is known of a call between two nodes.
-pub fn draw(root: &Hop, caller_node: &str, note: &dyn Fn(&str, &str) -> String) -> Vec<String> {
+/// What is known of a pod by its address, and how a call between two nodes went.
+pub struct Legend<'a> {
+    /// The pod that has an address.
+    pub pod: &'a dyn Fn(IpAddr) -> String,
+    /// What lies between the nodes of caller and callee.
+    pub way: &'a dyn Fn(&str, &str) -> String,
+}
+
+/// The path as a tree, a line per hop.
+pub fn draw(root: &Hop, caller_node: &str, legend: &Legend<'_>) -> Vec<String> {
     let mut lines = Vec::new();
-    line(root, caller_node, ("", ""), note, &mut lines);
+    line(root, caller_node, ("", ""), legend, &mut lines);
     lines
 }
 
-fn line(hop: &Hop, from: &str, prefix: (&str, &str), note: &dyn Fn(&str, &str) -> String, lines: &mut Vec<String>) {
+fn line(hop: &Hop, from: &str, prefix: (&str, &str), legend: &Legend<'_>, lines: &mut Vec<String>) {
     let (here, below) = prefix;
     let name = format!("{here}{} {}", hop.service, hop.version);
     let took = format!("{:.1} ms", f64::from(u32::try_from(hop.took_us).unwrap_or(u32::MAX)) / 1e3);
-    lines.push(format!("{name:<24} node {}   {took:>8}   saw {:<16} {}", hop.node, hop.saw.ip(), note(from, &hop.node)));
+    let saw = format!("{} {}", (legend.pod)(hop.saw.ip()), hop.saw.ip());
+    lines.push(format!("{name:<22} {:<5} {took:>8}  {saw:<24} {}", hop.node, (legend.way)(from, &hop.node)));
     let n = hop.calls.len();
     for (i, Call { to, result }) in hop.calls.iter().enumerate() {
         let (branch, rest) = if i + 1 == n { ("└─ ", "   ") } else { ("├─ ", "│  ") };
         match result {
-            Ok(called) => {
-                line(called, &hop.node, (&format!("{below}{branch}"), &format!("{below}{rest}")), note, lines);
-            }
+            Ok(called) => line(called, &hop.node, (&format!("{below}{branch}"), &format!("{below}{rest}")), legend, lines),
             Err(error) => lines.push(format!("{below}{branch}{to}: {error}")),
         }
     }

@@ -53,10 +53,9 @@ fn flips_under_connects_fail_none() {
         let client = lab.pod("shop/client")?;
         let mut steady = client.start("steady", &[&program, "steady", "web:80", "--until", &path])?;
         for flip in 0..FLIPS {
-            let (near, far) = if flip % 2 == 0 { (0, 1) } else { (1, 0) };
-            weigh(lab, "shop/near", near)?;
-            weigh(lab, "shop/far", far)?;
-            let expected = if flip % 2 == 0 { "shop/far" } else { "shop/near" };
+            let (expected, other) = if flip % 2 == 0 { ("shop/far", "shop/near") } else { ("shop/near", "shop/far") };
+            weigh(lab, expected, 1)?; // First, or there would be a moment without any backend.
+            weigh(lab, other, 0)?;
             clock::until(Duration::from_secs(5), &format!("flip {flip} to {expected} is in force"), || {
                 let called = client.connects("web:80")?;
                 ensure!(called.greeting.is_some_and(|greeting| greeting.name == expected), "the other one answers");

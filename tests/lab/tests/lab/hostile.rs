@@ -163,7 +163,7 @@ fn a_valid_certificate_of_another_identity_is_only_itself() {
         let own = lab.pod("other/stranger")?.addresses().v4;
         let honest = go(Some(&format!("for=\"{own}:4444\"")))?;
         let greeting = honest.greeting().context("it is let in")?;
-        ensure!(greeting.contains(&format!("{own}:4444")), "its own address is shown: {greeting}");
+        ensure!(greeting.contains(&format!("{own}]:4444")), "its own address is shown: {greeting}");
         lab.apply(&access_policy("shop/guard", "Allow", "web", &[Rule::identity("shop/client")])?)?;
         let (refused, _) = clock::until(CALL, "it is refused", || {
             let outcome = go(None)?;

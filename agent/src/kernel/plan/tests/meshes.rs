@@ -139,7 +139,8 @@ fn service(vip: &str, backends: &[(&str, u32, Readiness)]) -> (Service, Vec<Endp
 
 #[test]
 fn a_service_draws_from_its_ready_backends_by_weight_and_refuses_without_any() {
-    let ready = [("10.0.0.2", 1, Readiness::Ready), ("10.0.1.2", 3, Readiness::Ready), ("10.0.1.3", 5, Readiness::Unready)];
+    let ready =
+        [("10.0.0.2", 1, Readiness::Ready), ("10.0.1.2", 3, Readiness::Ready), ("10.0.1.3", 5, Readiness::Unready)];
     let state = want(&mesh(vec![], vec![], vec![service("10.96.0.1", &ready)]), "a", &namespaces(&[]));
     let [slots] = &drawn(&state).into_values().collect::<Vec<_>>()[..] else { panic!() };
     let mut backends: Vec<_> = slots.iter().map(|slot| slot.unwrap().addr).collect();
@@ -155,7 +156,10 @@ fn a_service_draws_from_its_ready_backends_by_weight_and_refuses_without_any() {
 fn meshes() -> impl Strategy<Value = State> {
     let bound = prop::collection::btree_set(0usize..3, 0..3);
     let pod = (bound, 0u8..3, any::<bool>(), any::<bool>());
-    let rules = prop::collection::vec((0usize..4, prop::collection::btree_set(prop::sample::select(vec![80u16, 443]), 0..2)), 0..3);
+    let rules = prop::collection::vec(
+        (0usize..4, prop::collection::btree_set(prop::sample::select(vec![80u16, 443]), 0..2)),
+        0..3,
+    );
     let policy = (any::<bool>(), rules);
     (prop::collection::vec(pod, 4), prop::collection::vec(policy, 3)).prop_map(|(pods, policies)| {
         let id = |n: usize| name(&format!("p{n}"));

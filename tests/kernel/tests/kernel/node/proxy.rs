@@ -78,7 +78,13 @@ impl Proxy {
     }
 
     /// A socket of the pod's stock, and the client it stands for.
-    pub(crate) fn exempt_socket(&mut self, node: &Node, pod: &Pod, to: SocketAddr, client: Option<SocketAddr>) -> Socket {
+    pub(crate) fn exempt_socket(
+        &mut self,
+        node: &Node,
+        pod: &Pod,
+        to: SocketAddr,
+        client: Option<SocketAddr>,
+    ) -> Socket {
         let socket = pod.socket(Domain::for_address(to), Protocol::TCP);
         exempt(node, socket.as_fd());
         if let Some(client) = client {

@@ -3,58 +3,19 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::net::{UnixListener, UnixStream},
+    io::{BufRead as _, BufReader},
     path::Path,
     process::{Command, Output, Stdio},
     sync::Arc,
-    thread,
 };
+
+use crate::answers::answer;
 
 use millrace_model::{
     Encryption, Endpoint, Endpoints, Identity, Membership, ObjectName, Protocol, Service, ServicePort, Snapshot,
     Workload, service::Readiness,
 };
 use serde_json::{Value, json};
-
-/// Answers `path?query` with a body, on a thread that ends with the test's process. Another path is not found.
-fn answer(run_dir: &Path, process: &str, answers: &[(&'static str, String)]) {
-    let listener = UnixListener::bind(run_dir.join(format!("{process}-admin.sock"))).unwrap();
-    let answers: BTreeMap<&str, String> = answers.iter().cloned().collect();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let asked = request(&stream);
-            let (status, body) = match answers.get(asked.as_str()) {
-                Some(body) => ("200 OK", body.as_str()),
-                None => ("404 Not Found", "nothing there"),
-            };
-            let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-            stream.write_all((head + body).as_bytes()).unwrap();
-        }
-    });
-}
-
-/// The method, path and body asked for.
-fn request(stream: &UnixStream) -> String {
-    let mut reader = BufReader::new(stream);
-    let (mut first, mut length) = (String::new(), 0);
-    reader.read_line(&mut first).unwrap();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        if line.trim().is_empty() {
-            break;
-        }
-        if let Some(n) = line.to_lowercase().strip_prefix("content-length:") {
-            length = n.trim().parse().unwrap();
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).unwrap();
-    let asked = first.trim_end_matches(" HTTP/1.1\r\n");
-    format!("{asked} {}", String::from_utf8(body).unwrap()).trim_end().to_owned()
-}
 
 fn millrace(run_dir: &Path, arguments: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_millrace");

@@ -1,0 +1,283 @@
+//! States that nothing is lost or changed on the wire, and that what this version does not know is refused, never defaulted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use millrace_model::{
+    Action, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Membership, ObjectName, Policy,
+    Protocol, Rule, Service, ServicePort, Snapshot, Source, Workload, service::Readiness,
+};
+use millrace_wire::{Undecodable, convert, mesh as pb};
+use proptest::prelude::*;
+use prost::Message as _;
+
+/// A name as Kubernetes has them.
+fn text() -> impl Strategy<Value = Arc<str>> {
+    "[a-z0-9]([a-z0-9.-]{0,10}[a-z0-9])?".prop_map(Into::into)
+}
+
+fn name() -> impl Strategy<Value = ObjectName> {
+    (text(), text()).prop_map(|(namespace, name)| ObjectName { namespace, name })
+}
+
+fn identity() -> impl Strategy<Value = Identity> {
+    ("[a-z0-9]{1,8}(\\.[a-z0-9]{1,8}){0,2}", text(), text())
+        .prop_map(|(trust_domain, namespace, account)| Identity::new(&trust_domain, &namespace, &account))
+}
+
+/// Any port but 0, which is none.
+fn port() -> impl Strategy<Value = u16> {
+    1..=u16::MAX
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)]
+}
+
+fn mode() -> impl Strategy<Value = EncryptionMode> {
+    prop_oneof![Just(EncryptionMode::Strict), Just(EncryptionMode::Permissive)]
+}
+
+fn membership() -> impl Strategy<Value = Membership> {
+    prop_oneof![Just(Membership::Outside), Just(Membership::Pending), Just(Membership::Enrolled)]
+}
+
+fn few<T: std::fmt::Debug>(one: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<T>> {
+    prop::collection::vec(one, 0..4)
+}
+
+fn workload() -> impl Strategy<Value = Workload> {
+    let whom = (name(), "\\PC{0,20}", identity(), few(any::<IpAddr>()), text());
+    let rest = (
+        prop::option::of(text()),
+        prop::option::of("/[a-z/]{0,20}"),
+        membership(),
+        (mode(), prop::collection::btree_map(port(), mode(), 0..4)),
+        prop::collection::btree_set(name(), 0..4),
+    );
+    (whom, rest).prop_map(|((name, uid, identity, addresses, node), (zone, netns, membership, (default, ports), policies))| {
+        Workload {
+            name,
+            uid: uid.into(),
+            identity,
+            addresses,
+            node,
+            zone,
+            netns: netns.map(Into::into),
+            membership,
+            encryption: Encryption { default, ports },
+            policies,
+        }
+    })
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let one = (port(), protocol(), text()).prop_map(|(port, protocol, name)| ServicePort { port, protocol, name });
+    (name(), few(any::<IpAddr>()), few(one)).prop_map(|(name, addresses, ports)| Service { name, addresses, ports })
+}
+
+fn endpoints() -> impl Strategy<Value = Endpoints> {
+    let ready = prop_oneof![Just(Readiness::Ready), Just(Readiness::Unready)];
+    let ports = prop::collection::btree_map((port(), protocol()), port(), 0..4);
+    let one = (any::<IpAddr>(), prop::option::of(name()), ports, any::<u32>(), ready).prop_map(
+        |(address, workload, ports, weight, readiness)| Endpoint { address, workload, ports, weight, readiness },
+    );
+    (name(), few(one)).prop_map(|(service, endpoints)| Endpoints { service, endpoints })
+}
+
+fn block() -> impl Strategy<Value = IpNet> {
+    (any::<IpAddr>(), 0..=128u8)
+        .prop_filter_map("a prefix no longer than the address", |(address, length)| IpNet::new(address, length).ok())
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let source = prop_oneof![
+        identity().prop_map(Source::Identity),
+        text().prop_map(Source::Namespace),
+        block().prop_map(Source::Block),
+    ];
+    let rule = (few(source), prop::collection::btree_set(port(), 0..4)).prop_map(|(from, ports)| Rule { from, ports });
+    let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
+    (name(), action, few(rule)).prop_map(|(name, action, rules)| Policy { name, action, rules })
+}
+
+fn change<T: std::fmt::Debug>(
+    one: impl Strategy<Value = T>,
+    named: fn(&T) -> ObjectName,
+) -> impl Strategy<Value = Change<T>> {
+    (few(one), few(name())).prop_map(move |(set, gone)| Change {
+        set: set.into_iter().map(|item| (named(&item), Arc::new(item))).collect(),
+        gone,
+    })
+}
+
+fn delta() -> impl Strategy<Value = Delta> {
+    (
+        any::<u64>(),
+        any::<u64>(),
+        text(),
+        change(workload(), |w| w.name.clone()),
+        change(service(), |s| s.name.clone()),
+        change(endpoints(), |e| e.service.clone()),
+        change(policy(), |p| p.name.clone()),
+    )
+        .prop_map(|(from, to, trust_domain, workloads, services, endpoints, policies)| Delta {
+            from,
+            to,
+            trust_domain,
+            workloads,
+            services,
+            endpoints,
+            policies,
+        })
+}
+
+fn by_name<T>(items: Vec<T>, named: fn(&T) -> ObjectName) -> BTreeMap<ObjectName, Arc<T>> {
+    items.into_iter().map(|item| (named(&item), Arc::new(item))).collect()
+}
+
+fn snapshot() -> impl Strategy<Value = Snapshot> {
+    (any::<u64>(), text(), few(workload()), few(service()), few(endpoints()), few(policy())).prop_map(
+        |(generation, trust_domain, workloads, services, endpoints, policies)| Snapshot {
+            generation,
+            trust_domain,
+            workloads: by_name(workloads, |w| w.name.clone()),
+            services: by_name(services, |s| s.name.clone()),
+            endpoints: by_name(endpoints, |e| e.service.clone()),
+            policies: by_name(policies, |p| p.name.clone()),
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn an_update_is_the_delta_it_was_made_of(delta in delta()) {
+        let bytes = convert::update(&delta).encode_to_vec();
+        let update = pb::Update::decode(bytes.as_slice()).unwrap();
+        prop_assert_eq!(convert::delta(update).unwrap(), delta);
+    }
+
+    #[test]
+    fn a_snapshot_is_what_its_bytes_say(snapshot in snapshot()) {
+        let bytes = millrace_wire::encode_snapshot(&snapshot);
+        prop_assert_eq!(millrace_wire::decode_snapshot(&bytes).unwrap(), snapshot);
+    }
+
+    /// The way of every change: what one side has, and the difference, make what the other has.
+    #[test]
+    fn a_difference_sent_makes_the_snapshot_it_was_made_from(have in snapshot(), now in snapshot()) {
+        let (have, now) = (Snapshot { generation: 7, ..have }, Snapshot { generation: 8, ..now });
+        let sent = convert::update(&Delta::between(&have, &now)).encode_to_vec();
+        let delta = convert::delta(pb::Update::decode(sent.as_slice()).unwrap()).unwrap();
+        prop_assert_eq!(have.apply(&delta).unwrap(), now);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        if let Ok(snapshot) = millrace_wire::decode_snapshot(&bytes) {
+            prop_assert!(snapshot.workloads.len() <= bytes.len());
+        }
+    }
+}
+
+/// One of everything, for the edits below.
+fn update() -> pb::Update {
+    let object = ObjectName::new("shop", "web");
+    let workload = Workload {
+        name: object.clone(),
+        uid: "u".into(),
+        identity: Identity::new("td", "shop", "web"),
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+        node: "a".into(),
+        zone: None,
+        netns: None,
+        membership: Membership::Enrolled,
+        encryption: Encryption { default: EncryptionMode::Strict, ports: [(80, EncryptionMode::Permissive)].into() },
+        policies: BTreeSet::from([object.clone()]),
+    };
+    let service = Service {
+        name: object.clone(),
+        addresses: vec!["fd00::1".parse().unwrap()],
+        ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: "".into() }],
+    };
+    let endpoint = Endpoint {
+        address: "10.0.0.1".parse().unwrap(),
+        workload: Some(object.clone()),
+        ports: [((80, Protocol::Tcp), 8080)].into(),
+        weight: 1,
+        readiness: Readiness::Ready,
+    };
+    let policy = Policy {
+        name: object.clone(),
+        action: Action::Allow,
+        rules: vec![Rule { from: vec![Source::Identity(Identity::new("td", "shop", "web"))], ports: [8080].into() }],
+    };
+    convert::update(&Delta {
+        from: 0,
+        to: 1,
+        trust_domain: "td".into(),
+        workloads: Change { set: vec![(object.clone(), workload.into())], gone: vec![object.clone()] },
+        services: Change { set: vec![(object.clone(), service.into())], gone: Vec::new() },
+        endpoints: Change {
+            set: vec![(object.clone(), Endpoints { service: object.clone(), endpoints: vec![endpoint] }.into())],
+            gone: Vec::new(),
+        },
+        policies: Change { set: vec![(object, policy.into())], gone: Vec::new() },
+    })
+}
+
+/// A newer control plane may say what this version can't read; taken for something else, it could open what it means to close.
+#[test]
+fn what_is_unknown_missing_or_out_of_range_is_refused_by_the_name_of_its_field() {
+    type Edit = fn(&mut pb::Update);
+    let edits: [(&str, Edit); 27] = [
+        ("workload.name", |u| u.workloads[0].name = None),
+        ("workload.name", |u| u.workloads[0].name = Some(pb::ObjectName::default())),
+        ("workload.identity", |u| u.workloads[0].identity = "spiffe://td/web".to_owned()),
+        ("workload.addresses", |u| u.workloads[0].addresses[0] = vec![0; 5]),
+        ("workload.membership", |u| u.workloads[0].membership = 0),
+        ("workload.membership", |u| u.workloads[0].membership = 99),
+        ("workload.encryption", |u| u.workloads[0].encryption = None),
+        ("encryption.mode", |u| u.workloads[0].encryption.as_mut().unwrap().default = 0),
+        ("encryption.mode", |u| drop(u.workloads[0].encryption.as_mut().unwrap().ports.insert(80, 99))),
+        ("workload.encryption.ports", |u| drop(u.workloads[0].encryption.as_mut().unwrap().ports.insert(0, 1))),
+        ("workload.encryption.ports", |u| drop(u.workloads[0].encryption.as_mut().unwrap().ports.insert(65_536, 1))),
+        ("workload.policies", |u| u.workloads[0].policies[0].name.clear()),
+        ("gone.name", |u| u.workloads_gone[0].namespace.clear()),
+        ("service.name", |u| u.services[0].name = None),
+        ("service.addresses", |u| u.services[0].addresses[0] = Vec::new()),
+        ("service.ports.port", |u| u.services[0].ports[0].port = 0),
+        ("service.ports.protocol", |u| u.services[0].ports[0].protocol = 3),
+        ("endpoints.service", |u| u.endpoints[0].service = None),
+        ("endpoint.address", |u| u.endpoints[0].endpoints[0].address = vec![0; 17]),
+        ("endpoint.workload", |u| u.endpoints[0].endpoints[0].workload = Some(pb::ObjectName::default())),
+        ("endpoint.ports.target", |u| u.endpoints[0].endpoints[0].ports[0].target = 70_000),
+        ("endpoint.ports.protocol", |u| u.endpoints[0].endpoints[0].ports[0].protocol = 0),
+        ("policy.name", |u| u.policies[0].name = None),
+        ("policy.action", |u| u.policies[0].action = 0),
+        ("policy.rules.ports", |u| u.policies[0].rules[0].ports[0] = 0),
+        ("policy.rules.from", |u| u.policies[0].rules[0].from[0].kind = None),
+        ("policy.rules.from.block", |u| {
+            u.policies[0].rules[0].from[0].kind = Some(pb::source::Kind::Block("10.0.0.0/99".to_owned()));
+        }),
+    ];
+    convert::delta(update()).expect("without an edit it is read");
+    for (n, (wanted, edit)) in edits.into_iter().enumerate() {
+        let mut update = update();
+        edit(&mut update);
+        match convert::delta(update) {
+            Err(Undecodable::Field { field, .. }) => assert_eq!(field, wanted, "edit {n}"),
+            other => panic!("edit {n} of {wanted} was read as {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_difference_is_no_snapshot() {
+    let bytes = pb::Update { from: 5, ..update() }.encode_to_vec();
+    assert!(matches!(millrace_wire::decode_snapshot(&bytes), Err(Undecodable::NotWhole(5))));
+}

@@ -1,0 +1,180 @@
+//! Runs `millrace run` over stand-ins for the three programs: all are started, kept alive, and ended. Needs root.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test's helpers may fail the test, or say why not"
+)]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Lines},
+    os::unix::fs::PermissionsExt as _,
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
+};
+
+use crate::answers::answer;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+struct Running {
+    dir: tempfile::TempDir,
+    millrace: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// What the programs say as they start, once they are ready for signals.
+    starts: Lines<BufReader<ChildStderr>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Where a test failed half-way; elsewhere it has ended.
+        if self.millrace.try_wait().is_ok_and(|ended| ended.is_none()) {
+            kill_process(Pid::from_child(&self.millrace), Signal::TERM).unwrap_or_default();
+            drop(self.millrace.wait());
+        }
+    }
+}
+
+/// `millrace run` with programs beside it that note their arguments and wait.
+fn running() -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let (bin, run_dir, manifests) = (dir.path().join("bin"), dir.path().join("run"), dir.path().join("manifests"));
+    for made in [&bin, &run_dir, &manifests] {
+        fs::create_dir(made).unwrap();
+    }
+    fs::copy(env!("CARGO_BIN_EXE_millrace"), bin.join("millrace")).unwrap();
+    for program in ["control", "agent", "proxy"] {
+        let path = bin.join(format!("millrace-{program}"));
+        fs::write(&path, format!("#!/bin/sh\necho {program} starts >&2\nexec sleep 1000\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let ok = |path| (path, String::from("ok"));
+        let token = ("POST /tokens {\"node\":\"a\"}", String::from("{\"token\":\"v1.a.secret\"}"));
+        answer(&run_dir, program, &[ok("GET /healthz"), ok("GET /readyz"), token]);
+    }
+    let mut millrace = Command::new(bin.join("millrace"))
+        .args(["run", "--node", "a"])
+        .arg(&manifests)
+        .arg("--run-dir")
+        .arg(&run_dir)
+        .arg("--state-dir")
+        .arg(dir.path().join("state"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(millrace.stdout.take().unwrap()).lines();
+    let starts = BufReader::new(millrace.stderr.take().unwrap()).lines();
+    Running { dir, millrace, lines, starts }
+}
+
+impl Running {
+    /// The process id in the next line that says this program is up.
+    fn up(&mut self, program: &str) -> Pid {
+        assert_eq!(self.starts.next().unwrap().unwrap(), format!("{program} starts"));
+        pid(&self.line(|line| line.starts_with(program) && line.contains(" up: ")))
+    }
+
+    fn line(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        for line in &mut self.lines {
+            let line = line.unwrap();
+            if wanted(&line) {
+                return line;
+            }
+        }
+        panic!("millrace run ended before it said so")
+    }
+
+    /// The process ids of agent, control plane and proxy, once all have started.
+    fn all_up(&mut self) -> [Pid; 3] {
+        let mut started: Vec<String> = (&mut self.starts).take(3).map(Result::unwrap).collect();
+        started.sort();
+        assert_eq!(started, ["agent starts", "control starts", "proxy starts"]);
+        let mut up: Vec<String> = (0..3).map(|_| self.line(|line| line.contains(" up: "))).collect();
+        up.sort();
+        let [agent, control, proxy] = up.as_slice() else { panic!("three are up: {up:?}") };
+        [agent, control, proxy].map(|line| pid(line))
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.millrace), Signal::TERM).unwrap();
+        self.millrace.wait().unwrap().code()
+    }
+}
+
+fn pid(line: &str) -> Pid {
+    Pid::from_raw(line.rsplit_once("(pid ").unwrap().1.trim_end_matches(')').parse().unwrap()).unwrap()
+}
+
+fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: it needs root");
+    }
+    is_root
+}
+
+fn is_alive(pid: Pid) -> bool {
+    // A zombie counts as alive: millrace is to reap what it ends.
+    test_kill_process(pid).is_ok()
+}
+
+#[test]
+fn all_three_are_started_kept_alive_and_ended() {
+    if !is_root() {
+        return;
+    }
+    let mut running = running();
+    let [agent, control, proxy] = running.all_up();
+    // The stand-ins are ready at once: the token that the agent was started with is gone again.
+    assert_eq!(fs::read_dir(running.dir.path().join("state")).unwrap().count(), 2);
+
+    kill_process(agent, Signal::KILL).unwrap();
+    assert!(running.line(|line| line.contains("down")).contains("signal: 9"));
+    let second = running.up("agent");
+    assert_ne!(second, agent);
+    assert!(is_alive(control) && is_alive(proxy) && is_alive(second));
+
+    assert_eq!(running.end(), Some(0));
+    for pid in [control, proxy, second] {
+        assert!(!is_alive(pid), "{pid:?} outlives millrace run");
+    }
+}
+
+#[test]
+fn a_child_that_does_not_hear_is_ended_all_the_same_when_asked_twice() {
+    if !is_root() {
+        return;
+    }
+    let mut running = running();
+    let deaf = running.dir.path().join("bin/millrace-proxy");
+    let [_, _, proxy] = running.all_up();
+    fs::write(&deaf, "#!/bin/sh\ntrap '' TERM\necho proxy starts >&2\nwhile :; do sleep 1; done\n").unwrap();
+    kill_process(proxy, Signal::TERM).unwrap();
+    let proxy = running.up("proxy");
+    kill_process(Pid::from_child(&running.millrace), Signal::TERM).unwrap();
+    running.line(|line| line.contains("once more"));
+    kill_process(Pid::from_child(&running.millrace), Signal::TERM).unwrap();
+    assert!(running.line(|line| line.contains("killed")).contains("proxy"));
+    assert_eq!(running.millrace.wait().unwrap().code(), Some(0));
+    assert!(!is_alive(proxy));
+}
+
+/// With no programs beside it there is nothing to run.
+#[test]
+fn a_missing_program_is_named() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_millrace"), dir.path().join("millrace")).unwrap();
+    let output = Command::new(dir.path().join("millrace"))
+        .args(["run", "--node", "a"])
+        .arg(dir.path())
+        .arg("--run-dir")
+        .arg(dir.path().join("run"))
+        .arg("--state-dir")
+        .arg(dir.path().join("state"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("millrace-control is not there"));
+}

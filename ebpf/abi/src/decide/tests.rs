@@ -1,0 +1,190 @@
+//! Every combination of what the look-ups can find, against the rules written a second time as plainly as can be.
+
+extern crate std;
+
+use std::vec::Vec;
+
+use super::{
+    arrival, attests, backend, caller, connect, inbound, is_loopback, is_mesh_port, is_v4, slot, tuple_cookie,
+};
+use crate::{
+    Addr, Dest, DestKind, Handoff, HandoffKind, LOOPBACK_V4, LOOPBACK_V6, OUTBOUND_PORT, Original, PLAINTEXT_PORT, Pod,
+    PodKind, Port, Reason, SlotValue, TUNNEL_PORT, Verdict,
+};
+
+const OWN: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1];
+const OTHER: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 2];
+const HTTP: Port = 80u16.to_be_bytes();
+const PORTS: [Port; 4] = [HTTP, TUNNEL_PORT, OUTBOUND_PORT, PLAINTEXT_PORT];
+const DEST_KINDS: [u32; 4] = [DestKind::Local as u32, DestKind::Remote as u32, DestKind::Pending as u32, 99];
+const POD_KINDS: [u32; 4] = [PodKind::Mesh as u32, PodKind::Outside as u32, PodKind::Host as u32, 99];
+
+fn pod(kind: u32) -> Pod {
+    Pod { id: 1, v4: OWN, v6: [6; 16], kind, reserved: 0 }
+}
+
+fn dests() -> Vec<Option<Dest>> {
+    let mut all = std::vec![None];
+    for kind in DEST_KINDS {
+        for id in [1, 2] {
+            for group in [0, 7] {
+                all.push(Some(Dest { id, group, kind, reserved: 0 }));
+            }
+        }
+    }
+    all
+}
+
+fn verdicts() -> [Option<Verdict>; 4] {
+    let verdict = |allow| Some(Verdict { policy: 3, allow, reserved: 0 });
+    [None, verdict(0), verdict(1), verdict(2)]
+}
+
+#[test]
+fn a_connect_goes_where_the_rules_say() {
+    let caller = pod(PodKind::Mesh as u32);
+    for dest in dests() {
+        for verdict in verdicts() {
+            for port in PORTS {
+                for is_service in [false, true] {
+                    let expected = match dest {
+                        None if is_service => Reason::PlainBackend,
+                        None => Reason::Untouched,
+                        Some(_) if port != HTTP => Reason::MeshPort,
+                        Some(dest) if dest.id == caller.id => Reason::Own,
+                        Some(dest) if dest.group != 0 && verdict.is_none() => Reason::NoVerdict,
+                        Some(dest) if dest.group != 0 && verdict.is_some_and(|verdict| verdict.allow != 1) => {
+                            Reason::Denied
+                        }
+                        Some(dest) if dest.kind == 1 => Reason::Direct,
+                        Some(dest) if dest.kind == 2 => Reason::Proxied,
+                        Some(_) => Reason::NotEnrolled,
+                    };
+                    let found = connect(&caller, dest.as_ref(), is_service, port, verdict.as_ref());
+                    assert_eq!(found, expected, "{dest:?} {verdict:?} {port:?} {is_service}");
+                }
+            }
+        }
+    }
+}
+
+/// The one rule that all of the kernel's vouching rests on: nobody is vouched for who would not be let through now.
+#[test]
+fn only_what_a_connect_would_let_through_directly_is_attested() {
+    for kind in POD_KINDS {
+        for own in [OWN, [6; 16], OTHER, [0; 16]] {
+            for dest in dests().into_iter().flatten() {
+                for verdict in verdicts() {
+                    for port in PORTS {
+                        let pod = pod(kind);
+                        let goes = connect(&pod, Some(&dest), false, port, verdict.as_ref());
+                        let expected = kind == PodKind::Mesh as u32
+                            && (own == OWN || own == [6; 16])
+                            && (goes == Reason::Direct || goes == Reason::Own);
+                        assert_eq!(attests(&pod, &own, &dest, port, verdict.as_ref()), expected, "{pod:?} {dest:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unknown_namespace_is_nobody_and_known_ones_outside_the_mesh_are_left_alone() {
+    for is_mesh_address in [false, true] {
+        assert_eq!(caller(Some(PodKind::Mesh as u32), is_mesh_address), None);
+        for kind in [PodKind::Outside as u32, PodKind::Host as u32, 99] {
+            assert_eq!(caller(Some(kind), is_mesh_address), Some(Reason::Untouched));
+        }
+    }
+    assert_eq!(caller(None, true), Some(Reason::UnknownNamespace));
+    assert_eq!(caller(None, false), Some(Reason::Untouched));
+}
+
+#[test]
+fn an_arrival_goes_where_the_rules_say() {
+    let original = Original { addr: OTHER, backend: OTHER, port: HTTP, backend_port: HTTP, mode: 0, reserved: [0; 3] };
+    let handoff = |kind| Some(Handoff { socket: 1, source: 2, original, kind, sequence: 0 });
+    let handoffs = [None, handoff(HandoffKind::Outbound as u32), handoff(HandoffKind::Attested as u32)];
+    for dest in dests() {
+        for handoff in handoffs.into_iter().chain([handoff(HandoffKind::ProxyDial as u32), handoff(99)]) {
+            for port in PORTS {
+                let kind = handoff.map(|handoff| handoff.kind);
+                let expected = match dest {
+                    Some(dest) if dest.kind == 1 || dest.kind == 3 => match (kind, port) {
+                        (Some(2), _) => Reason::InAttested,
+                        (Some(3), _) => Reason::InProxyDial,
+                        (_, TUNNEL_PORT) => Reason::InTunnel,
+                        (_, HTTP) => Reason::InPlaintext,
+                        _ => Reason::InMeshPort,
+                    },
+                    _ => Reason::InUnknownAddress,
+                };
+                assert_eq!(inbound(dest.as_ref(), handoff.as_ref(), port), expected, "{dest:?} {kind:?} {port:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_loopback_address_is_taken_over_loopback_alone() {
+    for own in [LOOPBACK_V4, LOOPBACK_V6] {
+        assert_eq!(arrival(true, &own), Some(Reason::InLoopback));
+        assert_eq!(arrival(false, &own), Some(Reason::InMartian));
+    }
+    assert_eq!(arrival(true, &OWN), Some(Reason::InLoopback));
+    assert_eq!(arrival(false, &OWN), None);
+}
+
+#[test]
+fn a_tuple_is_keyed_with_its_namespace_where_either_end_is_loopback() {
+    for (source, target, cookie) in [
+        (OWN, OTHER, 0),
+        (LOOPBACK_V4, OTHER, 5),
+        (OWN, LOOPBACK_V4, 5),
+        (OWN, LOOPBACK_V6, 5),
+        (LOOPBACK_V6, LOOPBACK_V6, 5),
+    ] {
+        assert_eq!(tuple_cookie(&source, &target, 5), cookie);
+    }
+}
+
+#[test]
+fn loopback_is_all_of_127_and_one_address_of_ipv6() {
+    let mut far = LOOPBACK_V4;
+    far[13..].copy_from_slice(&[255, 255, 254]);
+    assert!(is_loopback(&LOOPBACK_V4) && is_loopback(&LOOPBACK_V6) && is_loopback(&far));
+    let mut look_alike = LOOPBACK_V4;
+    look_alike[0] = 0xfd; // An IPv6 address that ends like 127.0.0.1.
+    assert!(!is_loopback(&look_alike) && !is_loopback(&OWN) && !is_loopback(&[0; 16]));
+    assert!(is_v4(&OWN) && !is_v4(&LOOPBACK_V6) && !is_v4(&[0; 16]));
+}
+
+#[test]
+fn the_meshs_ports_are_three() {
+    let ports: Vec<u16> = (0..=u16::MAX).filter(|port| is_mesh_port(port.to_be_bytes())).collect();
+    assert_eq!(ports, [15008, 15801, 15806]);
+}
+
+#[test]
+fn every_slot_is_drawn_and_none_beyond() {
+    for n_slots in [1, 2, 3, 7, 1000, u32::MAX] {
+        assert_eq!(slot(0, n_slots), 0);
+        assert_eq!(slot(u32::MAX, n_slots), n_slots - 1);
+    }
+    let mut drawn = [0u32; 7];
+    for draw in (0..=u32::MAX).step_by(65_537) {
+        drawn[slot(draw, 7) as usize] += 1;
+    }
+    let (least, most) = (drawn.iter().min().unwrap(), drawn.iter().max().unwrap());
+    assert!(most - least <= 1, "{drawn:?} is not fair");
+}
+
+#[test]
+fn a_threshold_splits_the_draws_and_the_greatest_keeps_all() {
+    let value = |threshold| SlotValue { addr: OWN, alias_addr: OTHER, port: HTTP, alias_port: TUNNEL_PORT, threshold };
+    assert_eq!(backend(&value(10), 9), (OWN, HTTP));
+    assert_eq!(backend(&value(10), 10), (OTHER, TUNNEL_PORT));
+    assert_eq!(backend(&value(0), 0), (OTHER, TUNNEL_PORT));
+    assert_eq!(backend(&value(u32::MAX), u32::MAX), (OWN, HTTP));
+}
