@@ -28,6 +28,9 @@ const MAX_WAIT: Duration = Duration::from_secs(15);
 /// Longest sleep towards a renewal: the wall clock may be set meanwhile.
 const MAX_SLEEP: Duration = Duration::from_secs(600);
 
+/// Shortest sleep: certificates that are due as soon as they are issued shall not keep an issuer busy.
+const MIN_SLEEP: Duration = Duration::from_secs(1);
+
 /// How long one request may take.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -126,9 +129,9 @@ impl Keeper {
 
     fn until_next(&self, now: SystemTime) -> Duration {
         let renewals = self.held.borrow().values().map(|issued| issued.renew).min();
-        let own = self.credentials.borrow().as_ref().map(|own| renew_at(own.validity.0, own.validity.1, 0.5));
+        let own = self.credentials.borrow().as_ref().map(|own| own.renew);
         let next = renewals.into_iter().chain(own).min();
-        next.and_then(|at| at.duration_since(now).ok()).unwrap_or(MAX_SLEEP).min(MAX_SLEEP)
+        next.map_or(MAX_SLEEP, |at| at.duration_since(now).unwrap_or_default()).clamp(MIN_SLEEP, MAX_SLEEP)
     }
 
     /// True where the identity has a certificate that holds now.
@@ -160,17 +163,19 @@ impl Keeper {
             return Err(unfit(format!("it names {got}")));
         }
         let leaf = chain.first().ok_or_else(|| unfit("no certificate".to_owned()))?;
-        let (not_before, not_after) = validity(leaf).map_err(|why| unfit(why.to_string()))?;
+        let (_, not_after) = validity(leaf).map_err(|why| unfit(why.to_string()))?;
         let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
         let material = node::KeyMaterial::from(&KeyMaterial { chain, key, bundle });
         let sealed = seal("millrace-keys", &material.encode_to_vec())?;
-        Ok(Issued { sealed: Arc::new(sealed), not_after, renew: renew_at(not_before, not_after, rand::random()) })
+        // From now, not from the certificate's own beginning: that lies in the past, for clocks that are behind.
+        let renew = renew_at(clock::wall_time(), not_after, rand::random());
+        Ok(Issued { sealed: Arc::new(sealed), not_after, renew })
     }
 
     /// True where the node's own certificate is not due.
     async fn renew_node(&self, now: SystemTime) -> bool {
         let Some(own) = self.credentials.borrow().clone() else { return true };
-        if now < renew_at(own.validity.0, own.validity.1, 0.5) {
+        if now < own.renew {
             return true;
         }
         match self.renewed_node(&own).await {
@@ -189,7 +194,7 @@ impl Keeper {
 
     async fn renewed_node(&self, own: &Credentials) -> Result<Credentials, Unissued> {
         let answer = self.issue(IssueRequest { identity: String::new(), csr_der: own.csr()? }).await?;
-        let renewed = own.renewed(answer, &self.node)?;
+        let renewed = own.renewed(answer, &self.node, clock::wall_time())?;
         renewed.save(&self.dir)?;
         Ok(renewed)
     }

@@ -81,10 +81,6 @@ pub struct Moment {
 /// A kernel's record, with its ids named as far as they are known.
 pub fn from_kernel(event: &FlowEvent, names: &Names, now: Moment) -> Flow {
     let ago = now.monotonic.saturating_sub(Duration::from_nanos(event.at_ns));
-    let named = |names: &BTreeMap<u64, String>, id: u64| match id {
-        0 => String::new(),
-        id => names.get(&id).cloned().unwrap_or_else(|| format!("#{id:016x}")),
-    };
     Flow {
         at: rfc3339(now.unix.saturating_sub(ago)),
         verdict: Reason::from_number(event.reason)
@@ -97,10 +93,31 @@ pub fn from_kernel(event: &FlowEvent, names: &Names, now: Moment) -> Flow {
     }
 }
 
+/// A live connection that was closed because policy turned: of this namespace and workload, to `remote`.
+pub fn revoked(caller: (u64, u64), remote: SocketAddr, policy: u64, names: &Names, now: Moment) -> Flow {
+    let (netns, source) = caller;
+    Flow {
+        at: rfc3339(now.unix),
+        verdict: Reason::Denied.name().to_owned(),
+        source: named(&names.workloads, source),
+        netns,
+        asked: remote.to_string(),
+        target: remote.to_string(),
+        policy: named(&names.policies, policy),
+    }
+}
+
 /// A proxy's refusal.
 pub fn from_proxy(denial: Denial, now: Moment) -> Flow {
     let Denial { source, target, reason, policy } = denial;
     Flow { at: rfc3339(now.unix), verdict: reason, source, netns: 0, asked: target.clone(), target, policy }
+}
+
+fn named(names: &BTreeMap<u64, String>, id: u64) -> String {
+    match id {
+        0 => String::new(),
+        id => names.get(&id).cloned().unwrap_or_else(|| format!("#{id:016x}")),
+    }
 }
 
 fn endpoint(addr: Addr, port: Port) -> String {

@@ -13,7 +13,7 @@ use std::{
 
 use millrace_model::Identity;
 use millrace_node::{
-    credentials::{KeyMaterial, Refusal, csr, new_key, peer_identity, pinned_root_client_config, validity},
+    credentials::{KeyMaterial, Refusal, csr, new_key, peer_identity, pinned_root_client_config, renew_at, validity},
     wire::control::{Certificate, JoinRequest, control_client::ControlClient},
 };
 use rcgen::KeyPair;
@@ -46,8 +46,10 @@ pub struct Credentials {
     pub material: KeyMaterial,
     /// Who the certificate says the node is.
     pub identity: Identity,
-    /// From when until when it holds.
-    pub validity: (SystemTime, SystemTime),
+    /// When it expires.
+    pub not_after: SystemTime,
+    /// When to have it renewed.
+    pub renew: SystemTime,
     key: Arc<KeyPair>,
 }
 
@@ -100,7 +102,7 @@ impl Credentials {
         let key = KeyPair::from_pem(&String::from_utf8_lossy(&key))?;
         let held = Self::from_parts(Arc::new(key), certificates(&chain), certificates(&bundle), node);
         match held {
-            Ok(held) if now < held.validity.1 => Ok(Some(held)),
+            Ok(held) if now < held.not_after => Ok(Some(held)),
             Ok(_) => {
                 tracing::warn!("the node's certificate has expired: it must join again");
                 Ok(None)
@@ -121,9 +123,11 @@ impl Credentials {
     }
 
     /// These with another certificate for the same key.
-    pub fn renewed(&self, certificate: Certificate, node: &str) -> Result<Self, Unjoined> {
+    pub fn renewed(&self, certificate: Certificate, node: &str, now: SystemTime) -> Result<Self, Unjoined> {
         let (chain, bundle) = parts(certificate);
-        Self::from_parts(self.key.clone(), chain, bundle, node)
+        let renewed = Self::from_parts(self.key.clone(), chain, bundle, node)?;
+        // From now, not from the certificate's own beginning: that lies in the past, for clocks that are behind.
+        Ok(Self { renew: renew_at(now, renewed.not_after, rand::random()), ..renewed })
     }
 
     /// A request to renew them.
@@ -148,10 +152,11 @@ impl Credentials {
             return Err(Unjoined::NotOurs(format!("it names {identity}")));
         }
         let leaf = chain.first().ok_or_else(|| Unjoined::NotOurs("no certificate".to_owned()))?;
-        let validity = validity(leaf).map_err(unfit)?;
+        let (not_before, not_after) = validity(leaf).map_err(unfit)?;
+        let renew = renew_at(not_before, not_after, rand::random());
         let material =
             KeyMaterial { chain, key: rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(), bundle };
-        Ok(Self { material, identity, validity, key })
+        Ok(Self { material, identity, not_after, renew, key })
     }
 }
 

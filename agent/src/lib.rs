@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod node;
 pub mod pods;
 pub mod proxy;
+pub mod revoke;
 pub mod run;
 pub mod seat;
 pub mod state_dir;

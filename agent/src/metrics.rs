@@ -55,6 +55,8 @@ pub struct Metrics {
     pub sockets: Counter,
     /// Flow records.
     pub flows: Counter,
+    /// Live connections closed because policy turned.
+    pub revoked: Counter,
 }
 
 impl Metrics {
@@ -74,6 +76,7 @@ impl Metrics {
             plans: Histogram::new(PLAN_BUCKETS),
             sockets: Counter::default(),
             flows: Counter::default(),
+            revoked: Counter::default(),
         };
         let mut all = Registry::with_prefix("millrace");
         let kernel = all.sub_registry_with_prefix("kernel");
@@ -92,6 +95,7 @@ impl Metrics {
         agent.register("proxy_connected", "1 while a proxy serves", metrics.proxy.clone());
         agent.register("sockets", "Sockets given to proxies", metrics.sockets.clone());
         agent.register("flows", "Flow records", metrics.flows.clone());
+        agent.register("revoked", "Live connections closed because policy turned", metrics.revoked.clone());
         (metrics, Arc::new(Mutex::new(all)))
     }
 

@@ -30,6 +30,7 @@ use crate::{
     },
     pods::{Pods, chain},
     proxy::{Ended, Event, Proxies, Said, Wanted},
+    revoke::{self, Revoked, may_revoke, revoked},
     seat::Seat,
 };
 
@@ -165,7 +166,7 @@ impl Node {
                     self.publish();
                 }
                 Some(event) = inputs.proxies.recv(), if is_known => self.hear(event).await,
-                () = sleep_until(due.into()), if self.due.is_some() => self.enforce(),
+                () = sleep_until(due.into()), if self.due.is_some() => self.enforce().await,
                 _ = retry.tick() => {
                     if inputs.seat.is_wanted() {
                         return End::Yielded;
@@ -209,7 +210,7 @@ impl Node {
     }
 
     /// Makes the kernel's maps hold what they should.
-    fn enforce(&mut self) {
+    async fn enforce(&mut self) {
         self.due = None;
         let began = clock::now();
         self.have.listeners.extend(self.pods.steered());
@@ -221,12 +222,38 @@ impl Node {
         }
         let took = clock::now().duration_since(began);
         self.outputs.metrics.planned(&self.outcome, took.as_secs_f64());
-        let Outcome { n_written, n_left_out, failures } = &self.outcome;
+        let Outcome { n_written, n_judging, n_left_out, failures } = &self.outcome;
+        let judges = *n_judging != 0;
         tracing::debug!(generation = self.enforced, n_written, ?took, "the kernel's maps were written");
         for (why, count) in failures {
             tracing::error!(why, count, n_left_out, "the kernel does not hold what it should");
         }
         self.publish();
+        if judges {
+            self.revoke().await;
+        }
+    }
+
+    /// Closes connections between pods of this node that the maps would now refuse.
+    async fn revoke(&self) {
+        if !may_revoke(&self.have) {
+            return;
+        }
+        let seen = self.pods.within_each(revoke::see).await;
+        for Revoked { netns, connection, source, policy } in revoked(&self.have, &seen) {
+            let remote = connection.remote;
+            match self.pods.within(netns, move || revoke::close(&connection)).await {
+                Ok(()) => {
+                    self.outputs.metrics.revoked.inc();
+                    let flow = flows::revoked((netns, source), remote, policy, &self.names, moment());
+                    self.outputs.flows.record(&flow);
+                }
+                Err(why) => {
+                    let error = &why as &dyn std::error::Error;
+                    tracing::error!(error, %remote, "a connection that policy now denies can't be closed");
+                }
+            }
+        }
     }
 
     /// Something a proxy did.
@@ -278,7 +305,7 @@ impl Node {
         self.offer();
         let serves = self.proxies.serving().is_some_and(|peer| peer.applied >= self.mesh.snapshot.generation);
         if serves && self.due.is_some() {
-            self.enforce();
+            self.enforce().await;
         }
     }
 

@@ -112,8 +112,11 @@ impl Pods {
             let after = (pod.pending.clone(), pod.listeners.len(), pod.found.as_ref().map(|f| f.cookie));
             if before != after {
                 changed = true;
+                let was_captured = pod.cookie().is_some_and(|cookie| self.attached.contains(&cookie));
                 match &pod.pending {
                     None => tracing::info!(workload = %name, "the pod is captured"),
+                    // By an agent before this one: what it lacks is on its way back.
+                    Some(reason) if was_captured => tracing::info!(workload = %name, reason, "the pod waits"),
                     Some(reason) => tracing::warn!(workload = %name, reason, "the pod is pending"),
                 }
             }
@@ -238,6 +241,32 @@ impl Pods {
             kernel.exempt(socket.as_fd()).map_err(|why| chain(&why))?;
         }
         Ok(sockets)
+    }
+
+    /// What `work` gives inside each namespace of the mesh, by cookie. Work that fails is told, and left out.
+    pub async fn within_each<T: Send + 'static>(
+        &self,
+        work: impl Fn() -> io::Result<T> + Clone + Send + 'static,
+    ) -> BTreeMap<u64, T> {
+        let mut done = BTreeMap::new();
+        let mesh = self.pods.values().filter(|pod| pod.workload.membership != Membership::Outside);
+        for found in mesh.filter_map(|pod| pod.found.as_ref()) {
+            match self.entrant.within(found.namespace.clone(), work.clone()).await {
+                Ok(result) => drop(done.insert(found.cookie, result)),
+                Err(why) => tracing::warn!(error = &why as &dyn std::error::Error, "a pod's namespace can't be read"),
+            }
+        }
+        done
+    }
+
+    /// What `work` gives inside the namespace of this cookie.
+    pub async fn within<T: Send + 'static>(
+        &self,
+        cookie: u64,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let found = self.pods.values().filter_map(|pod| pod.found.as_ref()).find(|found| found.cookie == cookie);
+        self.entrant.within(found.ok_or(io::ErrorKind::NotFound)?.namespace.clone(), work).await
     }
 
     /// The steering entries that were written to the kernel.

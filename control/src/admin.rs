@@ -120,7 +120,8 @@ impl Admin {
             (&Method::GET, "/readyz") => self.ready(),
             (&Method::GET, "/metrics") => {
                 let mut response = text(StatusCode::OK, self.metrics.text());
-                let kind = header::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+                let kind =
+                    header::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
@@ -209,7 +210,9 @@ impl Admin {
     fn token(&self, body: &[u8]) -> Response<Full<Bytes>> {
         let wanted: Wanted = match serde_json::from_slice(body) {
             Ok(wanted) => wanted,
-            Err(error) => return text(StatusCode::BAD_REQUEST, format!("the body is not {{\"node\": \"name\"}}: {error}\n")),
+            Err(error) => {
+                return text(StatusCode::BAD_REQUEST, format!("the body is not {{\"node\": \"name\"}}: {error}\n"));
+            }
         };
         let lifetime = wanted.seconds.map_or(token::MAX_LIFETIME, Duration::from_secs);
         let root = self.issuer.authority.root_sha256();

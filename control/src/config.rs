@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Parser;
-use millrace_model::identity::is_trust_domain;
+use millrace_model::identity::{ROOT_NAMESPACE, is_trust_domain};
 use serde::Serialize;
 
-use crate::{source::object::meta::is_dns_label, world::Settings};
+use crate::world::Settings;
 
 /// Below this a leaf is renewed more often than a busy machine manages.
 const MIN_LEAF_LIFETIME: Duration = Duration::from_secs(5);
@@ -35,9 +35,6 @@ pub struct Args {
     /// How long a leaf certificate lives: a number and s, m, h or d.
     #[arg(long, value_name = "TIME", default_value = "24h")]
     pub leaf_ttl: String,
-    /// The namespace whose policies apply everywhere.
-    #[arg(long, value_name = "NAME", default_value = "millrace-system")]
-    pub root_namespace: String,
     /// What is logged, as tracing's filters spell it.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "RUST_LOG")]
     pub log: String,
@@ -70,7 +67,7 @@ pub struct Wrong(Vec<String>);
 impl Config {
     /// The settings that these arguments mean.
     pub fn from_args(args: Args) -> Result<Self, Wrong> {
-        let Args { directory, listen, admin, state_dir, trust_domain, leaf_ttl, root_namespace, log } = args;
+        let Args { directory, listen, admin, state_dir, trust_domain, leaf_ttl, log } = args;
         let mut wrong = Vec::new();
         if !directory.is_dir() {
             // An empty mesh published by mistake would take every policy from every node.
@@ -78,9 +75,6 @@ impl Config {
         }
         if !is_trust_domain(&trust_domain) {
             wrong.push(format!("--trust-domain: {trust_domain:?} is no trust domain; write lower-case letters, digits, '.', '-' and '_'"));
-        }
-        if !is_dns_label(&root_namespace) {
-            wrong.push(format!("--root-namespace: {root_namespace:?} is no namespace's name"));
         }
         let leaf_lifetime = duration(&leaf_ttl).unwrap_or_default();
         if !(MIN_LEAF_LIFETIME..=MAX_LEAF_LIFETIME).contains(&leaf_lifetime) {
@@ -92,7 +86,7 @@ impl Config {
         if !wrong.is_empty() {
             return Err(Wrong(wrong));
         }
-        let mesh = Settings { trust_domain: Arc::from(trust_domain), root_namespace: Arc::from(root_namespace) };
+        let mesh = Settings { trust_domain: Arc::from(trust_domain), root_namespace: Arc::from(ROOT_NAMESPACE) };
         Ok(Self { directory, listen, admin, state_dir, mesh, leaf_lifetime, log })
     }
 }
@@ -135,11 +129,10 @@ mod tests {
             "--listen=[::1]:0",
             "--trust-domain=UPPER",
             "--leaf-ttl=1w",
-            "--root-namespace=no/name",
             "--log=a=b=c",
         ]);
         let message = Config::from_args(args).unwrap_err().to_string();
-        for flag in ["--directory", "--trust-domain", "--leaf-ttl", "--root-namespace", "--log"] {
+        for flag in ["--directory", "--trust-domain", "--leaf-ttl", "--log"] {
             assert!(message.contains(flag), "{message}");
         }
     }

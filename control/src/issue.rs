@@ -53,6 +53,9 @@ pub enum Refusal {
     /// The identity asked for is none.
     #[error("the identity asked for: {0}")]
     IdentityMalformed(identity::Malformed),
+    /// It is a node's or the control plane's: a pod that runs as it makes its node no other node.
+    #[error("{0} is the mesh's own, whatever runs as it")]
+    Reserved(Identity),
     /// No pod with this identity runs on the node, as far as the control plane knows.
     #[error("no pod on node {node} runs as {identity}")]
     NotHere {
@@ -94,6 +97,7 @@ impl Refusal {
             Self::TokenExpired => "token_expired",
             Self::Request(_) => "certificate_request",
             Self::IdentityMalformed(_) => "identity_malformed",
+            Self::Reserved(_) => "identity_reserved",
             Self::NotHere { .. } => "identity_not_here",
             Self::OutsideTheMesh { .. } => "identity_outside_the_mesh",
             Self::Stream(_) => "stream",
@@ -118,6 +122,11 @@ pub fn node_of(settings: &Settings, identity: &Identity) -> Option<Arc<str>> {
     let Identity { trust_domain, namespace, service_account } = identity;
     let node = service_account.strip_prefix(NODE_PREFIX).filter(|node| !node.is_empty())?;
     (*trust_domain == settings.trust_domain && *namespace == settings.root_namespace).then(|| node.into())
+}
+
+/// True for an identity that no pod is given a certificate of.
+pub fn is_reserved(settings: &Settings, identity: &Identity) -> bool {
+    node_of(settings, identity).is_some() || *identity == control_identity(settings)
 }
 
 /// A certificate, just made.
@@ -163,6 +172,9 @@ impl Issuer {
             text => {
                 let asked: Identity = text.parse().map_err(Refusal::IdentityMalformed)?;
                 if asked != own {
+                    if is_reserved(&self.settings, &asked) {
+                        return Err(Refusal::Reserved(asked));
+                    }
                     runs_here(edition, node, &asked)?;
                 }
                 asked

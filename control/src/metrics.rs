@@ -28,6 +28,8 @@ pub struct Metrics {
     compile: Histogram,
     publish: Histogram,
     diagnostics: Family<EffectLabel, Gauge>,
+    /// When the root runs out, in seconds since 1970: another has to be in every bundle before.
+    pub root_expires: Gauge,
     /// Nodes with a stream open.
     pub subscribers: Gauge,
     /// Updates sent, from the empty Snapshot or by resuming.
@@ -84,6 +86,7 @@ impl Default for Metrics {
             compile: Histogram::new(COMPILE_SECONDS),
             publish: Histogram::new(COMPILE_SECONDS),
             diagnostics: Family::default(),
+            root_expires: Gauge::default(),
             subscribers: Gauge::default(),
             updates: Family::default(),
             certificates: Family::default(),
@@ -93,8 +96,18 @@ impl Default for Metrics {
         registry.register("generation", "The newest generation published", this.generation.clone());
         registry.register("editions", "Generations published", this.editions.clone());
         registry.register_with_unit("compile", "From the World to a Snapshot", Unit::Seconds, this.compile.clone());
-        registry.register_with_unit("publish", "From a change taken to its edition", Unit::Seconds, this.publish.clone());
+        registry.register_with_unit(
+            "publish",
+            "From a change taken to its edition",
+            Unit::Seconds,
+            this.publish.clone(),
+        );
         registry.register("diagnostics", "Faults of objects, by what becomes of the object", this.diagnostics.clone());
+        registry.register(
+            "root_expires_timestamp_seconds",
+            "When the root certificate runs out, since 1970",
+            this.root_expires.clone(),
+        );
         registry.register("subscribers", "Streams open to nodes", this.subscribers.clone());
         registry.register("updates", "Updates sent, by where they start", this.updates.clone());
         registry.register("certificates", "Certificates issued", this.certificates.clone());

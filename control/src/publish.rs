@@ -29,6 +29,9 @@ pub const EDITIONS: usize = 16;
 /// Reports that wait for the next batch: a node sends few, and waits when there is no room.
 pub const REPORTS: usize = 1024;
 
+/// Faults logged at once: a person reads some, and looks for the rest where all are.
+const LOGGED: usize = 50;
+
 /// What a node said of the listeners it holds open: all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -93,12 +96,11 @@ impl Publisher {
         loop {
             let sourced = ends.source.borrow_and_update().clone();
             let batch = Batch { sourced, history: ends.history.borrow().clone() };
-            let Ok((publisher, history, diagnostics)) =
-                tokio::task::spawn_blocking(move || {
-                    let (history, diagnostics) = self.publish(&batch);
-                    (self, history, diagnostics)
-                })
-                .await
+            let Ok((publisher, history, diagnostics)) = tokio::task::spawn_blocking(move || {
+                let (history, diagnostics) = self.publish(&batch);
+                (self, history, diagnostics)
+            })
+            .await
             else {
                 // Only a panic of compile ends here; the last edition stays, and readiness says that nothing follows it.
                 tracing::error!("compiling the world failed; no change is published any more");
@@ -111,6 +113,7 @@ impl Publisher {
             ends.diagnostics.send_if_modified(|told| {
                 let differs = **told != diagnostics;
                 if differs {
+                    log(told, &diagnostics);
                     *told = Arc::new(diagnostics);
                 }
                 differs
@@ -192,15 +195,30 @@ impl Publisher {
     }
 
     fn forget_nodes_without_pods(&mut self, objects: &Objects) {
-        let nodes: BTreeSet<&str> =
-            objects.pods.values().filter_map(|pod| pod.node.as_deref()).collect();
+        let nodes: BTreeSet<&str> = objects.pods.values().filter_map(|pod| pod.node.as_deref()).collect();
         self.listening.retain(|node, _| nodes.contains(&**node));
     }
 
     fn keep(&self) {
-        if let Err(error) = store::write_if_changed(&self.kept_in, &self.listening) {
+        let kept = serde_json::to_vec(&self.listening).map_err(std::io::Error::from);
+        if let Err(error) = kept.and_then(|kept| store::remember(&self.kept_in, &kept)) {
             tracing::warn!(file = %self.kept_in.display(), %error, "could not keep what the nodes listen on");
         }
+    }
+}
+
+/// What is new among them; a storm of them is counted.
+fn log(before: &[Diagnostic], now: &[Diagnostic]) {
+    let known: BTreeSet<&Diagnostic> = before.iter().collect();
+    let new: Vec<&Diagnostic> = now.iter().filter(|diagnostic| !known.contains(diagnostic)).collect();
+    for diagnostic in new.iter().take(LOGGED) {
+        tracing::warn!(object = %diagnostic.object, field = diagnostic.field, "{diagnostic}");
+    }
+    if new.len() > LOGGED {
+        tracing::warn!(n = new.len() - LOGGED, "and more faults of objects: see /diagnostics of the admin socket");
+    }
+    if now.is_empty() {
+        tracing::info!("all faults of objects are mended");
     }
 }
 

@@ -1,6 +1,11 @@
 //! Puts the control plane together: a list of its parts, each with its ends. Nothing is decided here.
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use millrace_wire::control::control_server::ControlServer;
@@ -32,6 +37,8 @@ use crate::{
 
 /// What the nodes last said they listen on.
 const LISTENING: &str = "listening.json";
+/// Copies of the files that were good throughout.
+const COPIES: &str = "manifests";
 /// The join tokens, hashed.
 const TOKENS: &str = "tokens.json";
 /// A node that says nothing for this long is asked whether it lives.
@@ -54,11 +61,13 @@ pub struct Control {
     pub history: watch::Receiver<Arc<History>>,
     /// What is wrong with the objects.
     pub diagnostics: watch::Receiver<Arc<Vec<crate::diagnostic::Diagnostic>>>,
+    admin: PathBuf,
     tasks: JoinSet<anyhow::Result<()>>,
 }
 
 impl Control {
     /// Starts everything; it has read the directory and listens when this returns.
+    #[expect(clippy::too_many_lines, reason = "a list of the parts")]
     pub async fn start(
         config: Config,
         log: Option<LogLevel>,
@@ -68,9 +77,11 @@ impl Control {
         let nodes = Arc::new(Nodes::default());
         store::folder(&config.state_dir).with_context(|| format!("{}", config.state_dir.display()))?;
         let issuer = Arc::new(open_issuer(&config)?);
+        metrics.root_expires.set(i64::try_from(issuer.authority.root_expires_unix()).unwrap_or(i64::MAX));
 
         let (directory, sourced) =
-            Directory::open(&config.directory, config.mesh.clone()).context("the directory of manifests")?;
+            Directory::open(&config.directory, &config.state_dir.join(COPIES), config.mesh.clone())
+                .context("the directory of manifests")?;
         let (source, source_end) = watch::channel(Arc::new(sourced));
         let (reports, reports_end) = mpsc::channel(publish::REPORTS);
         let (history, history_end) = watch::channel(Arc::new(History::default()));
@@ -94,12 +105,14 @@ impl Control {
             trust_domain: config.mesh.trust_domain.clone(),
             metrics: metrics.clone(),
         };
+        let (running, stopping) = watch::channel(());
         let service = Service {
             issuer: issuer.clone(),
             history: history_end.clone(),
             reports,
             nodes: nodes.clone(),
             metrics: metrics.clone(),
+            stopping,
         };
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
@@ -108,6 +121,7 @@ impl Control {
             .http2_max_header_list_size(MAX_HEADERS)
             .add_service(ControlServer::new(service));
         let admin_socket = admin::bind(&config.admin).with_context(|| format!("--admin {}", config.admin.display()))?;
+        let admin_path = config.admin.clone();
         let admin = Admin {
             config,
             issuer: issuer.clone(),
@@ -123,7 +137,7 @@ impl Control {
         tasks.spawn(async move { directory.follow(source).await.context("watching the directory") });
         tasks.spawn(async move {
             publisher.run(ends).await;
-            Ok(())
+            anyhow::bail!("no change is published any more")
         });
         tasks.spawn(renew(shown, issuer.clone()));
         tasks.spawn(async move {
@@ -132,9 +146,16 @@ impl Control {
                 Err(error) => Err(error).context("the admin socket"),
             }
         });
+        let stop = async move {
+            stop.await;
+            tracing::info!("stopping");
+            drop(running);
+        };
         let incoming = ReceiverStream::new(acceptor.run());
-        tasks.spawn(async move { server.serve_with_incoming_shutdown(incoming, stop).await.context("serving the nodes") });
-        Ok(Self { address, issuer, history: history_end, diagnostics: diagnostics_end, tasks })
+        tasks.spawn(
+            async move { server.serve_with_incoming_shutdown(incoming, stop).await.context("serving the nodes") },
+        );
+        Ok(Self { address, issuer, history: history_end, diagnostics: diagnostics_end, admin: admin_path, tasks })
     }
 
     /// Stops every part now.
@@ -144,7 +165,12 @@ impl Control {
 
     /// Until it was told to stop, or a part of it ended.
     pub async fn ended(mut self) -> anyhow::Result<()> {
-        match self.tasks.join_next().await {
+        let ended = self.tasks.join_next().await;
+        // It answers no more; the next to start would remove it too.
+        if let Err(error) = std::fs::remove_file(&self.admin) {
+            tracing::debug!(%error, "could not remove the admin socket");
+        }
+        match ended {
             Some(ended) => ended.context("a part of the control plane failed")?,
             None => Ok(()),
         }
@@ -153,10 +179,12 @@ impl Control {
 
 /// Without it all pods wait until their nodes report again: worth a warning, not worth to stay away.
 fn kept(path: &Path) -> Listening {
-    store::read(path).unwrap_or_else(|error| {
-        tracing::warn!(file = %path.display(), %error, "what the nodes listen on is forgotten");
-        None
-    }).unwrap_or_default()
+    store::read(path)
+        .unwrap_or_else(|error| {
+            tracing::warn!(file = %path.display(), %error, "what the nodes listen on is forgotten");
+            None
+        })
+        .unwrap_or_default()
 }
 
 fn open_issuer(config: &Config) -> anyhow::Result<Issuer> {

@@ -47,6 +47,8 @@ pub struct Service {
     pub nodes: Arc<Nodes>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Closed once the control plane is told to stop: streams would else outlast it.
+    pub stopping: watch::Receiver<()>,
 }
 
 #[tonic::async_trait]
@@ -96,6 +98,7 @@ impl Control for Service {
             reading: Aborted(tokio::spawn(reader.read(messages))),
             nodes: self.nodes.clone(),
             metrics: self.metrics.clone(),
+            stopping: self.stopping.clone(),
             _connected: connected,
         };
         Ok(Response::new(Box::pin(stream::unfold(subscriber, Subscriber::next))))
@@ -124,7 +127,9 @@ impl Service {
             | Refusal::TokenOtherNode(_)
             | Refusal::TokenUsed
             | Refusal::TokenExpired => Code::Unauthenticated,
-            Refusal::NotANode(_) | Refusal::NotHere { .. } | Refusal::OutsideTheMesh { .. } => Code::PermissionDenied,
+            Refusal::NotANode(_) | Refusal::Reserved(_) | Refusal::NotHere { .. } | Refusal::OutsideTheMesh { .. } => {
+                Code::PermissionDenied
+            }
             Refusal::Request(_) | Refusal::IdentityMalformed(_) | Refusal::Stream(_) => Code::InvalidArgument,
             Refusal::TooManyStreams(_) => Code::ResourceExhausted,
             Refusal::Internal(_) => Code::Internal,
@@ -141,9 +146,7 @@ fn who<T>(request: &Request<T>) -> String {
     caller(request).map(ToString::to_string).unwrap_or_default()
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(Refusal::Internal(error.to_string())),
@@ -167,6 +170,7 @@ struct Subscriber {
     reading: Aborted,
     nodes: Arc<Nodes>,
     metrics: Arc<Metrics>,
+    stopping: watch::Receiver<()>,
     _connected: Connected,
 }
 
@@ -187,6 +191,7 @@ impl Subscriber {
             }
             tokio::select! {
                 changed = self.history.changed() => changed.ok()?,
+                _ = self.stopping.changed() => return None,
                 end = &mut self.reading.0 => {
                     tracing::info!(node = %self.node, end = end.unwrap_or("its reader failed"), "a node's stream ended");
                     return None;

@@ -23,6 +23,19 @@ pub fn folder(path: &Path) -> io::Result<()> {
 
 /// Writes the file whole: to a neighbour first, which takes its place once it is on the disk.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, Until::OnDisk)
+}
+
+/// How long a write takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Until a power cut can't undo it.
+    OnDisk,
+    /// Until other processes see it: for what is only remembered to do better, and stands in the way of an edit.
+    Seen,
+}
+
+fn replace(path: &Path, bytes: &[u8], until: Until) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
@@ -33,17 +46,24 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE).open(&neighbour)?;
     file.write_all(bytes)?;
+    if until == Until::Seen {
+        return fs::rename(&neighbour, path);
+    }
     file.sync_all()?;
     fs::rename(&neighbour, path)?;
     File::open(folder)?.sync_all()
 }
 
-/// Writes the value as JSON, unless the file says the same already.
-pub fn write_if_changed<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let bytes = serde_json::to_vec(value)?;
+/// Writes the value as JSON.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    write(path, &serde_json::to_vec(value)?)
+}
+
+/// Writes the file unless it says the same already, and does not wait for the disk.
+pub fn remember(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match fs::read(path) {
         Ok(before) if before == bytes => Ok(()),
-        Ok(_) | Err(_) => write(path, &bytes),
+        Ok(_) | Err(_) => replace(path, bytes, Until::Seen),
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use millrace_model::Identity;
 use rustls::{
     RootCertStore, ServerConfig,
@@ -26,7 +27,6 @@ use tokio::{
     time::{Sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use futures_util::FutureExt as _;
 use tonic::transport::server::Connected;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 

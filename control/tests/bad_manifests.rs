@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use proptest::prelude::*;
+
 use millrace_control::{
     diagnostic::{Diagnostic, Effect},
     source::{Sourced, manifest, shelf::Shelf},
@@ -349,12 +351,13 @@ fn without(index: usize) -> Objects {
 
 fn check(n: usize, case: &Case) -> Result<(), String> {
     let Case { good: manifest, from, to, object, field, problem, mend } = case;
-    let index = GOOD.iter().position(|good| good == manifest).ok_or("no such manifest")?;
     let mut documents = good();
+    let (index, document) =
+        documents.iter_mut().enumerate().find(|(_, good)| good == manifest).ok_or("no such manifest")?;
     if !manifest.contains(from) {
         return Err(format!("case {n}: {from:?} is not in the manifest"));
     }
-    documents[index] = manifest.replacen(from, to, 1);
+    *document = manifest.replacen(from, to, 1);
     let place = format!("shop.yaml document {} (line ", index + 1);
     let says = |diagnostic: &&Diagnostic, effect: Effect| {
         let message = diagnostic.to_string();
@@ -368,7 +371,9 @@ fn check(n: usize, case: &Case) -> Result<(), String> {
             return Ok(());
         }
         let told: Vec<String> = sourced.diagnostics.iter().map(|d| format!("[{}] {d}", d.field)).collect();
-        Err(format!("case {n}, {effect:?}: wanted {place}..): {object}: {field}: {problem}; {mend}\n   but told {told:#?}"))
+        Err(format!(
+            "case {n}, {effect:?}: wanted {place}..): {object}: {field}: {problem}; {mend}\n   but told {told:#?}"
+        ))
     };
 
     let (_, fresh) = settle(&Shelf::default(), &documents);
@@ -439,7 +444,10 @@ fn of_two_with_one_name_the_first_holds_by_file_then_by_position() {
     assert_eq!(told.len(), 2);
     assert!(told[0].starts_with("a.yaml document 2 (line "), "{told:?}");
     assert!(told[1].starts_with("b.yaml document 1 (line "), "{told:?}");
-    assert!(told.iter().all(|t| t.contains("the object stands in a.yaml document 1 (line 2) already, which holds")), "{told:?}");
+    assert!(
+        told.iter().all(|t| t.contains("the object stands in a.yaml document 1 (line 2) already, which holds")),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -475,6 +483,35 @@ fn files_that_are_no_text_or_too_large_are_told_and_take_nothing_away() {
         assert_eq!(sourced.objects, before.objects);
         let told = sourced.diagnostics[0].to_string();
         assert!(told.starts_with("shop.yaml: the file as a whole: ") && told.contains(wanted), "{told}");
+    }
+}
+
+proptest! {
+    /// Bytes come from anybody: whatever is broken, something is read of the rest and nothing panics.
+    #[test]
+    fn no_edit_makes_the_reader_panic(
+        at in any::<prop::sample::Index>(),
+        n_gone in 0..40usize,
+        new in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(&b"{}[]:-*&!|>'\"#%@` \n\t,0"[..])], 0..12),
+    ) {
+        let mut bytes = good().join("---").into_bytes();
+        let from = at.index(bytes.len());
+        let to = (from + n_gone).min(bytes.len());
+        bytes.splice(from..to, new);
+        let file: Arc<str> = "shop.yaml".into();
+        let reading = manifest::read(&file, &bytes, &settings());
+        let (shelf, before) = settle(&Shelf::default(), &good());
+        let (_, sourced) = shelf.settle(&BTreeMap::from([(file, Arc::new(reading))]));
+        // An edit within one document can rename or hide that object, and split or join it with its neighbours; no more.
+        prop_assert!(sourced.places.len() + 3 >= before.places.len());
+        for diagnostic in &sourced.diagnostics {
+            prop_assert!(!diagnostic.problem.is_empty() && !diagnostic.mend.is_empty());
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        drop(manifest::read(&"x.yaml".into(), &bytes, &settings()));
     }
 }
 

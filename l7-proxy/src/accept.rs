@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    copy,
     descriptors::Held,
     fault::Why,
     home::{Home, Pod},
@@ -229,7 +230,8 @@ async fn take_on(proxy: &Arc<Proxy>, home: &Home, kind: Kind, from: (OwnedFd, So
     let Some((held, lane)) = proxy.descriptors.take(PER_CONNECTION).zip(workers.least_loaded()) else {
         let mut record = Record::begin(proxy.clone(), kind.direction(), Party::at(peer));
         record.target.workload = Some(home.pod.name.to_string());
-        reset(&socket);
+        copy::abortive(&socket);
+        drop(socket);
         record.end(Err(Why::NoDescriptor));
         return;
     };
@@ -238,11 +240,5 @@ async fn take_on(proxy: &Arc<Proxy>, home: &Home, kind: Kind, from: (OwnedFd, So
     // A worker that has ended takes nothing; then the process is ending too.
     if lane.queue.send(Fresh { socket, accepted }).await.is_err() {
         tracing::debug!("a connection came while the workers end");
-    }
-}
-
-fn reset(socket: &OwnedFd) {
-    if let Err(why) = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
-        tracing::debug!(%why, "a connection could not be reset");
     }
 }

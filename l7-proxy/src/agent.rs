@@ -101,7 +101,7 @@ enum Ended {
     Unreadable(#[source] std::io::Error),
     #[error("the agent's snapshot can't be decoded")]
     Undecodable(#[source] wire::Undecodable),
-    #[error("the acceptor has ended")]
+    #[error("nobody has anything to say any more")]
     Ending,
 }
 
@@ -133,9 +133,10 @@ impl Agent {
                     tracing::warn!(error = &ended as &dyn std::error::Error, "the agent is left");
                 }
             }
-            // A newer proxy may hold our name by now: to come back would take it from that one.
+            // A newer proxy may hold our name by now: to come back would take it from that one. What is open goes on by
+            // the last snapshot; to return would drop the pods, and with them their connections.
             if self.proxy.drain.deadline().is_some() {
-                return;
+                std::future::pending::<()>().await;
             }
             if clock::now().saturating_duration_since(began) > LAST_WAIT {
                 wait = FIRST_WAIT;
@@ -225,9 +226,10 @@ impl Agent {
             }
             Said::Close(wire::node::Close { workload, uid }) => {
                 let pod = message::pod(workload, &uid)?;
+                let acceptor = self.acceptor().await;
                 self.pods.remove(&pod);
                 self.proxy.stock.close(&pod);
-                self.tell_acceptor(Command::Close(pod)).await?;
+                acceptor.map(|acceptor| acceptor.send(Command::Close(pod)));
             }
             Said::Sockets(wire::node::Sockets { workload, uid, family, count: _ }) => {
                 self.proxy.stock.put(&message::pod(workload, &uid)?, message::family(family)?, descriptors);
@@ -273,6 +275,7 @@ impl Agent {
         pod: Pod,
         listeners: Vec<(wire::node::ListenerKind, Arc<OwnedFd>)>,
     ) -> Result<(), Ended> {
+        let acceptor = self.acceptor().await;
         let mut to_accept = Vec::with_capacity(listeners.len());
         for (kind, listener) in &listeners {
             rustix::io::ioctl_fionbio(listener, true).map_err(|errno| Ended::Unreadable(errno.into()))?;
@@ -287,11 +290,14 @@ impl Agent {
         };
         tracing::info!(pod = %pod.name, n_listeners = to_accept.len(), "listening for a pod");
         self.pods.insert(pod, Held { listeners, home: home.clone(), here });
-        self.tell_acceptor(Command::Open(home, to_accept)).await
+        acceptor.map(|acceptor| acceptor.send(Command::Open(home, to_accept)));
+        Ok(())
     }
 
-    async fn tell_acceptor(&self, command: Command) -> Result<(), Ended> {
-        self.acceptor.send(command).await.map_err(|_closed| Ended::Ending)
+    /// Room to tell the acceptor something, taken before anything is changed: what this process holds and what it accepts
+    /// on must not part when the connection breaks in between. None once it drains and accepts nothing.
+    async fn acceptor(&self) -> Option<mpsc::OwnedPermit<Command>> {
+        self.acceptor.clone().reserve_owned().await.ok()
     }
 }
 

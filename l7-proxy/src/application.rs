@@ -5,6 +5,7 @@ use std::{net::SocketAddr, os::fd::AsFd as _};
 use millrace_model::{Facts, Mesh, Verdict, Workload, authorize, resolve::hears_plaintext};
 
 use crate::{
+    copy,
     dial::{Connected, dial},
     fault::Why,
     home::Home,
@@ -47,6 +48,7 @@ pub(crate) async fn dial_shown(
         tracing::warn!(%why, "an application could not be shown its client");
         return Err(Why::NotShown);
     }
+    copy::abortive(&unconnected.socket);
     dial(unconnected, target).await
 }
 

@@ -5,10 +5,11 @@
 
 mod pump;
 
-use std::{future::Future, sync::atomic::AtomicU64};
+use std::{future::Future, os::fd::AsFd, sync::atomic::AtomicU64, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::fault::Why;
@@ -50,7 +51,7 @@ pub(crate) enum AtSocket {
 }
 
 /// Copies between a socket and a tunnel's stream until both are done, one breaks, or `stop` says why it must end.
-/// What breaks or is stopped is reset on both ends.
+/// What breaks or is stopped is reset on both ends: the socket is [`abortive`] already.
 pub(crate) async fn through_tunnel(
     socket: TcpStream,
     stream: Stream,
@@ -76,14 +77,15 @@ pub(crate) async fn through_tunnel(
         }),
         why = stop => Err(why),
     };
-    if ended.is_err() {
-        send.send_reset(Reason::CANCEL);
-        reset(socket);
+    match ended {
+        Ok(()) => orderly(&socket),
+        Err(_) => send.send_reset(Reason::CANCEL),
     }
     ended
 }
 
 /// Copies between the client's socket and the target's until both are done, one breaks, or `stop` says why it must end.
+/// Both are [`abortive`] already.
 pub(crate) async fn between_sockets(
     client: TcpStream,
     target: TcpStream,
@@ -115,20 +117,32 @@ pub(crate) async fn between_sockets(
         ended = both => ended,
         why = stop => Err(why),
     };
-    if ended.is_err() {
-        reset(client);
-        reset(target);
+    if ended.is_ok() {
+        orderly(&client);
+        orderly(&target);
     }
     ended
 }
 
-/// Ends a connection so that its peer sees a reset: there was no orderly end, and it must not look like one.
-pub(crate) fn reset(socket: TcpStream) {
+/// From here on, however this socket is closed (a refusal, a panic, a task dropped), its peer sees a reset: what did not
+/// end in order must not look as if it had. Only [`orderly`] takes it back.
+pub(crate) fn abortive(socket: impl AsFd) {
     // A socket that is broken already can refuse the option; its peer has its reset then.
-    if let Err(why) = socket.set_zero_linger() {
-        tracing::debug!(%why, "a connection could not be reset");
+    if let Err(why) = SockRef::from(&socket).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%why, "a connection's reset could not be prepared");
     }
-    drop(socket);
+}
+
+/// Both ends have finished: closing says no more than that.
+fn orderly(socket: &TcpStream) {
+    if let Err(why) = SockRef::from(socket).set_linger(None) {
+        tracing::debug!(%why, "a connection was reset as it ended");
+    }
+}
+
+/// Waits until the socket is reset.
+pub(crate) async fn reset_of(socket: &TcpStream) {
+    pump::reset_of(socket).await;
 }
 
 fn by_reader(end: pump::End, reader: Why, writer: Why) -> Why {

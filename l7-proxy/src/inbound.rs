@@ -85,7 +85,7 @@ async fn shake_hands(
     let workload = match own_workload(&proxy.current(), accepted, address) {
         Ok(workload) => workload,
         Err(why) => {
-            copy::reset(socket);
+            copy::abortive(&socket);
             return Err(why);
         }
     };
@@ -208,7 +208,7 @@ async fn serve_stream(
                 ended
             }
             Err(_broken) => {
-                copy::reset(socket);
+                drop(socket);
                 Err(Why::ClientReset)
             }
         },

@@ -19,6 +19,7 @@ mod home;
 mod inbound;
 mod keys;
 pub mod maps;
+mod memory;
 mod metrics;
 mod outbound;
 mod pick;

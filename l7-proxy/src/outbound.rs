@@ -15,6 +15,7 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     accept::Accepted,
     copy::{self, AtSocket, Stream},
+    dial::tune,
     fault::{Fault, Retry, Why},
     head,
     metrics::Direction,
@@ -28,6 +29,9 @@ use crate::{
 
 /// How many endpoints one connection may try: a dead node and one more, not a whole broken service.
 const ATTEMPTS: u32 = 3;
+
+/// How long all of it may take. The application's connect has succeeded: it waits for its first byte or a reset.
+const OPENING: Duration = Duration::from_secs(30);
 
 /// How often one endpoint is tried when a tunnel that was there before turns out to be closing.
 const STALE: u32 = 2;
@@ -44,7 +48,13 @@ pub(crate) const POLICY: &str = "x-millrace-policy";
 /// A connection that an application of this node made to a workload of another.
 pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpStream) {
     let mut record = Record::begin(worker.proxy.clone(), Direction::Outbound, Party::at(accepted.peer));
-    let ended = match open(&worker, &accepted, &socket, &mut record).await {
+    copy::abortive(&socket);
+    tune(&socket);
+    let opened = tokio::select! {
+        opened = timeout(OPENING, open(&worker, &accepted, &socket, &mut record)) => opened,
+        () = copy::reset_of(&socket) => Ok(Err(Why::ClientReset)),
+    };
+    let ended = match opened.unwrap_or(Err(Why::AnswerTimeout)) {
         Ok((held, stream)) => {
             record.carrying();
             let gone = async {
@@ -56,7 +66,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpSt
             ended
         }
         Err(why) => {
-            copy::reset(socket);
+            drop(socket);
             Err(why)
         }
     };

@@ -21,6 +21,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpSt
     let client = SocketAddr::new(accepted.peer.ip().to_canonical(), accepted.peer.port());
     let mut record = Record::begin(worker.proxy.clone(), Direction::Plaintext, Party::at(client));
     record.target.workload = Some(accepted.home.pod.name.to_string());
+    copy::abortive(&socket);
     tune(&socket);
     let ended = match open(&worker, &accepted, &socket, client, &mut record).await {
         Ok((called, Connected { socket: target, held })) => {
@@ -31,7 +32,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpSt
             ended
         }
         Err(why) => {
-            copy::reset(socket);
+            drop(socket);
             Err(why)
         }
     };

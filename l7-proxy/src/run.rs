@@ -30,6 +30,7 @@ use crate::{
     config::Config,
     descriptors::Descriptors,
     maps::KernelMaps,
+    memory,
     metrics::Metrics,
     privilege,
     proxy::{DENIALS, Proxy},
@@ -112,6 +113,7 @@ pub struct Running {
 impl Parts {
     /// Everything but threads. `make_maps` makes socket storage of what comes with the agent's Welcome.
     pub fn new(config: &Config, drain: (Arc<Trigger>, Drain), make_maps: MakeMaps) -> Self {
+        memory::keep();
         let (trigger, drain) = drain;
         let (mesh_in, mesh) = watch::channel(Arc::new(Mesh::default()));
         let (wants_in, wants) = mpsc::channel(WANTS);

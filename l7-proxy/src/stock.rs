@@ -23,8 +23,8 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Sockets kept for a pod that is not used: enough for a first burst of a browser or a probe.
-const FLOOR: usize = 8;
+/// Sockets kept for a pod that is not used: for a probe and a first client. 250 dual-stack pods have 2,000 of them.
+const FLOOR: usize = 4;
 
 /// The most kept for one pod and family: two seconds at 2,000 connections/s. Above that a taker may wait for the agent.
 const CEILING: usize = 4096;
@@ -126,14 +126,8 @@ impl Stock {
         let at_once = shelf.ready.try_acquire().map(SemaphorePermit::forget).is_ok();
         self.restock(&shelf, clock::now(), 1);
         if !at_once {
-            match timeout(PATIENCE, shelf.ready.acquire()).await {
-                Ok(Ok(permit)) => permit.forget(),
-                Ok(Err(_closed)) => return Err(Why::Gone),
-                Err(_elapsed) => {
-                    self.metrics.stock_taken("empty");
-                    return Err(Why::NoSocket);
-                }
-            }
+            let waited = timeout(PATIENCE, self.wait(&shelf)).await;
+            waited.unwrap_or(Err(Why::NoSocket)).inspect_err(|_| self.metrics.stock_taken("empty"))?;
         }
         let socket = shelf.lock().sockets.pop_front().ok_or(Why::NoSocket)?;
         self.metrics.stock_sockets.dec();
@@ -141,12 +135,28 @@ impl Stock {
         Ok(socket)
     }
 
-    /// Puts what the agent sent on the shelf. More than the descriptors' limit lets be open are closed again, and so is
+    /// Waits for a socket in turn, and asks again where the agent had none to give or never heard.
+    async fn wait(&self, shelf: &Shelf) -> Result<(), Why> {
+        let ready = shelf.ready.acquire();
+        tokio::pin!(ready);
+        loop {
+            match timeout(ANSWER, &mut ready).await {
+                Ok(Ok(permit)) => {
+                    permit.forget();
+                    return Ok(());
+                }
+                Ok(Err(_closed)) => return Err(Why::Gone),
+                Err(_elapsed) => self.restock(shelf, clock::now(), 0),
+            }
+        }
+    }
+
+    /// Puts what the agent sent on the shelf; nothing means that it had none to give. More than the descriptors' limit lets be open are closed again, and so is
     /// what was asked for a pod that is gone by now: it would keep the namespace alive.
     pub(crate) fn put(&self, pod: &Pod, family: Family, sockets: Vec<OwnedFd>) {
         let Some(shelf) = self.lock().get(&(pod.clone(), family)).cloned() else { return };
         let mut state = shelf.lock();
-        state.asked = state.asked.saturating_sub(sockets.len());
+        state.asked = if sockets.is_empty() { 0 } else { state.asked.saturating_sub(sockets.len()) };
         for socket in sockets {
             let Some(held) = self.descriptors.take(1) else { continue };
             state.sockets.push_back(Unconnected { socket, held });
@@ -245,7 +255,7 @@ impl State {
 
     /// How many to ask for now. Waits until a quarter is gone, so that a busy pod asks in batches.
     fn missing(&mut self, now: Instant) -> usize {
-        if self.asked_at.is_some_and(|at| now.saturating_duration_since(at) > ANSWER) {
+        if self.asked_at.is_some_and(|at| now.saturating_duration_since(at) >= ANSWER) {
             self.asked = 0;
         }
         let wanted = self.wanted();

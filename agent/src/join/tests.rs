@@ -62,7 +62,7 @@ fn credentials_are_read_back_as_they_were_saved() {
     assert_eq!(loaded.material.chain, saved.material.chain);
     assert_eq!(loaded.control().to_string(), "spiffe://td/ns/millrace-system/sa/millrace-control");
     assert!(Credentials::load(&dir, "b", now).unwrap().is_none(), "another node's certificate was taken");
-    let late = saved.validity.1;
+    let late = saved.not_after;
     assert!(Credentials::load(&dir, "a", late).unwrap().is_none(), "an expired certificate was taken");
 }
 

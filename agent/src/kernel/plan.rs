@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_abi::{ServiceKey, ServiceValue, SlotKey, SlotValue, Verdict, VerdictKey};
 
-pub use rests::{Ground, gives, instead, rests_on};
+pub use rests::{Ground, gives, instead, judges, rests_on};
 pub use want::{Namespace, Namespaces, addr, listener_keys, want};
 
 use super::state::{State, Write};
@@ -86,7 +86,7 @@ struct Judged {
     denied: Vec<Write>,
     /// Allows that speak for nobody who is about to leave.
     early: Vec<Write>,
-    /// Allows in a group that some address still has, and shall not have: after that address has moved.
+    /// Allows in a group of some address that is about to change: it may leave the group, or cease to be reachable.
     late: Vec<Write>,
 }
 
@@ -94,7 +94,7 @@ fn verdicts(have: &State, want: &State) -> Judged {
     let leaving: BTreeSet<u64> = have
         .dests
         .iter()
-        .filter(|(addr, dest)| want.dests.get(*addr).is_some_and(|next| next.group != dest.group))
+        .filter(|(addr, dest)| want.dests.get(*addr).is_some_and(|next| next != *dest))
         .map(|(_, dest)| dest.group)
         .collect();
     let callers: BTreeSet<u64> = have.pods.values().map(|pod| pod.id).collect();

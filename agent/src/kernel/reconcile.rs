@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     maps::MapError,
-    plan::{Ground, Plan, gives, instead, plan, rests_on, sweep},
+    plan::{Ground, Plan, gives, instead, judges, plan, rests_on, sweep},
     state::{State, Write},
 };
 
@@ -20,6 +20,8 @@ pub trait Maps {
 pub struct Outcome {
     /// How many writes were carried out.
     pub n_written: u64,
+    /// How many of them could forbid what was allowed.
+    pub n_judging: u64,
     /// How many were left out because one that they rest on failed.
     pub n_left_out: u64,
     /// Why writes failed, and how many for each reason. Empty: the kernel holds what it should.
@@ -68,6 +70,7 @@ impl Run<'_> {
         match self.maps.write(write) {
             Ok(()) => {
                 self.outcome.n_written += 1;
+                self.outcome.n_judging += u64::from(judges(write));
                 self.have.apply(write);
                 true
             }

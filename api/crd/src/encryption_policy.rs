@@ -57,9 +57,9 @@ pub enum EncryptionMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortEncryption {
-    /// The port, as the application listens on it.
+    /// The port, as the application listens on it (a Service's `targetPort`, not its `port`).
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// Its mode.
+    /// The mode of this port, in place of the policy's.
     pub mode: EncryptionMode,
 }

@@ -1,5 +1,7 @@
 //! States that nothing is lost or changed on the wire, and that what this version does not know is refused, never defaulted.
 
+#![cfg(test)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -59,8 +61,8 @@ fn workload() -> impl Strategy<Value = Workload> {
         (mode(), prop::collection::btree_map(port(), mode(), 0..4)),
         prop::collection::btree_set(name(), 0..4),
     );
-    (whom, rest).prop_map(|((name, uid, identity, addresses, node), (zone, netns, membership, (default, ports), policies))| {
-        Workload {
+    (whom, rest).prop_map(
+        |((name, uid, identity, addresses, node), (zone, netns, membership, (default, ports), policies))| Workload {
             name,
             uid: uid.into(),
             identity,
@@ -71,8 +73,8 @@ fn workload() -> impl Strategy<Value = Workload> {
             membership,
             encryption: Encryption { default, ports },
             policies,
-        }
-    })
+        },
+    )
 }
 
 fn service() -> impl Strategy<Value = Service> {
@@ -230,6 +232,10 @@ fn update() -> pb::Update {
     })
 }
 
+fn set_mode(update: &mut pb::Update, port: u32, mode: i32) {
+    update.workloads[0].encryption.get_or_insert_default().ports.insert(port, mode);
+}
+
 /// A newer control plane may say what this version can't read; taken for something else, it could open what it means to close.
 #[test]
 fn what_is_unknown_missing_or_out_of_range_is_refused_by_the_name_of_its_field() {
@@ -243,9 +249,9 @@ fn what_is_unknown_missing_or_out_of_range_is_refused_by_the_name_of_its_field()
         ("workload.membership", |u| u.workloads[0].membership = 99),
         ("workload.encryption", |u| u.workloads[0].encryption = None),
         ("encryption.mode", |u| u.workloads[0].encryption.as_mut().unwrap().default = 0),
-        ("encryption.mode", |u| drop(u.workloads[0].encryption.as_mut().unwrap().ports.insert(80, 99))),
-        ("workload.encryption.ports", |u| drop(u.workloads[0].encryption.as_mut().unwrap().ports.insert(0, 1))),
-        ("workload.encryption.ports", |u| drop(u.workloads[0].encryption.as_mut().unwrap().ports.insert(65_536, 1))),
+        ("encryption.mode", |u| set_mode(u, 80, 99)),
+        ("workload.encryption.ports", |u| set_mode(u, 0, 1)),
+        ("workload.encryption.ports", |u| set_mode(u, 65_536, 1)),
         ("workload.policies", |u| u.workloads[0].policies[0].name.clear()),
         ("gone.name", |u| u.workloads_gone[0].namespace.clear()),
         ("service.name", |u| u.services[0].name = None),

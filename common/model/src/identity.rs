@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 /// The longest SPIFFE id accepted, in bytes (SPIFFE-ID, section 2.3).
 pub const MAX_SPIFFE_ID: usize = 2048;
 
+/// The mesh's root namespace: policies in it apply everywhere, and the control plane's and the nodes' identities are in it.
+/// One constant: a node that joins must know it before anybody it trusts could tell it.
+pub const ROOT_NAMESPACE: &str = "millrace-system";
+
 /// Who a workload is: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]

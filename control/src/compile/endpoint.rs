@@ -83,7 +83,9 @@ pub(super) fn endpoints(
     for service in world.objects.services.values().filter(|s| is_served(s)) {
         let found = match (slices.get(&service.name), &service.selector) {
             (Some(slices), _) => sliced(service, slices, owners, workloads),
-            (None, Some(selector)) => selected(service, &pods.with(&service.name.namespace, selector), workloads, notes),
+            (None, Some(selector)) => {
+                selected(service, &pods.with(&service.name.namespace, selector), workloads, notes)
+            }
             (None, None) => BTreeMap::new(),
         };
         let endpoints = Endpoints { service: service.name.clone(), endpoints: found.into_values().collect() };
@@ -168,7 +170,8 @@ fn pod_ports(service: &world::Service, pod: &Pod, notes: &mut Notes) -> BTreeMap
         match (number, target) {
             (Some(number), _) => drop(ports.insert((*port, *protocol), number)),
             (None, TargetPort::Name(name)) => {
-                let problem = format!("pod {} has no port named {name:?}, so port {port} does not lead to it", pod.name);
+                let problem =
+                    format!("pod {} has no port named {name:?}, so port {port} does not lead to it", pod.name);
                 let mend = "name the port in its containers, or write the number";
                 notes.add(Kind::Service, &service.name, ("spec.ports.targetPort", problem, mend));
             }

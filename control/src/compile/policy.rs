@@ -136,9 +136,11 @@ pub(super) fn check(
         }
     }
     for policy in world.objects.encryption.values().filter(|p| p.target != Target::All) {
-        let reached = world.objects.pods.values().any(|pod| {
-            bindings.namespaces(pod).contains(&&*policy.name.namespace) && selects(&policy.target, pod)
-        });
+        let reached = world
+            .objects
+            .pods
+            .values()
+            .any(|pod| bindings.namespaces(pod).contains(&&*policy.name.namespace) && selects(&policy.target, pod));
         if !reached {
             let problem = "it selects no pod there is".to_owned();
             notes.add(
@@ -173,11 +175,13 @@ impl<'w> Known<'w> {
 
     fn fault(&self, source: &Source) -> Option<(String, &'static str)> {
         match source {
-            Source::Identity(identity) => (!self.accounts.contains(&(&*identity.namespace, &*identity.service_account)))
-                .then(|| {
-                    let problem = format!("there is no ServiceAccount {}/{}", identity.namespace, identity.service_account);
+            Source::Identity(identity) => {
+                (!self.accounts.contains(&(&*identity.namespace, &*identity.service_account))).then(|| {
+                    let problem =
+                        format!("there is no ServiceAccount {}/{}", identity.namespace, identity.service_account);
                     (problem, "correct the identity, if it is not one to come")
-                }),
+                })
+            }
             Source::Namespace(namespace) => (!self.namespaces.contains(&**namespace))
                 .then(|| (format!("there is no Namespace {namespace}"), "correct the name, if it is not one to come")),
             Source::Block(_) => None,

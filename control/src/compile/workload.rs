@@ -70,6 +70,11 @@ pub(super) fn workloads(
             let problem = format!("there is no Node {node}");
             notes.add(Kind::Pod, &pod.name, ("spec.nodeName", problem, "add the Node, or correct the name"));
         }
+        if (pod.network, pod.mesh) == (Network::Host, Some(Wish::Enabled)) {
+            let problem = "a pod in its node's network can't be in the mesh".to_owned();
+            let mend = "give it a network of its own, or leave the label out";
+            notes.add(Kind::Pod, &pod.name, ("metadata.labels.millrace.dev/mesh", problem, mend));
+        }
         let has = |address: &&IpAddr| {
             pod.network == Network::Host || owners.of(**address).is_some_and(|owner| owner.name == pod.name)
         };

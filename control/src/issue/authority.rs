@@ -133,6 +133,11 @@ impl Authority {
         &self.bundle
     }
 
+    /// When the root runs out, in seconds since 1970.
+    pub fn root_expires_unix(&self) -> u64 {
+        self.root_not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+
     /// How long a leaf lives.
     pub fn leaf_lifetime(&self) -> Duration {
         self.leaf_lifetime

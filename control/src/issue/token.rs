@@ -96,7 +96,7 @@ impl Tokens {
             return Err(NotMade::TooMany);
         }
         next.insert(hash(&secret), token);
-        store::write_if_changed(&self.path, &next)?;
+        store::write_json(&self.path, &next)?;
         *kept = next;
         Ok(text)
     }
@@ -122,7 +122,7 @@ impl Tokens {
         let spent = Token { used: Used::Yes, ..token.clone() };
         let mut next = kept.clone();
         next.insert(hash, spent.clone());
-        store::write_if_changed(&self.path, &next).map_err(|error| Refusal::Internal(error.to_string()))?;
+        store::write_json(&self.path, &next).map_err(|error| Refusal::Internal(error.to_string()))?;
         *kept = next;
         Ok(spent.node)
     }

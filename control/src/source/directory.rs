@@ -1,7 +1,8 @@
 //! Reads a directory of manifests, and again whenever something in it changes: edits, renames over a file, symlinks swapped.
 //!
 //! Hidden files, folders within it and files not named `*.yaml` or `*.yml` are not read. While the directory itself can't be
-//! read, all that it last said stays in force.
+//! read, all that it last said stays in force. A copy of each file that was good throughout is kept in the state directory, so
+//! that what stays in force also outlives a restart.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,12 +18,13 @@ use tokio::sync::watch;
 use super::{
     Sourced,
     inotify::{Changes, Inotify},
-    manifest::{self, Reading},
+    manifest::{self, Reading, Readings},
     shelf::Shelf,
     yaml::MAX_FILE,
 };
 use crate::{
     diagnostic::{Diagnostic, Effect, Object, Place},
+    store,
     world::Settings,
 };
 
@@ -41,6 +43,7 @@ pub struct Directory {
     path: PathBuf,
     settings: Settings,
     inotify: Inotify,
+    copies: Copies,
     files: BTreeMap<Arc<str>, File>,
     shelf: Shelf,
 }
@@ -71,14 +74,18 @@ struct Found {
 }
 
 impl Directory {
-    /// Reads `path` a first time. Needs a tokio runtime.
-    pub fn open(path: &Path, settings: Settings) -> io::Result<(Self, Sourced)> {
+    /// Reads `path` a first time; the copies of good files are kept in the folder `copies`. Needs a tokio runtime.
+    pub fn open(path: &Path, copies: &Path, settings: Settings) -> io::Result<(Self, Sourced)> {
+        let copies = Copies::open(copies)?;
+        // What the copies say was in force when this process ended last; now the files decide.
+        let (shelf, _) = Shelf::default().settle(&copies.readings(&settings)?);
         let mut directory = Self {
             path: std::path::absolute(path)?,
             settings,
             inotify: Inotify::new()?,
+            copies,
             files: BTreeMap::new(),
-            shelf: Shelf::default(),
+            shelf,
         };
         let sourced = directory.read(Changes { anything: true, ..Changes::default() })?;
         Ok((directory, sourced))
@@ -159,6 +166,7 @@ impl Directory {
             ));
         }
         self.files.retain(|name, _| files.contains_key(name));
+        self.copies.retain(|name| files.contains_key(name));
         for (name, chain) in files {
             let Some(path) = chain.first() else { continue };
             let touched = changes.anything || chain.iter().any(|p| changes.paths.contains(p));
@@ -179,7 +187,13 @@ impl Directory {
                 continue;
             }
             let reading = match load(path) {
-                Ok(bytes) => manifest::read(&name, &bytes, &self.settings),
+                Ok(bytes) => {
+                    let reading = manifest::read(&name, &bytes, &self.settings);
+                    if reading.items.iter().all(|item| item.object.is_some()) {
+                        self.copies.keep(&name, &bytes);
+                    }
+                    reading
+                }
                 Err(error) => unreadable(&name, &error).reading.as_ref().clone(),
             };
             // What is as it was keeps its objects: nothing downstream has to look at them again.
@@ -207,7 +221,8 @@ impl Directory {
 }
 
 fn unreadable(name: &Arc<str>, error: &io::Error) -> File {
-    let reading = manifest::unreadable(name, format!("it can't be read: {error}"), "let this process read it, or remove it");
+    let reading =
+        manifest::unreadable(name, format!("it can't be read: {error}"), "let this process read it, or remove it");
     // No file has this stamp: the next look tries again.
     let stamp = Stamp { device: 0, inode: 0, size: u64::MAX, modified: (0, 0), changed: (0, 0) };
     File { stamp, reading: Arc::new(reading) }
@@ -269,4 +284,48 @@ fn load(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Copies of the files that were good throughout, as last seen.
+#[derive(Debug)]
+struct Copies {
+    folder: PathBuf,
+    names: BTreeSet<Arc<str>>,
+}
+
+impl Copies {
+    fn open(folder: &Path) -> io::Result<Self> {
+        store::folder(folder)?;
+        let names = find(folder)?.files.into_keys().collect();
+        Ok(Self { folder: folder.to_owned(), names })
+    }
+
+    fn readings(&self, settings: &Settings) -> io::Result<Readings> {
+        let read = |name: &Arc<str>| {
+            let bytes = load(&self.folder.join(&**name))?;
+            Ok((name.clone(), Arc::new(manifest::read(name, &bytes, settings))))
+        };
+        self.names.iter().map(read).collect()
+    }
+
+    /// A copy that can't be written costs a restart its memory, and nothing else.
+    fn keep(&mut self, name: &Arc<str>, bytes: &[u8]) {
+        if let Err(error) = store::remember(&self.folder.join(&**name), bytes) {
+            tracing::warn!(file = %name, %error, "could not keep a copy of a good file");
+        }
+        self.names.insert(name.clone());
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Arc<str>) -> bool) {
+        self.names.retain(|name| {
+            let stays = keep(name);
+            if !stays
+                && let Err(error) = fs::remove_file(self.folder.join(&**name))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(file = %name, %error, "could not remove the copy of a file that is gone");
+            }
+            stays
+        });
+    }
 }

@@ -1,6 +1,6 @@
 //! Reads one file of manifests: bytes in, objects and problems out, document by document. Pure, and total over all bytes.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use millrace_model::ObjectName;
 use serde_json::Value;
@@ -18,6 +18,9 @@ use crate::{
 const MAX_ITEMS: usize = yaml::MAX_DOCUMENTS;
 /// Where an object says no namespace.
 const DEFAULT_NAMESPACE: &str = "default";
+
+/// What was read of each file, by its name.
+pub type Readings = BTreeMap<Arc<str>, Arc<Reading>>;
 
 /// What was read of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,7 +67,8 @@ impl StandsFor {
                 kind.is_none_or(|kind| kind == key.kind)
                     && name.as_ref().is_none_or(|name| {
                         // Where the kind is unknown, so is whether the namespace counts.
-                        name.name == key.name.name && (key.kind.is_cluster_scoped() || name.namespace == key.name.namespace)
+                        name.name == key.name.name
+                            && (key.kind.is_cluster_scoped() || name.namespace == key.name.namespace)
                     })
             }
         }
@@ -157,7 +161,8 @@ fn read_document(file: &Arc<str>, document: Document<'_>, settings: &Settings, i
 }
 
 fn is_list(fields: &serde_json::Map<String, Value>) -> bool {
-    fields.get("kind").and_then(Value::as_str) == Some("List") && fields.get("apiVersion").and_then(Value::as_str) == Some("v1")
+    fields.get("kind").and_then(Value::as_str) == Some("List")
+        && fields.get("apiVersion").and_then(Value::as_str) == Some("v1")
 }
 
 fn read_object(place: Place, value: Value, settings: &Settings) -> Item {
@@ -165,7 +170,11 @@ fn read_object(place: Place, value: Value, settings: &Settings) -> Item {
     let fields = match &value {
         Value::Object(fields) => fields,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-            problems.fatal("", "it is no Kubernetes object", "write a mapping with apiVersion, kind, metadata and spec");
+            problems.fatal(
+                "",
+                "it is no Kubernetes object",
+                "write a mapping with apiVersion, kind, metadata and spec",
+            );
             return unknown(place, "a document that is no mapping", None, None, problems);
         }
     };
@@ -256,11 +265,7 @@ fn name(fields: &serde_json::Map<String, Value>, kind: Option<Kind>, problems: &
     let namespace = part(meta, "namespace", problems);
     let cluster_scoped = kind.is_some_and(Kind::is_cluster_scoped);
     if cluster_scoped && let (Some(kind), Ok(Some(_))) = (kind, &namespace) {
-        problems.slight(
-            "metadata.namespace",
-            format!("a {} stands in no namespace", kind.name()),
-            "leave it out",
-        );
+        problems.slight("metadata.namespace", format!("a {} stands in no namespace", kind.name()), "leave it out");
     }
     if let Ok(Some(namespace)) = &namespace
         && !object::meta::is_dns_label(namespace)
@@ -283,7 +288,12 @@ fn name(fields: &serde_json::Map<String, Value>, kind: Option<Kind>, problems: &
     let fits = match kind {
         Some(Kind::Namespace | Kind::Service) => object::meta::is_dns_label(own),
         Some(
-            Kind::Node | Kind::ServiceAccount | Kind::Pod | Kind::EndpointSlice | Kind::AccessPolicy | Kind::EncryptionPolicy,
+            Kind::Node
+            | Kind::ServiceAccount
+            | Kind::Pod
+            | Kind::EndpointSlice
+            | Kind::AccessPolicy
+            | Kind::EncryptionPolicy,
         )
         | None => object::meta::is_dns_subdomain(own),
     };

@@ -37,9 +37,9 @@ pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Ve
     }
     let name = &key.name;
     let object = match key.kind {
-        Kind::Namespace => {
-            read_as(value, own, &mut problems, |n: core::Namespace, p| Object::Namespace(cluster::namespace(&n, p).into()))
-        }
+        Kind::Namespace => read_as(value, own, &mut problems, |n: core::Namespace, p| {
+            Object::Namespace(cluster::namespace(&n, p).into())
+        }),
         Kind::Node => read_as(value, own, &mut problems, |n: core::Node, p| Object::Node(cluster::node(&n, p).into())),
         Kind::ServiceAccount => read_as(value, own, &mut problems, |account: core::ServiceAccount, p| {
             meta::check(&account.metadata, p);

@@ -2,9 +2,12 @@
 //!
 //! Pure. What is in force depends on the files and on what was in force before, never on the order of events.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use super::{Object, Sourced, manifest::{Item, Reading, StandsFor}};
+use super::{
+    Object, Sourced,
+    manifest::{Item, Readings, StandsFor},
+};
 use crate::{
     diagnostic::{Diagnostic, Effect, Key, Place, Problem, Weight},
     world::Objects,
@@ -24,7 +27,7 @@ struct Held {
 
 impl Shelf {
     /// What is in force once the files say this, given what was in force before; and what to tell.
-    pub fn settle(&self, files: &BTreeMap<Arc<str>, Arc<Reading>>) -> (Self, Sourced) {
+    pub fn settle(&self, files: &Readings) -> (Self, Sourced) {
         let mut next = BTreeMap::new();
         let mut diagnostics = Vec::new();
         // By name of file, then by position: the first to name an object has it, good or bad.
@@ -70,7 +73,7 @@ impl Shelf {
     /// An object that no file names any more is gone, unless its file has a document that may be it and can't be read.
     fn keep_what_may_still_stand(
         &self,
-        files: &BTreeMap<Arc<str>, Arc<Reading>>,
+        files: &Readings,
         next: &mut BTreeMap<Key, Held>,
         diagnostics: &mut [Diagnostic],
     ) {
@@ -79,7 +82,8 @@ impl Shelf {
                 continue;
             }
             let Some(reading) = files.get(&held.place.file) else { continue };
-            let may_be = |item: &&Item| matches!(item.stands_for, StandsFor::Maybe { .. }) && item.stands_for.may_be(key);
+            let may_be =
+                |item: &&Item| matches!(item.stands_for, StandsFor::Maybe { .. }) && item.stands_for.may_be(key);
             let Some(item) = reading.items.iter().find(may_be) else { continue };
             next.insert(key.clone(), held.clone());
             for diagnostic in diagnostics.iter_mut().filter(|d| d.place.as_ref() == Some(&item.place)) {

@@ -33,14 +33,16 @@ pub fn split(text: &str) -> (Vec<Document<'_>>, bool) {
     let mut begin = 0;
     let mut offset = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        let marks = line.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']));
+        let marks =
+            line.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']));
         if let Some(rest) = marks {
             keep(Document { text: text.get(begin..offset).unwrap_or(""), ..here }, &mut documents);
             if documents.len() >= MAX_DOCUMENTS {
                 return (documents, true);
             }
             // What comes before the first mark is only a document of its own if it holds something.
-            let number = if documents.is_empty() && here.number == 1 && is_blank(text.get(begin..offset).unwrap_or("")) {
+            let number = if documents.is_empty() && here.number == 1 && is_blank(text.get(begin..offset).unwrap_or(""))
+            {
                 1
             } else {
                 here.number + 1
@@ -105,12 +107,8 @@ struct Budget {
 
 impl Budget {
     fn spend<E: de::Error>(&mut self, values: usize, text: usize) -> Result<(), E> {
-        let too_much = || {
-            E::custom(format_args!(
-                "it unfolds to more than {MAX_VALUES} values or {} MiB of text",
-                MAX_TEXT >> 20
-            ))
-        };
+        let too_much =
+            || E::custom(format_args!("it unfolds to more than {MAX_VALUES} values or {} MiB of text", MAX_TEXT >> 20));
         self.values = self.values.checked_sub(values).ok_or_else(too_much)?;
         self.text = self.text.checked_sub(text).ok_or_else(too_much)?;
         Ok(())

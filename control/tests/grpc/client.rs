@@ -34,12 +34,17 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// A control plane over these files.
     pub(crate) async fn with(files: &[(&str, &str)]) -> Self {
+        Self::until(files, std::future::pending()).await
+    }
+
+    /// A control plane over these files, that is told to stop.
+    pub(crate) async fn until(files: &[(&str, &str)], stop: impl Future<Output = ()> + Send + 'static) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
         let state = tempfile::tempdir().unwrap();
-        let control = Control::start(config(directory.path(), state.path()), None, std::future::pending()).await.unwrap();
+        let control = Control::start(config(directory.path(), state.path()), None, stop).await.unwrap();
         Self { directory, state, control }
     }
 
@@ -47,8 +52,32 @@ impl Mesh {
     pub(crate) async fn restarted(self) -> Self {
         let Self { directory, state, control } = self;
         control.stop().await;
-        let control = Control::start(config(directory.path(), state.path()), None, std::future::pending()).await.unwrap();
+        let control =
+            Control::start(config(directory.path(), state.path()), None, std::future::pending()).await.unwrap();
         Self { directory, state, control }
+    }
+
+    /// A control plane whose certificates live this long.
+    pub(crate) async fn with_leaves_of(leaf_lifetime: Duration) -> Self {
+        let (directory, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let config = Config { leaf_lifetime, ..config(directory.path(), state.path()) };
+        let control = Control::start(config, None, std::future::pending()).await.unwrap();
+        Self { directory, state, control }
+    }
+
+    /// The certificate that the control plane shows now.
+    pub(crate) async fn shown(&self) -> CertificateDer<'static> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(RootIs(self.root())))
+            .with_no_client_auth();
+        let stream = TcpStream::connect(self.control.address).await.unwrap();
+        let name = ServerName::try_from("control.invalid").unwrap();
+        let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        tls.get_ref().1.peer_certificates().unwrap()[0].clone()
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) {
@@ -57,7 +86,10 @@ impl Mesh {
 
     pub(crate) fn token(&self, node: &str) -> String {
         let issuer = &self.control.issuer;
-        issuer.tokens.make(node, issuer.authority.root_sha256(), MAX_LIFETIME, millrace_control::clock::unix_time()).unwrap()
+        issuer
+            .tokens
+            .make(node, issuer.authority.root_sha256(), MAX_LIFETIME, millrace_control::clock::unix_time())
+            .unwrap()
     }
 
     pub(crate) fn root(&self) -> CertificateDer<'static> {
@@ -133,9 +165,9 @@ pub(crate) async fn try_connect(
         .with_custom_certificate_verifier(Arc::new(RootIs(mesh.root())));
     let mut config = match own {
         None => config.with_no_client_auth(),
-        Some(Own { chain, key }) => config
-            .with_client_auth_cert(chain.clone(), PrivateKeyDer::Pkcs8(key.clone().into()))
-            .unwrap(),
+        Some(Own { chain, key }) => {
+            config.with_client_auth_cert(chain.clone(), PrivateKeyDer::Pkcs8(key.clone().into())).unwrap()
+        }
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     let tls = tokio_rustls::TlsConnector::from(Arc::new(config));
@@ -233,7 +265,10 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    pub(crate) async fn open(client: &mut ControlClient<Channel>, have: millrace_model::Snapshot) -> Result<Self, Status> {
+    pub(crate) async fn open(
+        client: &mut ControlClient<Channel>,
+        have: millrace_model::Snapshot,
+    ) -> Result<Self, Status> {
         let (say, said) = mpsc::channel(16);
         say.send(message(Kind::Have(Have { generation: have.generation }))).await.unwrap();
         let updates = client.subscribe(ReceiverStream::new(said)).await?.into_inner();
@@ -272,7 +307,11 @@ pub(crate) fn message(kind: Kind) -> NodeMessage {
     NodeMessage { kind: Some(kind) }
 }
 
-pub(crate) async fn issue(client: &mut ControlClient<Channel>, identity: &str, csr_der: Vec<u8>) -> Result<Certificate, Status> {
+pub(crate) async fn issue(
+    client: &mut ControlClient<Channel>,
+    identity: &str,
+    csr_der: Vec<u8>,
+) -> Result<Certificate, Status> {
     client.issue(IssueRequest { identity: identity.to_owned(), csr_der }).await.map(tonic::Response::into_inner)
 }
 

@@ -27,7 +27,9 @@ fn names(own: &Own) -> Vec<String> {
         .general_names
         .iter()
         .map(|name| {
-            let GeneralName::URI(uri) = name else { panic!("a certificate names nothing but its identity, not {name:?}") };
+            let GeneralName::URI(uri) = name else {
+                panic!("a certificate names nothing but its identity, not {name:?}")
+            };
             (*uri).to_owned()
         })
         .collect()
@@ -41,7 +43,11 @@ async fn a_token_lets_its_node_join_once() {
     assert_eq!(names(&own), ["spiffe://cluster.local/ns/millrace-system/sa/node.a"]);
     assert_eq!(joins(&mesh, &token).await.err(), Some((Code::Unauthenticated, "token_used".to_owned())));
     let mesh = mesh.restarted().await;
-    assert_eq!(joins(&mesh, &token).await.err(), Some((Code::Unauthenticated, "token_used".to_owned())), "not after a restart either");
+    assert_eq!(
+        joins(&mesh, &token).await.err(),
+        Some((Code::Unauthenticated, "token_used".to_owned())),
+        "not after a restart either"
+    );
 }
 
 #[tokio::test]
@@ -137,7 +143,13 @@ async fn a_request_can_not_choose_its_name() {
 
 #[tokio::test]
 async fn a_node_gets_certificates_for_what_runs_on_it_and_for_nothing_else() {
-    let mesh = Mesh::with(&[("shop.yaml", SHOP)]).await;
+    let usurpers = ["node.b", "millrace-control"].map(|account| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {account}, namespace: millrace-system, \
+             labels: {{millrace.dev/mesh: enabled}}}}, spec: {{nodeName: a, serviceAccountName: {account}}}}}\n"
+        )
+    });
+    let mesh = Mesh::with(&[("shop.yaml", SHOP), ("usurpers.yaml", &usurpers.concat())]).await;
     let own = mesh.node("a").await;
     let mut client = mesh.client(&own).await;
     let mut asked = async |identity: &str| {
@@ -156,8 +168,9 @@ async fn a_node_gets_certificates_for_what_runs_on_it_and_for_nothing_else() {
         ("spiffe://cluster.local/ns/shop/sa/db", Code::PermissionDenied, "identity_not_here"),
         ("spiffe://cluster.local/ns/shop/sa/nobody", Code::PermissionDenied, "identity_not_here"),
         ("spiffe://other.mesh/ns/shop/sa/web", Code::PermissionDenied, "identity_not_here"),
-        ("spiffe://cluster.local/ns/millrace-system/sa/node.b", Code::PermissionDenied, "identity_not_here"),
-        ("spiffe://cluster.local/ns/millrace-system/sa/millrace-control", Code::PermissionDenied, "identity_not_here"),
+        // Pods that run as these stand on this very node.
+        ("spiffe://cluster.local/ns/millrace-system/sa/node.b", Code::PermissionDenied, "identity_reserved"),
+        ("spiffe://cluster.local/ns/millrace-system/sa/millrace-control", Code::PermissionDenied, "identity_reserved"),
         ("spiffe://cluster.local/ns/shop/sa/plain", Code::PermissionDenied, "identity_outside_the_mesh"),
         ("shop/web", Code::InvalidArgument, "identity_malformed"),
         ("spiffe://cluster.local/ns/shop/sa/web/", Code::InvalidArgument, "identity_malformed"),
@@ -190,7 +203,9 @@ async fn a_certificate_of_another_root_does_not_even_connect() {
     // In TLS 1.3 the client is done before the server looks at its certificate: the refusal meets the first call.
     let refused = match try_connect(&mesh, Some(&foreign), &[&rustls::version::TLS13]).await {
         Err(_) => true,
-        Ok(mut client) => issue(&mut client, "", csr(&key())).await.is_err_and(|s| s.code() == Code::Unknown || s.code() == Code::Unavailable),
+        Ok(mut client) => issue(&mut client, "", csr(&key()))
+            .await
+            .is_err_and(|s| s.code() == Code::Unknown || s.code() == Code::Unavailable),
     };
     assert!(refused);
 }
@@ -199,6 +214,23 @@ async fn a_certificate_of_another_root_does_not_even_connect() {
 async fn tls_1_2_is_refused() {
     let mesh = Mesh::with(&[]).await;
     assert!(try_connect(&mesh, None, &[&rustls::version::TLS12]).await.is_err());
+}
+
+/// It would else be refused by every agent, a day after its start.
+#[tokio::test]
+async fn the_control_plane_renews_its_own_certificate_at_half_its_life() {
+    let mesh = Mesh::with_leaves_of(Duration::from_secs(2)).await;
+    let first = mesh.shown().await;
+    assert_eq!(
+        names(&Own { chain: vec![first.clone()], key: Vec::new() }),
+        ["spiffe://cluster.local/ns/millrace-system/sa/millrace-control"]
+    );
+    let begun = clock::now();
+    while mesh.shown().await == first {
+        assert!(begun.elapsed() < Duration::from_millis(1900), "it is renewed before it runs out");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_millis(500), "and not all the time");
 }
 
 #[tokio::test]

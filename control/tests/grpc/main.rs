@@ -1,6 +1,8 @@
 //! Speaks to a whole control plane over real TCP and TLS, as an agent does.
 
 #[cfg(test)]
+mod asking;
+#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod joining;

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use crate::client::{Mesh, SHOP, Subscription, message};
+use crate::client::{Mesh, PATIENCE, SHOP, Subscription, message};
 
 fn web() -> ObjectName {
     ObjectName::new("shop", "web")
@@ -195,4 +195,19 @@ async fn who_is_no_node_subscribes_to_nothing() {
     let mesh = Mesh::with(&[("shop.yaml", SHOP)]).await;
     let status = Subscription::open(&mut mesh.stranger().await, Snapshot::default()).await.err().unwrap();
     assert_eq!(status.code(), Code::Unauthenticated);
+}
+
+/// A stream lives as long as its node: it must not keep the control plane from stopping.
+#[tokio::test]
+async fn a_control_plane_that_is_told_to_stop_ends_its_streams_and_stops() {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mesh = Mesh::until(&[("shop.yaml", SHOP)], async { drop(stopped.await) }).await;
+    let own = mesh.node("a").await;
+    let mut stream = Subscription::open(&mut mesh.client(&own).await, Snapshot::default()).await.unwrap();
+    stream.next().await;
+    stop.send(()).unwrap();
+    let end = tokio::time::timeout(PATIENCE, stream.updates.message()).await.expect("the stream ends");
+    assert!(matches!(end, Ok(None)), "{end:?}");
+    drop(stream);
+    tokio::time::timeout(PATIENCE, mesh.control.ended()).await.expect("it stops").unwrap();
 }

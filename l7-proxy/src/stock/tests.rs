@@ -111,3 +111,17 @@ async fn the_stock_of_one_pod_has_a_ceiling() {
     }
     assert_eq!(total, CEILING);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_had_none_to_give_is_asked_again() {
+    let (stock, mut asked) = stock();
+    let pod = pod();
+    stock.open(&pod, Family::V4);
+    let (taken, ()) = tokio::join!(stock.take(&pod, Family::V4), async {
+        assert_eq!(asked.recv().await.unwrap().count, FLOOR);
+        stock.put(&pod, Family::V4, Vec::new());
+        assert_eq!(asked.recv().await.unwrap().count, FLOOR);
+        stock.put(&pod, Family::V4, sockets(1));
+    });
+    assert!(taken.is_ok());
+}

@@ -175,8 +175,8 @@ async fn traffic_goes_on_without_an_agent_and_the_next_one_gets_the_listeners_ba
 
 /// A newer proxy took over: open connections end in their own time, new ones are not taken.
 #[tokio::test]
-async fn a_drained_proxy_finishes_what_is_open() {
-    let stage = Stage::new().await;
+async fn a_drained_proxy_finishes_what_is_open_even_without_an_agent() {
+    let mut stage = Stage::new().await;
     let listener = stage.api_listens(8080);
     let mut open = pair(&stage, &listener).await;
     is_alive(&mut open).await;
@@ -186,6 +186,11 @@ async fn a_drained_proxy_finishes_what_is_open() {
     let waiting = stage.web_connects(stage.api_at(8080)).await;
     is_alive(&mut open).await;
     assert!(timeout(Duration::from_millis(200), listener.accept()).await.is_err());
+    // It is told of changes still.
+    stage.publish(|_| ()).await;
+    stage.a.agent.stop().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    is_alive(&mut open).await;
     drop(open);
     let Stage { a, .. } = stage;
     timeout(SOON, a.running.ended()).await.expect("it ends with its last connection").unwrap();

@@ -39,7 +39,9 @@ impl Netns {
 
     /// An application's listener.
     pub(crate) fn listen(&self, address: SocketAddr) -> tokio::net::TcpListener {
-        let listener = self.inside(move || TcpListener::bind(address).unwrap());
+        // Another test's child holds copies of all descriptors for a moment between its fork and its exec.
+        let bind = move || (0..1000).find_map(|_| TcpListener::bind(address).ok().or_else(|| wait_a_millisecond()));
+        let listener = self.inside(bind).expect("an address that is free");
         listener.set_nonblocking(true).unwrap();
         tokio::net::TcpListener::from_std(listener).unwrap()
     }
@@ -48,6 +50,11 @@ impl Netns {
     pub(crate) fn sockets(&self, is_v4: bool, count: usize) -> Vec<OwnedFd> {
         self.inside(move || sockets(is_v4, count))
     }
+}
+
+fn wait_a_millisecond<T>() -> Option<T> {
+    thread::sleep(std::time::Duration::from_millis(1));
+    None
 }
 
 /// Unconnected, nonblocking, close-on-exec sockets of this thread's namespace.

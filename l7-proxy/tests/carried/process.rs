@@ -216,6 +216,65 @@ async fn connect(address: SocketAddr) -> TcpStream {
     timeout(SOON, TcpStream::connect(address)).await.unwrap().unwrap()
 }
 
+/// 300 descriptors, of which 256 are kept back: the connection too many is refused by name, and what is open goes on.
+#[tokio::test]
+async fn a_connection_too_many_is_refused_before_descriptors_run_out() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let netns = Netns::new();
+    let storages = || [storage(40).unwrap(), storage(20).unwrap()];
+    let makes = Makes { sockets_in: Some(netns.clone()), storage: storages };
+    let mut agent = FakeAgent::start(&dir.path().join("proxy.sock"), makes);
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=300:300", env!("CARGO_BIN_EXE_millrace-proxy"), "--workers", "2", "--run-dir"]);
+    let _child = command.arg(dir.path()).kill_on_drop(true).stderr(Stdio::null()).spawn().unwrap();
+    let address = IpAddr::V4(Ipv4Addr::new(127, 6, 0, 2));
+    let api = workload("api", address, "here");
+    let mut snapshot = Snapshot { generation: 1, trust_domain: "cluster.local".into(), ..Snapshot::default() };
+    snapshot.workloads.insert(api.name.clone(), Arc::new(api.clone()));
+    agent.say(Say::Snapshot(Arc::new(snapshot))).await;
+    let listener = TcpListener::bind((address, 9000)).await.unwrap().into_std().unwrap();
+    agent.say(Say::Listeners(api.name.clone(), vec![(ListenerKind::PlaintextV4, listener.into())])).await;
+    timeout(SOON, agent.applied(1)).await.unwrap();
+    let application = netns.listen(SocketAddr::new(address, 9000));
+    let mut open = Vec::new();
+    let mut n_refused = 0;
+    for _ in 0..60 {
+        match first(&application, TcpStream::connect((address, 9000)).await).await {
+            Some(pair) => open.push(pair),
+            None => n_refused += 1,
+        }
+    }
+    assert!(n_refused > 10 && open.len() > 10, "{n_refused} refused, {} open", open.len());
+    says(dir.path(), "reason=\"no_descriptor\"}").await;
+    for (client, server) in &mut open {
+        client.write_all(b"!").await.unwrap();
+        timeout(SOON, server.read_exact(&mut [0])).await.unwrap().unwrap();
+    }
+    // What is closed comes back.
+    open.clear();
+    for _ in 0..200 {
+        if first(&application, TcpStream::connect((address, 9000)).await).await.is_some() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("descriptors did not come back");
+}
+
+/// Both ends of a client's connection; None where it was reset, while it connected or after.
+async fn first(application: &TcpListener, connected: std::io::Result<TcpStream>) -> Option<(TcpStream, TcpStream)> {
+    let mut client = connected.ok()?;
+    let mut byte = [0];
+    tokio::select! {
+        accepted = application.accept() => Some((client, accepted.unwrap().0)),
+        read = client.read(&mut byte) => {
+            assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+            None
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_user_with_capabilities_is_refused_unless_told() {
     let dir = tempfile::tempdir().unwrap();

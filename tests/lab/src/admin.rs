@@ -74,7 +74,10 @@ impl Admin {
     pub fn request(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
         let mut stream = self.connect()?;
         let length = body.len();
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: lab\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: lab\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )?;
         let mut reader = BufReader::new(stream);
         let head = Head::read(&mut reader)?;
         let mut body = Vec::new();

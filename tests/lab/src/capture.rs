@@ -3,11 +3,7 @@
 pub mod packets;
 pub mod tls;
 
-use std::{
-    fs,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Result, bail};
 

@@ -29,7 +29,7 @@ pub struct Demo {
 pub type Scene = fn(&mut Demo) -> Result<()>;
 
 /// The scenes, in order; each stands on those before it.
-pub const SCENES: [(&str, Scene); 8] = [
+pub const SCENES: [(&str, Scene); 9] = [
     ("A shop on two nodes, without a mesh", scenes::without_the_mesh),
     ("The mesh starts beneath the running shop", scenes::mesh_starts),
     ("A request, hop by hop", scenes::hop_by_hop),
@@ -37,6 +37,7 @@ pub const SCENES: [(&str, Scene); 8] = [
     ("A same-node call passes no proxy", scenes::same_node),
     ("A canary: 95 % and 5 %, then all", policy::canary),
     ("A call denied, by a policy with a name", policy::denied),
+    ("Control plane and agent away: traffic goes on", policy::control_away),
     ("What the operator sees", scenes::operator),
 ];
 

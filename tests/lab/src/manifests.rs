@@ -115,9 +115,7 @@ pub fn pod(number: u32, topology: &Topology, pod: &Pod) -> Value {
 }
 
 fn service(service: &Service) -> Value {
-    let port = |(port, target): &(u16, u16)| {
-        json!({"name": format!("p{port}"), "port": port, "targetPort": target, "protocol": "TCP"})
-    };
+    let port = |(port, target): &(u16, u16)| json!({"name": format!("p{port}"), "port": port, "targetPort": target, "protocol": "TCP"});
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"namespace": service.name.namespace, "name": service.name.name},
@@ -141,7 +139,12 @@ pub struct Rule {
 impl Rule {
     /// Callers of one identity, `namespace/service-account`.
     pub fn identity(identity: &str) -> Self {
-        Self { from: Some(json!({"identities": [identity]})), port: None }
+        Self::identities(&[identity])
+    }
+
+    /// Callers of any of these identities.
+    pub fn identities(identities: &[&str]) -> Self {
+        Self { from: Some(json!({"identities": identities})), port: None }
     }
 
     /// Callers of one namespace.

@@ -109,6 +109,16 @@ impl Lab {
         process.with_context(|| format!("{part:?} does not run"))
     }
 
+    /// The id of a process of the mesh.
+    pub fn pid(&self, part: Part<'_>) -> Result<u32> {
+        let process = match part {
+            Part::Control => self.mesh.control.as_ref(),
+            Part::Agent(node) => self.mesh.agents.get(node),
+            Part::Proxy(node) => self.mesh.proxies.get(node),
+        };
+        Ok(process.with_context(|| format!("{part:?} does not run"))?.pid())
+    }
+
     /// The admin socket of a process of the mesh.
     pub fn admin(&self, part: Part<'_>) -> Admin {
         let socket = match part {
@@ -160,7 +170,7 @@ impl Lab {
             let text = workloads.to_string();
             ensure!(!text.contains("\"Pending\""), "{} still has pending workloads", node.name);
             let n_enrolled = text.matches("\"Enrolled\"").count();
-            let n_pods = self.topology().pods.len();
+            let n_pods = self.topology().pods.iter().filter(|pod| pod.plan.is_in_mesh()).count();
             ensure!(n_enrolled >= n_pods, "{} has {n_enrolled} enrolled workloads of {n_pods}", node.name);
         }
         Ok(())

@@ -28,6 +28,9 @@ pub struct Node {
     pub pods: Vec<Pod>,
 }
 
+/// The label that says who is in the mesh.
+pub const MESH: &str = "millrace.dev/mesh";
+
 /// A pod.
 #[derive(Clone, Debug)]
 pub struct Pod {
@@ -72,6 +75,16 @@ impl Pod {
     /// Under a service account.
     pub fn account(self, service_account: &str) -> Self {
         Self { service_account: service_account.to_owned(), ..self }
+    }
+
+    /// Not in the mesh, though its namespace is.
+    pub fn outside(self) -> Self {
+        self.label(MESH, "disabled")
+    }
+
+    /// Whether it is in the mesh.
+    pub fn is_in_mesh(&self) -> bool {
+        self.labels.get(MESH).is_none_or(|says| says != "disabled")
     }
 
     /// With a weight as an endpoint.
@@ -124,15 +137,13 @@ impl Addresses {
 const FIRST: u8 = 10;
 
 /// The wire between the nodes, and the control plane on it.
-pub const WIRE: Addresses = Addresses { v4: Ipv4Addr::new(172, 30, 0, 1), v6: Ipv6Addr::new(0xfd30, 0, 0, 0, 0, 0, 0, 1) };
+pub const WIRE: Addresses =
+    Addresses { v4: Ipv4Addr::new(172, 30, 0, 1), v6: Ipv6Addr::new(0xfd30, 0, 0, 0, 0, 0, 0, 1) };
 
 /// A node's address on the wire; nodes count from 1.
 pub fn node_addresses(node: u8) -> Addresses {
     let last = FIRST.saturating_add(node);
-    Addresses {
-        v4: Ipv4Addr::new(172, 30, 0, last),
-        v6: Ipv6Addr::new(0xfd30, 0, 0, 0, 0, 0, 0, last.into()),
-    }
+    Addresses { v4: Ipv4Addr::new(172, 30, 0, last), v6: Ipv6Addr::new(0xfd30, 0, 0, 0, 0, 0, 0, last.into()) }
 }
 
 /// A pod's address, or with pod 0 its node's on the pods' bridge.
@@ -147,10 +158,7 @@ pub fn pod_addresses(node: u8, pod: u8) -> Addresses {
 /// A service's virtual addresses.
 pub fn service_addresses(service: u8) -> Addresses {
     let last = FIRST.saturating_add(service);
-    Addresses {
-        v4: Ipv4Addr::new(10, 96, 0, last),
-        v6: Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, last.into()),
-    }
+    Addresses { v4: Ipv4Addr::new(10, 96, 0, last), v6: Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, last.into()) }
 }
 
 /// Reads `namespace/name`.

@@ -153,6 +153,7 @@ impl<'lab> Pod<'lab> {
         let mut all = vec![program.as_str()];
         all.extend(arguments);
         let said = self.run_within(patience, &all)?.ok()?;
-        serde_json::from_str(&said).with_context(|| format!("{} {}: it said {said:?}", self.name(), arguments.join(" ")))
+        serde_json::from_str(&said)
+            .with_context(|| format!("{} {}: it said {said:?}", self.name(), arguments.join(" ")))
     }
 }

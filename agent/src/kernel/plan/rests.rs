@@ -1,5 +1,5 @@
-//! Says what becomes of the rest of a plan when one of its writes fails: which later writes rest on it, and what is
-//! written in its place so that nothing is let through.
+//! Says what a write means to others: which later ones rest on it when it fails, what is then written in its place so
+//! that nothing is let through, and whether live connections must be judged again after it.
 
 use millrace_abi::{Verdict, VerdictKey};
 
@@ -57,6 +57,22 @@ pub fn rests_on(write: &Write) -> [Option<Ground>; 2] {
         | Write::RemoveSlot(_)
         | Write::RemoveVerdict(_)
         | Write::RemoveListener(_) => [None, None],
+    }
+}
+
+/// True where `write` could forbid what was allowed, so that connections made before it are to be judged again.
+pub fn judges(write: &Write) -> bool {
+    match write {
+        Write::SetVerdict(_, verdict) => verdict.allow != 1,
+        Write::RemoveVerdict(_) | Write::SetDest(..) => true,
+        Write::SetPod(..)
+        | Write::RemovePod(_)
+        | Write::RemoveDest(_)
+        | Write::SetService(..)
+        | Write::RemoveService(_)
+        | Write::SetSlot(..)
+        | Write::RemoveSlot(_)
+        | Write::RemoveListener(_) => false,
     }
 }
 

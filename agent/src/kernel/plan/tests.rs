@@ -5,8 +5,8 @@ mod meshes;
 use std::collections::BTreeMap;
 
 use millrace_abi::{
-    Action, Addr, Dest, Pod, PodKind, Port, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue, Verdict, VerdictKey,
-    action, decide,
+    Action, Addr, Dest, DestKind, Pod, PodKind, Port, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue, Verdict,
+    VerdictKey, action, decide,
 };
 use proptest::prelude::*;
 
@@ -213,6 +213,19 @@ fn narrowing_to_one_port_states_it_before_it_closes_the_others() {
     let Plan { tighten, add, flip, sweep } = plan(&have, &want);
     assert_eq!(tighten, [Write::SetVerdict(key(1, 1, 443), verdict(1)), Write::SetVerdict(key(1, 1, 0), verdict(0))]);
     assert!(add.is_empty() && flip.is_empty() && sweep.is_empty());
+}
+
+/// Found by the properties: a workload that was refused by policy is refused for want of listeners next.
+#[test]
+fn a_verdict_waits_for_the_address_that_ceases_to_be_reachable() {
+    let state = |allow, kind: DestKind| State {
+        pods: [(1, mesh_pod(1))].into(),
+        dests: [(addr(2), Dest { id: 2, group: 1, kind: kind as u32, reserved: 0 })].into(),
+        verdicts: [(key(1, 1, 0), Verdict { policy: 1, allow, reserved: 0 })].into(),
+        ..State::default()
+    };
+    let plan = plan(&state(0, DestKind::Local), &state(1, DestKind::Pending));
+    let [Write::SetDest(..), Write::SetVerdict(..)] = plan.add[..] else { panic!("{plan:?}") };
 }
 
 /// One write turns a service, whatever its size; the old slots go after it.

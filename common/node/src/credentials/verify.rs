@@ -1,6 +1,6 @@
 //! Verifies a peer's certificates: its chain by webpki, then whom it names.
 
-use millrace_model::Identity;
+use millrace_model::{Identity, identity::ROOT_NAMESPACE};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -16,11 +16,8 @@ use super::{Expect, Refusal, Unusable, peer::parse, peer_identity};
 /// The longest chain looked at: leaf, two intermediates, and room for old and new root while they rotate.
 pub(super) const MAX_CHAIN: usize = 6;
 
-/// The service account that a control plane's certificate names.
+/// The service account that a control plane's certificate names. Whoever may make one elsewhere than in the root namespace could call one like it.
 const CONTROL: &str = "millrace-control";
-
-/// The namespace it is in. Whoever may make a service account elsewhere could call one like it.
-const CONTROL_NAMESPACE: &str = "millrace-system";
 
 /// Checks a peer, at either end of TLS.
 #[derive(Debug)]
@@ -106,7 +103,7 @@ fn is_expected(got: Identity, expect: &Expect) -> Result<(), Refusal> {
 
 /// Every workload's certificate chains to the pinned root: without this, a pod in between could take the node's token.
 fn is_control(got: Identity) -> Result<(), Refusal> {
-    if *got.service_account == *CONTROL && *got.namespace == *CONTROL_NAMESPACE {
+    if *got.service_account == *CONTROL && *got.namespace == *ROOT_NAMESPACE {
         Ok(())
     } else {
         Err(Refusal::NotControl(got))

@@ -45,7 +45,8 @@ pub(super) fn access(
             "add the rule {} to deny every call, or say which",
         );
     }
-    let rules = rules.iter().enumerate().map(|(i, r)| rule(r, &format!("spec.rules[{i}]"), settings, problems)).collect();
+    let rules =
+        rules.iter().enumerate().map(|(i, r)| rule(r, &format!("spec.rules[{i}]"), settings, problems)).collect();
     AccessPolicy { name: name.clone(), target, action, rules }
 }
 
@@ -59,7 +60,11 @@ fn rule(rule: &crd::AccessRule, field: &str, settings: &Settings, problems: &mut
         );
     }
     if to.as_ref().is_some_and(Vec::is_empty) {
-        problems.fatal(format!("{field}.to"), "the list is empty", "leave the field out to mean every port, or say which");
+        problems.fatal(
+            format!("{field}.to"),
+            "the list is empty",
+            "leave the field out to mean every port, or say which",
+        );
     }
     let mut sources = Vec::new();
     for (index, one) in from.iter().flatten().enumerate() {
@@ -69,7 +74,11 @@ fn rule(rule: &crd::AccessRule, field: &str, settings: &Settings, problems: &mut
     for (index, crd::AccessTarget { ports: given }) in to.iter().flatten().enumerate() {
         let field = format!("{field}.to[{index}]");
         if given.as_ref().is_none_or(Vec::is_empty) {
-            problems.fatal(format!("{field}.ports"), "it names no port", "name one, or leave `to` out to mean every port");
+            problems.fatal(
+                format!("{field}.ports"),
+                "it names no port",
+                "name one, or leave `to` out to mean every port",
+            );
         }
         for (index, port) in given.iter().flatten().enumerate() {
             ports.extend(application_port(i32::from(*port), &format!("{field}.ports[{index}]"), problems));
@@ -102,7 +111,8 @@ fn source(
         }
     }
     for (index, text) in identities.iter().flatten().enumerate() {
-        sources.extend(identity(text, &format!("{field}.identities[{index}]"), settings, problems).map(Source::Identity));
+        sources
+            .extend(identity(text, &format!("{field}.identities[{index}]"), settings, problems).map(Source::Identity));
     }
     for (index, text) in namespaces.iter().flatten().enumerate() {
         sources.extend(namespace(text, &format!("{field}.namespaces[{index}]"), problems).map(Source::Namespace));
@@ -137,7 +147,10 @@ fn identity(text: &str, field: &str, settings: &Settings, problems: &mut Problem
         Ok(identity) => {
             problems.fatal(
                 field,
-                format!("no caller can have it: its trust domain is {}, the mesh's is {}", identity.trust_domain, settings.trust_domain),
+                format!(
+                    "no caller can have it: its trust domain is {}, the mesh's is {}",
+                    identity.trust_domain, settings.trust_domain
+                ),
                 "write an identity of the mesh's trust domain",
             );
             None
@@ -183,7 +196,11 @@ fn block(text: &str, field: &str, problems: &mut Problems) -> Option<IpNet> {
     Some(block)
 }
 
-pub(super) fn encryption(name: &ObjectName, policy: &crd::EncryptionPolicy, problems: &mut Problems) -> EncryptionPolicy {
+pub(super) fn encryption(
+    name: &ObjectName,
+    policy: &crd::EncryptionPolicy,
+    problems: &mut Problems,
+) -> EncryptionPolicy {
     let crd::EncryptionPolicySpec { selector, target_refs, mode, ports } = &policy.spec;
     let target = target(&policy.metadata, selector.as_ref(), target_refs, problems);
     let mut modes = BTreeMap::new();
@@ -229,7 +246,11 @@ fn target(
         match (group.as_str(), kind.as_str()) {
             ("", "ServiceAccount") if meta::is_dns_subdomain(name) => drop(accounts.insert(Arc::from(name.as_str()))),
             ("", "ServiceAccount") => {
-                problems.fatal(format!("{field}.name"), format!("{name:?} is no object's name"), "write the service account's name");
+                problems.fatal(
+                    format!("{field}.name"),
+                    format!("{name:?} is no object's name"),
+                    "write the service account's name",
+                );
             }
             ("", "Service") => problems.fatal(
                 format!("{field}.kind"),

@@ -17,8 +17,7 @@ pub(super) fn service(name: &ObjectName, service: &core::Service, problems: &mut
         problems.fatal("spec", "it is missing", "add a spec with ports and a selector");
     }
     let spec = service.spec.clone().unwrap_or_default();
-    let unready =
-        if spec.publish_not_ready_addresses == Some(true) { Unready::Taken } else { Unready::LeftOut };
+    let unready = if spec.publish_not_ready_addresses == Some(true) { Unready::Taken } else { Unready::LeftOut };
     let mut service = Service { name: name.clone(), addresses: Vec::new(), ports: Vec::new(), selector: None, unready };
     match spec.type_.as_deref() {
         // A name in DNS and nothing else: the mesh sees what it resolves to.
@@ -137,10 +136,7 @@ fn target_port(one: &core::ServicePort, field: &str, problems: &mut Problems) ->
 /// Without a targetPort the port itself is meant; a fault of it is told at `port`, once.
 fn application_port_if_it_is_one(one: &core::ServicePort, field: &str, problems: &mut Problems) -> Option<TargetPort> {
     match u16::try_from(one.port) {
-        Ok(number) if number > 0 => {
-            application_port(i32::from(number), field, problems).map(TargetPort::Number)
-        }
+        Ok(number) if number > 0 => application_port(i32::from(number), field, problems).map(TargetPort::Number),
         Ok(_) | Err(_) => None,
     }
 }
-

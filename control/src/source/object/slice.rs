@@ -27,7 +27,11 @@ pub(super) fn slice(name: &ObjectName, slice: &discovery::EndpointSlice, problem
         "IPv4" => Some(Family::V4),
         "IPv6" => Some(Family::V6),
         "FQDN" => {
-            problems.fatal("addressType", "the mesh dials addresses, not names", "write IPv4 or IPv6 and the addresses");
+            problems.fatal(
+                "addressType",
+                "the mesh dials addresses, not names",
+                "write IPv4 or IPv6 and the addresses",
+            );
             None
         }
         other => {

@@ -86,11 +86,14 @@ fn play(once: bool, keep: bool) -> Result<ExitCode> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A flag that the first Ctrl-C or SIGTERM sets, and what receives then: the lab is taken down in order.
-fn watch_signals() -> Result<(Arc<AtomicBool>, Receiver<()>)> {
+/// The end as it is asked for: a flag, and what receives when it is set.
+type End = (Arc<AtomicBool>, Receiver<()>);
+
+/// Sets the flag at the first Ctrl-C or SIGTERM: the lab is taken down in order.
+fn watch_signals() -> Result<End> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) =
-        runtime.block_on(async { Ok::<_, io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)) })?;
+    let (mut interrupt, mut terminate) = runtime
+        .block_on(async { Ok::<_, io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)) })?;
     let (flag, (tell, end)) = (Arc::new(AtomicBool::new(false)), sync_channel(1));
     let stopped = Arc::clone(&flag);
     thread::spawn(move || {

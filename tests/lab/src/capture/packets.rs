@@ -31,9 +31,12 @@ struct Segment<'a> {
     payload: &'a [u8],
 }
 
+/// From whom to whom.
+type Direction = (SocketAddr, SocketAddr);
+
 /// All streams of a pcap file. Packets that are not TCP, or cut off, are left out.
 pub fn flows(pcap: &[u8]) -> Vec<Flow> {
-    let mut segments: BTreeMap<(SocketAddr, SocketAddr), Vec<Segment<'_>>> = BTreeMap::new();
+    let mut segments: BTreeMap<Direction, Vec<Segment<'_>>> = BTreeMap::new();
     let mut rest = pcap.get(24..).unwrap_or_default();
     while let Some((frame, after)) = record(rest) {
         if let Some(segment) = segment(frame) {
@@ -44,7 +47,10 @@ pub fn flows(pcap: &[u8]) -> Vec<Flow> {
     segments.into_iter().map(|((source, target), segments)| Flow { source, target, bytes: join(&segments) }).collect()
 }
 
-fn record(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+/// A frame, and what follows it.
+type Cut<'a> = (&'a [u8], &'a [u8]);
+
+fn record(rest: &[u8]) -> Option<Cut<'_>> {
     let length: [u8; 4] = rest.get(8..12)?.try_into().ok()?;
     let length = u32::from_le_bytes(length) as usize;
     Some((rest.get(16..16 + length)?, rest.get(16 + length..)?))

@@ -67,7 +67,10 @@ fn client_names_server(hello: &[u8]) -> Result<bool> {
     Ok(extensions(&mut reader)?.iter().any(|(kind, _)| *kind == SERVER_NAME))
 }
 
-fn extensions<'a>(reader: &mut Reader<'a>) -> Result<Vec<(u16, &'a [u8])>> {
+/// A hello's extension: its type and its body.
+type Extension<'a> = (u16, &'a [u8]);
+
+fn extensions<'a>(reader: &mut Reader<'a>) -> Result<Vec<Extension<'a>>> {
     let mut all = Reader(reader.vector16()?);
     let mut found = Vec::new();
     while !all.0.is_empty() {
@@ -105,8 +108,8 @@ fn records(stream: &[u8]) -> Result<Vec<Record<'_>>> {
 
 /// The body of the hello that the handshake ended with: after a HelloRetryRequest it is the second.
 fn hello<'a>(records: &[Record<'a>], kind: u8) -> Result<&'a [u8]> {
-    let hellos = records.iter().filter(|record| record.kind == HANDSHAKE && record.body.first() == Some(&kind));
-    let Some(last) = hellos.last() else { bail!("none of {} records", records.len()) };
+    let mut hellos = records.iter().filter(|record| record.kind == HANDSHAKE && record.body.first() == Some(&kind));
+    let Some(last) = hellos.next_back() else { bail!("none of {} records", records.len()) };
     let mut reader = Reader(last.body);
     reader.take(1)?;
     let length = usize::from(reader.u8()?) << 16 | usize::from(reader.u16()?);

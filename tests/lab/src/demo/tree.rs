@@ -36,12 +36,14 @@ fn walk(from: Option<&Hop>, hop: &Hop, found: &mut Vec<Edge>) {
     }
 }
 
-/// What is known of a pod by its address, and how a call between two nodes went.
+/// What the tree says beside what the hops say themselves.
 pub struct Legend<'a> {
     /// The pod that has an address.
     pub pod: &'a dyn Fn(IpAddr) -> String,
-    /// What lies between the nodes of caller and callee.
-    pub way: &'a dyn Fn(&str, &str) -> String,
+    /// What a call within a node passed.
+    pub same_node: String,
+    /// What a call between nodes passed.
+    pub between: String,
 }
 
 /// The path as a tree, a line per hop.
@@ -56,12 +58,18 @@ fn line(hop: &Hop, from: &str, prefix: (&str, &str), legend: &Legend<'_>, lines:
     let name = format!("{here}{} {}", hop.service, hop.version);
     let took = format!("{:.1} ms", f64::from(u32::try_from(hop.took_us).unwrap_or(u32::MAX)) / 1e3);
     let saw = format!("{} {}", (legend.pod)(hop.saw.ip()), hop.saw.ip());
-    lines.push(format!("{name:<22} {:<5} {took:>8}  {saw:<24} {}", hop.node, (legend.way)(from, &hop.node)));
+    lines.push(format!(
+        "{name:<22} {:<5} {took:>8}  {saw:<24} {}",
+        hop.node,
+        if from == hop.node { &legend.same_node } else { &legend.between }
+    ));
     let n = hop.calls.len();
     for (i, Call { to, result }) in hop.calls.iter().enumerate() {
         let (branch, rest) = if i + 1 == n { ("└─ ", "   ") } else { ("├─ ", "│  ") };
         match result {
-            Ok(called) => line(called, &hop.node, (&format!("{below}{branch}"), &format!("{below}{rest}")), legend, lines),
+            Ok(called) => {
+                line(called, &hop.node, (&format!("{below}{branch}"), &format!("{below}{rest}")), legend, lines);
+            }
             Err(error) => lines.push(format!("{below}{branch}{to}: {error}")),
         }
     }

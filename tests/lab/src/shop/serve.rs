@@ -62,7 +62,11 @@ async fn attend(stream: TcpStream, saw: SocketAddr, shop: Arc<Shop>) -> Result<(
     Ok(http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await?)
 }
 
-async fn respond(shop: Arc<Shop>, saw: SocketAddr, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(
+    shop: Arc<Shop>,
+    saw: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let start = clock::now();
     let path = request.uri().path().to_owned();
     let calls = call::all(shop.calls(&path).into()).await;

@@ -30,9 +30,13 @@ fn stands(lab: &Lab, port: u16, allowed: &[&str]) -> Result<Duration> {
                 let target = SocketAddr::new(address, port);
                 let pod = lab.pod(caller)?;
                 if allowed.contains(&caller) {
-                    clock::until(PATIENCE, &format!("{caller} may call {server} at {target}"), || pod.connects(target))?;
+                    clock::until(PATIENCE, &format!("{caller} may call {server} at {target}"), || {
+                        pod.connects(target)
+                    })?;
                 } else {
-                    clock::until(PATIENCE, &format!("{caller} may not call {server} at {target}"), || pod.is_refused(target))?;
+                    clock::until(PATIENCE, &format!("{caller} may not call {server} at {target}"), || {
+                        pod.is_refused(target)
+                    })?;
                 }
             }
         }
@@ -86,13 +90,16 @@ fn policies_are_in_force_on_every_path_within_a_second() {
 fn a_refusal_names_its_policy_in_the_flow() {
     scene::mesh(&scene::two_nodes("named"), |lab| {
         lab.apply(&access_policy("shop/nobody-but-caller", "Allow", "web", &[Rule::identity("shop/caller")])?)?;
-        let _serving = [lab.pod("shop/near")?.serves("[::]:8080", &[])?, lab.pod("shop/far")?.serves("[::]:8080", &[])?];
+        let _serving =
+            [lab.pod("shop/near")?.serves("[::]:8080", &[])?, lab.pod("shop/far")?.serves("[::]:8080", &[])?];
         let flows = ["a", "b"].map(|node| lab.admin(Part::Agent(node)).follow("/flows"));
         for server in SERVERS {
             let (client, target) = (lab.pod("shop/client")?, lab.pod(server)?.at(8080));
             clock::until(PATIENCE, "the client is refused", || client.is_refused(target))?;
             let names = |line: &str| {
-                line.contains("shop/nobody-but-caller") && line.contains("denied") && line.contains(&target.ip().to_string())
+                line.contains("shop/nobody-but-caller")
+                    && line.contains("denied")
+                    && line.contains(&target.ip().to_string())
             };
             let what = format!("a flow names the policy that refused {target}");
             clock::until(PATIENCE, &what, || {

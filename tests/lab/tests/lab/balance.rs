@@ -25,11 +25,16 @@ fn plan(near: u32, far: u32) -> Plan {
 fn ten_thousand_connects_follow_the_weights() {
     for (near, far) in [(50, 50), (90, 10)] {
         scene::mesh(&plan(near, far), |lab| {
-            let _serving = [lab.pod("shop/near")?.serves("[::]:8080", &[])?, lab.pod("shop/far")?.serves("[::]:8080", &[])?];
+            let _serving =
+                [lab.pod("shop/near")?.serves("[::]:8080", &[])?, lab.pod("shop/far")?.serves("[::]:8080", &[])?];
             let done = lab.pod("shop/client")?.connects_often("web:80", CONNECTS)?;
             ensure!(done.errors.is_empty(), "every connect succeeds: {done:?}");
-            let share = 100.0 * f64::from(done.by_name.get("shop/near").copied().unwrap_or_default()) / f64::from(CONNECTS);
-            ensure!((share - f64::from(near)).abs() < 2.0, "near gets {near} % within 2 points, not {share:.2} %: {done:?}");
+            let share =
+                100.0 * f64::from(done.by_name.get("shop/near").copied().unwrap_or_default()) / f64::from(CONNECTS);
+            ensure!(
+                (share - f64::from(near)).abs() < 2.0,
+                "near gets {near} % within 2 points, not {share:.2} %: {done:?}"
+            );
             println!("{near}/{far}: near got {share:.2} % of {CONNECTS} in {:.1} s", done.seconds);
             Ok(())
         });
@@ -46,7 +51,8 @@ fn weigh(lab: &Lab, pod: &str, weight: u32) -> Result<()> {
 #[test]
 fn flips_under_connects_fail_none() {
     scene::mesh(&plan(1, 1), |lab| {
-        let _serving = [lab.pod("shop/near")?.serves("[::]:8080", &[])?, lab.pod("shop/far")?.serves("[::]:8080", &[])?];
+        let _serving =
+            [lab.pod("shop/near")?.serves("[::]:8080", &[])?, lab.pod("shop/far")?.serves("[::]:8080", &[])?];
         let until = lab.directory().join("stop");
         let program = lab.binaries().path("probe-peer")?.display().to_string();
         let path = until.display().to_string();

@@ -61,7 +61,7 @@ fn a_peer_without_good_papers_is_refused_by_name() {
         ];
         let mut wrong = Vec::new();
         for (reason, papers) in cases {
-            let attack = || ask(lab, "wire", far.at(TUNNEL), papers.as_ref(), &far.at(8080).to_string(), None);
+            let attack = || ask(lab, far.at(TUNNEL), papers.as_ref(), &far.at(8080).to_string(), None);
             match is_counted(lab, "millrace_proxy_handshakes_failed_total", reason, attack) {
                 Ok(Outcome::Closed(_)) => {}
                 Ok(outcome) => wrong.push(format!("{reason}: it must be closed, not {outcome:?}")),
@@ -69,7 +69,7 @@ fn a_peer_without_good_papers_is_refused_by_name() {
             }
         }
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-        let good = ask(lab, "wire", far.at(TUNNEL), Some(&forge.papers(&[client])?), &far.at(8080).to_string(), None)?;
+        let good = ask(lab, far.at(TUNNEL), Some(&forge.papers(&[client])?), &far.at(8080).to_string(), None)?;
         ensure!(matches!(good, Outcome::Answered { status: 200, .. }), "with good papers it is let in: {good:?}");
         Ok(())
     });
@@ -80,7 +80,8 @@ fn garbage_and_silence_leave_the_proxy_well() {
     scene::mesh(&scene::two_nodes("garbage"), |lab| {
         let far = lab.pod("shop/far")?;
         let _serving = far.serves("[::]:8080", &[])?;
-        let failed = |lab: &Lab| -> Result<f64> { Ok(proxy_of_b(lab)?.sum("millrace_proxy_handshakes_failed_total", &[])) };
+        let failed =
+            |lab: &Lab| -> Result<f64> { Ok(proxy_of_b(lab)?.sum("millrace_proxy_handshakes_failed_total", &[])) };
         let before = failed(lab)?;
         let throw = |bytes: &[u8]| -> Result<()> {
             lab.place("wire")?.inside(|| -> Result<()> {
@@ -93,14 +94,14 @@ fn garbage_and_silence_leave_the_proxy_well() {
                 Ok(())
             })?
         };
-        let noise: Vec<u8> = (0..4096_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let noise: Vec<u8> = (0..4096_u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
         throw(b"GET / HTTP/1.1\r\nhost: far\r\n\r\n")?;
         throw(&noise)?;
         throw(&[22, 3, 1, 0xff, 0xff])?;
         throw(&[22, 3, 1, 0, 4, 1, 0, 0, 0])?;
-        let idle: Result<Vec<TcpStream>> = lab.place("wire")?.inside(|| {
-            (0..200).map(|_| Ok(TcpStream::connect_timeout(&far.at(TUNNEL), CALL)?)).collect()
-        })?;
+        let idle: Result<Vec<TcpStream>> = lab
+            .place("wire")?
+            .inside(|| (0..200).map(|_| Ok(TcpStream::connect_timeout(&far.at(TUNNEL), CALL)?)).collect())?;
         let idle = idle?;
         lab.pod("shop/client")?.connects(far.at(8080))?;
         clock::until(COUNTED, "garbage is counted", || {
@@ -134,7 +135,7 @@ fn a_tunnel_leads_only_to_the_address_it_came_to() {
         ];
         let mut wrong = Vec::new();
         for (authority, reason) in cases {
-            let attack = || ask(lab, "wire", far.at(TUNNEL), Some(&papers), &authority, None);
+            let attack = || ask(lab, far.at(TUNNEL), Some(&papers), &authority, None);
             match is_counted(lab, "millrace_proxy_connections_refused_total", reason, attack) {
                 Ok(Outcome::Answered { status: 400, .. }) => {}
                 Ok(outcome) => wrong.push(format!("CONNECT {authority}: 400, not {outcome:?}")),
@@ -154,7 +155,8 @@ fn a_valid_certificate_of_another_identity_is_only_itself() {
         let _serving = far.serves("[::]:8080", &[])?;
         let forge = Forge::of_mesh(lab)?;
         let papers = forge.papers(&["spiffe://cluster.local/ns/other/sa/stranger"])?;
-        let go = |forwarded: Option<&str>| ask(lab, "wire", far.at(TUNNEL), Some(&papers), &far.at(8080).to_string(), forwarded);
+        let go =
+            |forwarded: Option<&str>| ask(lab, far.at(TUNNEL), Some(&papers), &far.at(8080).to_string(), forwarded);
         let client = lab.pod("shop/client")?.addresses().v4;
         let spoofed = go(Some(&format!("for=\"{client}:4444\"")))?;
         let greeting = spoofed.greeting().context("it is let in, as itself")?;
@@ -186,13 +188,18 @@ fn a_server_with_another_identity_gets_nothing() {
         lab.take(Part::Agent("b"))?.kill()?;
         lab.forget_kernel("b")?;
         let papers = Forge::of_mesh(lab)?.papers(&["spiffe://cluster.local/ns/shop/sa/caller"])?;
-        let listener = clock::until(CALL, "the port is free", || Ok(place.inside(|| TcpListener::bind(("0.0.0.0", TUNNEL)))??))?.0;
+        let listener =
+            clock::until(CALL, "the port is free", || Ok(place.inside(|| TcpListener::bind(("0.0.0.0", TUNNEL)))??))?.0;
         let impostor = tunnel::Impostor::start(listener, &papers)?;
         let metric = "millrace_proxy_handshakes_failed_total";
         let reason = [("end", "client"), ("reason", "other_identity")];
         lab.pod("shop/client")?.is_refused(address)?;
         let counted = lab.admin(Part::Proxy("a")).metrics()?;
-        ensure!(counted.sum(metric, &reason) >= 1.0, "the refusal is counted: {:?}", counted.select(metric, &[]).collect::<Vec<_>>());
+        ensure!(
+            counted.sum(metric, &reason) >= 1.0,
+            "the refusal is counted: {:?}",
+            counted.select(metric, &[]).collect::<Vec<_>>()
+        );
         ensure!(impostor.received()?.is_empty(), "it got not one byte");
         Ok(())
     });

@@ -7,11 +7,21 @@ mod access;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod clients;
+#[cfg(test)]
 mod config;
+#[cfg(test)]
+mod cost;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod integrity;
+#[cfg(test)]
+mod leftovers;
+#[cfg(test)]
+mod members;
+#[cfg(test)]
+mod mistakes;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]

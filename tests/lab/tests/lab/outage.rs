@@ -22,7 +22,8 @@ struct Traffic {
 impl Traffic {
     /// Old connections and new ones, to the same node and to the other, by pod address and by service.
     fn start(lab: &Lab) -> Result<Self> {
-        let mut serving = vec![lab.pod("shop/near")?.serves("[::]:8080", &[])?, lab.pod("shop/far")?.serves("[::]:8080", &[])?];
+        let mut serving =
+            vec![lab.pod("shop/near")?.serves("[::]:8080", &[])?, lab.pod("shop/far")?.serves("[::]:8080", &[])?];
         let until = lab.directory().join("stop");
         let program = lab.binaries().path("probe-peer")?.display().to_string();
         let (near, far) = (lab.pod("shop/near")?.at(8080).to_string(), lab.pod("shop/far")?.at(8080).to_string());
@@ -76,7 +77,10 @@ fn meanwhile(lab: &mut Lab, what: &str, act: impl FnOnce(&mut Lab) -> Result<()>
     act(lab)?;
     traffic.goes_on()?;
     let found = traffic.end()?;
-    println!("{what}: {} echoes on old connections, {} new ones, {} failed", found.echoes, found.connects, found.n_failed);
+    println!(
+        "{what}: {} echoes on old connections, {} new ones, {} failed",
+        found.echoes, found.connects, found.n_failed
+    );
     if found.n_failed > 0 {
         let decisions = |node| -> Result<Vec<String>> {
             let metrics = lab.admin(Part::Agent(node)).metrics()?;
@@ -138,6 +142,29 @@ fn after_a_killed_proxy_new_connections_succeed() {
         lab.start(Part::Proxy("a"))?;
         let far = lab.pod("shop/far")?;
         lab.pod("shop/client")?.connects(far.at(8080))?; // At once: it waits for the new proxy, and is not refused.
+        Ok(())
+    });
+}
+
+/// The newer proxy of a name gets the listeners; the older one serves what it has to its end.
+#[test]
+fn a_newer_proxy_takes_over_without_a_failed_connection() {
+    scene::mesh(&scene::two_nodes("takeover"), |lab| {
+        for node in ["a", "b"] {
+            let what = format!("proxy of node {node} replaced");
+            meanwhile(lab, &what, |lab| {
+                let older = lab.take(Part::Proxy(node))?;
+                lab.start(Part::Proxy(node))?;
+                let agent = lab.admin(Part::Agent(node));
+                clock::until(PATIENCE, "the newer proxy serves", || {
+                    let said = std::fs::read_to_string(lab.logs().join(format!("{node}-agent.err")))?;
+                    ensure!(said.matches("a proxy has registered").count() >= 2, "one has registered");
+                    agent.ready()
+                })?;
+                lab.adopt(older); // It drains: its own connections live on in it.
+                Ok(())
+            })?;
+        }
         Ok(())
     });
 }

@@ -8,8 +8,14 @@ use millrace_lab::{Lab, Plan, Pod, peer::Called, plan::Addresses, pod};
 use crate::scene;
 
 /// How a server listens: address, port, and whether by MPTCP.
-const SERVERS: [(&str, u16, &[&str]); 3] =
+const SERVERS: [Listens; 3] =
     [("0.0.0.0:8081", 8081, &[]), ("[::]:8082", 8082, &[]), ("[::]:8083", 8083, &["--mptcp"])];
+
+/// Address and port, the port again, and flags of the server.
+type Listens = (&'static str, u16, &'static [&'static str]);
+
+/// How a client calls: by TCP, and by MPTCP.
+const CLIENTS: [&[&str]; 2] = [&[], &["--mptcp"]];
 
 /// One way to a server.
 struct Way<'a> {
@@ -18,6 +24,8 @@ struct Way<'a> {
     /// What the client asks for.
     asked: SocketAddr,
     port: u16,
+    /// The client's flags.
+    flags: &'static [&'static str],
 }
 
 #[test]
@@ -36,7 +44,7 @@ fn both_ends_see_the_truth_on_every_path() {
             }
         }
         let ways = ways(lab)?;
-        ensure!(ways.len() == 2 * 2 * (2 + 3 + 3), "{} ways", ways.len());
+        ensure!(ways.len() == 2 * 2 * 2 * (2 + 3 + 3), "{} ways", ways.len());
         let wrong: Vec<String> = ways.iter().filter_map(|way| way.is_wrong().err()).map(|e| format!("{e:#}")).collect();
         ensure!(wrong.is_empty(), "{} of {} paths:\n{}", wrong.len(), ways.len(), wrong.join("\n"));
         Ok(())
@@ -53,11 +61,11 @@ fn ways(lab: &Lab) -> Result<Vec<Way<'_>>> {
                 true => vec![IpAddr::V4(of.v4), of.mapped()],
                 false => vec![IpAddr::V4(of.v4), IpAddr::V6(of.v6), of.mapped()],
             };
-            for address in families(server.addresses()) {
-                ways.push(Way { client, server, asked: SocketAddr::new(address, port), port });
-            }
-            for address in families(lab.topology().service(name)?.addresses) {
-                ways.push(Way { client, server, asked: SocketAddr::new(address, port - 8000), port });
+            let by_pod = families(server.addresses()).into_iter().map(|address| SocketAddr::new(address, port));
+            let service = families(lab.topology().service(name)?.addresses).into_iter();
+            let by_service = service.map(|address| SocketAddr::new(address, port - 8000));
+            for asked in by_pod.chain(by_service) {
+                ways.extend(CLIENTS.map(|flags| Way { client, server, asked, port, flags }));
             }
         }
     }
@@ -66,8 +74,13 @@ fn ways(lab: &Lab) -> Result<Vec<Way<'_>>> {
 
 impl Way<'_> {
     fn is_wrong(&self) -> Result<()> {
-        let says = || format!("{} → {} asked for at {}", self.client.name(), self.server.name(), self.asked);
-        let called = self.client.connects(self.asked).map_err(|error| error.context(says()))?;
+        let flags = self.flags.join(" ");
+        let says = || format!("{} → {} asked for at {} {flags}", self.client.name(), self.server.name(), self.asked);
+        let asked = self.asked.to_string();
+        let mut arguments = vec!["call", &asked];
+        arguments.extend(self.flags);
+        let called: Called = self.client.peer(pod::CALL, &arguments).map_err(|error| error.context(says()))?;
+        ensure!(called.error.is_none(), "{}: it connects, not {called:?}", says());
         self.ends_agree(&called).map_err(|error| error.context(says()))
     }
 
@@ -81,14 +94,30 @@ impl Way<'_> {
         };
         let (peer, local) = (called.peer.unwrap(), called.local.unwrap());
         ensure!(peer == self.asked, "the client's getpeername() says what was asked for, not {peer}");
-        ensure!(canonical(local).ip() == own(self.client), "the client's getsockname() says its pod's address, not {local}");
-        ensure!(local.is_ipv4() == self.asked.is_ipv4(), "the client's getsockname() is of its socket's family: {local}");
+        ensure!(
+            canonical(local).ip() == own(self.client),
+            "the client's getsockname() says its pod's address, not {local}"
+        );
+        ensure!(
+            local.is_ipv4() == self.asked.is_ipv4(),
+            "the client's getsockname() is of its socket's family: {local}"
+        );
         for (call, seen) in [("accept()", greeting.accept), ("getpeername()", greeting.peer)] {
-            ensure!(canonical(seen).ip() == own(self.client), "the server's {call} says the client's address, not {seen}");
-            ensure!(canonical(seen).port() == local.port(), "the server's {call} says the client's port {}, not {seen}", local.port());
+            ensure!(
+                canonical(seen).ip() == own(self.client),
+                "the server's {call} says the client's address, not {seen}"
+            );
+            ensure!(
+                canonical(seen).port() == local.port(),
+                "the server's {call} says the client's port {}, not {seen}",
+                local.port()
+            );
         }
         let bound = canonical(greeting.local);
-        ensure!(bound == SocketAddr::new(own(self.server), self.port), "the server's getsockname() says where it serves, not {bound}");
+        ensure!(
+            bound == SocketAddr::new(own(self.server), self.port),
+            "the server's getsockname() says where it serves, not {bound}"
+        );
         Ok(())
     }
 }

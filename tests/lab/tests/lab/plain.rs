@@ -46,7 +46,10 @@ fn names_resolve_in_pods() {
             let found = lab.pod("shop/client")?.run(&["getent", "ahostsv4", name])?.ok()?;
             ensure!(found.starts_with(&vip), "{name} is {vip}, not {found:?}");
         }
-        ensure!(lab.pod("other/guest")?.run(&["getent", "-s", "hosts:files", "hosts", "web"])?.ok().is_err(), "web is no name elsewhere");
+        ensure!(
+            lab.pod("other/guest")?.run(&["getent", "-s", "hosts:files", "hosts", "web"])?.ok().is_err(),
+            "web is no name elsewhere"
+        );
         Ok(())
     });
 }
@@ -65,7 +68,10 @@ fn labs_live_side_by_side_and_leave_nothing() {
     let (number, pid) = (one.number(), serving.pid());
     drop(one);
     assert!(!network::netns(number, "shop/far").exists() && !slot::directory(number).exists(), "lab {number} is gone");
-    assert!(std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains("Z (zombie)")), "so is {pid}");
+    assert!(
+        std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains("Z (zombie)")),
+        "so is {pid}"
+    );
     two.pod("shop/client").and_then(|pod| pod.run(&["true"])).unwrap().ok().unwrap();
 }
 

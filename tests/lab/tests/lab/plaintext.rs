@@ -49,7 +49,8 @@ fn a_strict_pod_refuses_plain_text_and_a_permissive_one_takes_it() {
             ensure!(took < Duration::from_secs(1), "in force within a second, not {took:?}");
         }
         let metrics = lab.admin(Part::Proxy("b")).metrics()?;
-        let refused = metrics.sum("millrace_proxy_connections_refused_total", &[("direction", "plaintext"), ("reason", "strict")]);
+        let refused = metrics
+            .sum("millrace_proxy_connections_refused_total", &[("direction", "plaintext"), ("reason", "strict")]);
         ensure!(refused >= 2.0, "the refusals are counted by their reason: {refused}");
         lab.pod("shop/client")?.connects(targets[0])?;
         lab.pod("shop/caller")?.connects(targets[0])?;

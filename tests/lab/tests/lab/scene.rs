@@ -1,8 +1,8 @@
 //! The labs that several tests use, and what runs a test in one.
 
 use anyhow::Result;
-use millrace_lab::{Lab, Plan, Pod};
 pub(crate) use millrace_lab::pod::CALL;
+use millrace_lab::{Lab, Plan, Pod};
 
 /// Two nodes; on each a client, and servers of one service on both.
 pub(crate) fn two_nodes(name: &str) -> Plan {

@@ -58,7 +58,12 @@ fn a_same_node_call_passes_no_proxy() {
             let target = std::net::SocketAddr::new(address, 8080);
             lab.pod("shop/client")?.exchanges(target, 1 << 20, 1 << 20, 65_536)?;
         }
-        ensure!(carried(lab)? == before, "no proxy carried a byte or took a connection: {} and then {}", before, carried(lab)?);
+        ensure!(
+            carried(lab)? == before,
+            "no proxy carried a byte or took a connection: {} and then {}",
+            before,
+            carried(lab)?
+        );
         Ok(())
     });
 }

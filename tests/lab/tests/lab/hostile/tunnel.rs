@@ -52,26 +52,32 @@ impl Outcome {
     }
 }
 
-/// Sends CONNECT `authority` to the tunnel at `target` from `place`, with these papers.
+/// Sends CONNECT `authority` to the tunnel at `target` from the wire between the nodes, with these papers.
 pub(super) fn ask(
     lab: &Lab,
-    place: &str,
     target: SocketAddr,
     papers: Option<&Papers>,
     authority: &str,
     forwarded: Option<&str>,
 ) -> Result<Outcome> {
     let config = client_config(papers)?;
-    lab.place(place)?.inside(|| -> Result<Outcome> {
+    lab.place("wire")?.inside(|| -> Result<Outcome> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let outcome = timeout(PATIENCE, connect(config, target, authority, forwarded)).await;
-            Ok(outcome.context("neither an answer nor an end")?.unwrap_or_else(|error| Outcome::Closed(format!("{error:#}"))))
+            let outcome = timeout(PATIENCE, Box::pin(connect(config, target, authority, forwarded))).await;
+            Ok(outcome
+                .context("neither an answer nor an end")?
+                .unwrap_or_else(|error| Outcome::Closed(format!("{error:#}"))))
         })
     })?
 }
 
-async fn connect(config: ClientConfig, target: SocketAddr, authority: &str, forwarded: Option<&str>) -> Result<Outcome> {
+async fn connect(
+    config: ClientConfig,
+    target: SocketAddr,
+    authority: &str,
+    forwarded: Option<&str>,
+) -> Result<Outcome> {
     let stream = TcpStream::connect(target).await?;
     let name = ServerName::try_from("nobody.invalid")?;
     let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
@@ -83,7 +89,8 @@ async fn connect(config: ClientConfig, target: SocketAddr, authority: &str, forw
     }
     let (response, mut body) = sender.send_request(request.body(())?, false)?;
     let response = response.await?;
-    let reason = response.headers().get("x-millrace-reason").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let reason =
+        response.headers().get("x-millrace-reason").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let status = response.status().as_u16();
     let mut greeting = None;
     if status == 200 {
@@ -117,7 +124,8 @@ impl Impostor {
     pub(super) fn start(listener: TcpListener, papers: &Papers) -> Result<Self> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13])?;
-        let mut config = builder.with_no_client_auth().with_single_cert(papers.chain.clone(), papers.key.clone_key())?;
+        let mut config =
+            builder.with_no_client_auth().with_single_cert(papers.chain.clone(), papers.key.clone_key())?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         let config = Arc::new(config);
         let (tell, received) = mpsc::sync_channel(1);

@@ -1,0 +1,78 @@
+//! States which live connections a changed policy closes, and that nobody else's are.
+
+use std::collections::BTreeMap;
+
+use millrace_abi::{Dest, DestKind, Pod, PodKind, Verdict, VerdictKey};
+
+use super::{Connection, Revoked, Seen, may_revoke, revoked};
+use crate::kernel::{State, plan::addr};
+
+const WEB: u64 = 1;
+const DB: u64 = 2;
+
+/// Two pods of one node, 10.0.0.1 (web) and 10.0.0.2 (db), of which db is in group 7.
+fn node(verdicts: &[(u64, u16, u32)]) -> State {
+    let at = |last: u64| addr([10, 0, 0, u8::try_from(last).unwrap()].into());
+    let pod = |id| Pod { id, v4: at(id), v6: [0; 16], kind: PodKind::Mesh as u32, reserved: 0 };
+    let dest = |id, group| Dest { id, group, kind: DestKind::Local as u32, reserved: 0 };
+    let verdict = |(source, port, allow): &(u64, u16, u32)| {
+        let key = VerdictKey { source: *source, group: 7, port: port.to_be_bytes(), reserved: [0; 6] };
+        (key, Verdict { policy: 9, allow: *allow, reserved: 0 })
+    };
+    State {
+        pods: [(WEB, pod(WEB)), (DB, pod(DB))].into(),
+        dests: [(at(WEB), dest(WEB, 0)), (at(DB), dest(DB, 7))].into(),
+        verdicts: verdicts.iter().map(verdict).collect(),
+        ..State::default()
+    }
+}
+
+fn seen(web: &[(&str, &str)], db: &[(&str, &str)], db_listens: &[u16]) -> BTreeMap<u64, Seen> {
+    let connections = |ends: &[(&str, &str)]| ends.iter().map(|(l, r)| Connection::between(l, r)).collect();
+    let web = Seen { listening: [].into(), connections: connections(web) };
+    let db = Seen { listening: db_listens.iter().copied().collect(), connections: connections(db) };
+    [(WEB, web), (DB, db)].into()
+}
+
+#[test]
+fn a_connection_that_policy_now_denies_is_closed_at_the_callers_end() {
+    let seen = seen(&[("10.0.0.1:40000", "10.0.0.2:80")], &[("10.0.0.2:80", "10.0.0.1:40000")], &[80]);
+    let [Revoked { netns: WEB, source: WEB, policy: 9, .. }] = revoked(&node(&[(WEB, 0, 0)]), &seen)[..] else {
+        panic!()
+    };
+    assert!(revoked(&node(&[(WEB, 0, 1)]), &seen).is_empty(), "an allowed one was closed");
+    assert!(revoked(&node(&[(WEB, 0, 0), (WEB, 80, 1)]), &seen).is_empty(), "the port's own verdict counts");
+}
+
+#[test]
+fn no_verdict_is_a_no_for_live_connections_too() {
+    let seen = seen(&[("10.0.0.1:40000", "10.0.0.2:80")], &[], &[80]);
+    assert_eq!(revoked(&node(&[]), &seen).len(), 1);
+}
+
+/// db, which nobody may call, calls web, which everybody may: the answer's way back is not a call.
+#[test]
+fn a_callee_is_not_taken_for_a_caller() {
+    let mut seen = seen(&[("10.0.0.1:80", "10.0.0.2:40000")], &[("10.0.0.2:40000", "10.0.0.1:80")], &[]);
+    let have = node(&[(WEB, 0, 0)]);
+    seen.get_mut(&WEB).unwrap().listening.insert(80);
+    assert!(revoked(&have, &seen).is_empty());
+    // The listener is gone, its connections are not.
+    seen.get_mut(&WEB).unwrap().listening.clear();
+    assert!(revoked(&have, &seen).is_empty());
+}
+
+#[test]
+fn what_is_not_between_two_pods_of_the_node_is_let_be() {
+    let others =
+        [("10.0.0.1:40000", "10.0.9.9:80"), ("127.0.0.1:15801", "127.0.0.1:40000"), ("10.0.0.1:40001", "10.0.0.1:80")];
+    assert!(revoked(&node(&[(WEB, 0, 0)]), &seen(&others, &[], &[80])).is_empty());
+}
+
+#[test]
+fn without_a_policy_on_this_node_nothing_is_looked_at() {
+    assert!(may_revoke(&node(&[])));
+    let mut open = node(&[]);
+    open.dests.values_mut().for_each(|dest| dest.group = 0);
+    assert!(!may_revoke(&open));
+}

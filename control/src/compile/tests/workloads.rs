@@ -1,0 +1,98 @@
+//! Whose address, who is in the mesh, what a pod is.
+
+use super::{BASE, Listener, Membership, ObjectName, Snapshot, compile, name, notes, pod, snapshot, world};
+
+#[test]
+fn a_pod_has_its_own_identity_zone_and_addresses() {
+    let text = format!("{BASE}{}", pod("web", "10.0.0.1}, {ip: \"fd00::1\"", ", serviceAccountName: front"));
+    let workload = snapshot(&text).workloads[&name("web")].clone();
+    assert_eq!(workload.identity.to_string(), "spiffe://td/ns/shop/sa/front");
+    assert_eq!(workload.zone.as_deref(), Some("z1"));
+    assert_eq!(workload.addresses.len(), 2);
+    assert_eq!(workload.membership, Membership::Pending);
+}
+
+#[test]
+fn the_pods_label_counts_before_its_namespaces_and_its_nodes_network_before_both() {
+    let labelled = |wish: &str, host: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: p, namespace: shop, labels: {{millrace.dev/mesh: {wish}}}}}, spec: {{nodeName: a, hostNetwork: {host}}}}}\n"
+        )
+    };
+    let membership = |text: String| snapshot(&text).workloads[&name("p")].membership;
+    assert_eq!(membership(format!("{BASE}{}", labelled("disabled", "false"))), Membership::Outside);
+    assert_eq!(membership(labelled("enabled", "false")), Membership::Pending);
+    assert_eq!(membership(format!("{BASE}{}", labelled("enabled", "true"))), Membership::Outside);
+    assert_eq!(membership(pod("p", "10.0.0.1", "")), Membership::Outside, "no label at all");
+}
+
+#[test]
+fn a_pod_is_enrolled_while_its_own_node_listens_for_this_very_pod() {
+    let mut world = world(&format!("{BASE}{}", pod("web", "10.0.0.1", "")));
+    let membership = |world: &_| compile(world).0.workloads[&name("web")].membership;
+    let listener = |uid: &str| Listener { name: name("web"), uid: uid.into() };
+    world.listening.insert("b".into(), [listener("u-web")].into());
+    assert_eq!(membership(&world), Membership::Pending, "another node's word");
+    world.listening.insert("a".into(), [listener("older")].into());
+    assert_eq!(membership(&world), Membership::Pending, "a pod of the same name before it");
+    world.listening.insert("a".into(), [listener("u-web")].into());
+    assert_eq!(membership(&world), Membership::Enrolled);
+}
+
+#[test]
+fn a_pod_without_a_node_or_at_its_end_is_no_workload() {
+    let text = format!(
+        "{BASE}\n---\n{{apiVersion: v1, kind: Pod, metadata: {{name: waits, namespace: shop}}, spec: {{}}}}\n---\n\
+         {{apiVersion: v1, kind: Pod, metadata: {{name: done, namespace: shop}}, spec: {{nodeName: a}}, status: {{phase: Succeeded, podIPs: [{{ip: 10.0.0.1}}]}}}}\n{}",
+        pod("lives", "10.0.0.1", "")
+    );
+    let names = |s: &Snapshot| s.workloads.keys().cloned().collect::<Vec<ObjectName>>();
+    assert_eq!(names(&snapshot(&text)), [name("lives")]);
+    assert_eq!(notes(&text), [] as [String; 0], "an address given on is no fault");
+}
+
+/// A pod made again under its name is another; one whose readiness changed is not.
+#[test]
+fn a_pod_without_a_uid_has_one_of_what_a_successor_would_not_share() {
+    let uid = |netns: &str, address: &str, ready: &str| {
+        let text = format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: p, annotations: {{millrace.dev/netns: {netns}}}}}, \
+             spec: {{nodeName: a}}, status: {{podIPs: [{{ip: {address}}}], conditions: [{{type: Ready, status: \"{ready}\"}}]}}}}"
+        );
+        snapshot(&text).workloads[&ObjectName::new("default", "p")].uid.clone()
+    };
+    let first = uid("/run/netns/p", "10.0.0.1", "True");
+    assert_eq!(first, uid("/run/netns/p", "10.0.0.1", "False"));
+    assert_ne!(first, uid("/run/netns/q", "10.0.0.1", "True"));
+    assert_ne!(first, uid("/run/netns/p", "10.0.0.2", "True"));
+}
+
+#[test]
+fn of_two_pods_with_one_address_the_living_has_it_then_the_first() {
+    let two = format!("{BASE}{}{}", pod("a-web", "10.0.0.1", ""), pod("b-web", "10.0.0.1", ""));
+    let seen = snapshot(&two);
+    assert_eq!(seen.workloads[&name("a-web")].addresses.len(), 1);
+    assert_eq!(seen.workloads[&name("b-web")].addresses.len(), 0);
+    assert_eq!(notes(&two).len(), 1);
+    assert!(notes(&two)[0].contains("Pod shop/b-web: status.podIPs: 10.0.0.1 is an address of pod shop/a-web too"));
+
+    let dying = two.replace("name: a-web,", "name: a-web, deletionTimestamp: \"2026-01-01T00:00:00Z\",");
+    let seen = snapshot(&dying);
+    assert_eq!(seen.workloads[&name("a-web")].addresses.len(), 0);
+    assert_eq!(seen.workloads[&name("b-web")].addresses.len(), 1);
+    assert_eq!(notes(&dying), [] as [String; 0]);
+}
+
+#[test]
+fn pods_in_their_nodes_network_share_its_address() {
+    let host = ", hostNetwork: true";
+    let text = format!("{BASE}{}{}", pod("x", "172.30.0.2", host), pod("y", "172.30.0.2", host));
+    assert_eq!(notes(&text), [] as [String; 0]);
+    assert_eq!(snapshot(&text).workloads[&name("y")].addresses.len(), 1);
+}
+
+#[test]
+fn a_node_that_is_not_there_is_told() {
+    let text = pod("web", "10.0.0.1", "");
+    assert!(notes(&text)[0].contains("Pod shop/web: spec.nodeName: there is no Node a"), "{:?}", notes(&text));
+}
