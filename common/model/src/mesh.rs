@@ -4,13 +4,16 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use crate::{Endpoints, Identity, ObjectName, Protocol, Service, Snapshot, Workload};
 
+/// What a client asks a service by.
+type VirtualAddress = (IpAddr, u16, Protocol);
+
 /// A Snapshot and its indexes. Borrow one per connection or request, and ask nothing newer until it ends.
 #[derive(Clone, Debug, Default)]
 pub struct Mesh {
     /// What is indexed.
     pub snapshot: Arc<Snapshot>,
     by_address: HashMap<IpAddr, Arc<Workload>>,
-    by_virtual_address: HashMap<(IpAddr, u16, Protocol), Arc<Service>>,
+    by_virtual_address: HashMap<VirtualAddress, Arc<Service>>,
 }
 
 impl Mesh {
