@@ -6,8 +6,9 @@
 //! - a service draws from its whole old table or its whole new one;
 //! - a backend of the mesh is never taken for one outside it.
 //!
-//! A pair that is allowed before and after stays allowed too, save where one generation both moves a workload to a group
-//! of policies that others already have and loosens that group: then it is refused until the last write of `add`.
+//! A pair that is allowed before and after stays allowed too, save where one generation both moves a workload between
+//! groups of policies that others have, and edits those groups: then safety comes first, and the pair is refused until
+//! the last write of `add`. An edit of policies alone, or of who is bound by them, interrupts nobody.
 
 mod rests;
 mod want;

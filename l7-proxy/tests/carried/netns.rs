@@ -40,7 +40,7 @@ impl Netns {
     /// An application's listener.
     pub(crate) fn listen(&self, address: SocketAddr) -> tokio::net::TcpListener {
         // Another test's child holds copies of all descriptors for a moment between its fork and its exec.
-        let bind = move || (0..1000).find_map(|_| TcpListener::bind(address).ok().or_else(|| wait_a_millisecond()));
+        let bind = move || (0..1000).find_map(|_| TcpListener::bind(address).ok().or_else(wait_a_millisecond));
         let listener = self.inside(bind).expect("an address that is free");
         listener.set_nonblocking(true).unwrap();
         tokio::net::TcpListener::from_std(listener).unwrap()

@@ -26,16 +26,32 @@ pub struct Process {
     detached: bool,
     child: Child,
     end: OwnedFd,
-    output: PathBuf,
-    errors: PathBuf,
+    output: Log,
+    errors: Log,
+}
+
+/// A log, and where in it this process began: one of the same name may have written before.
+#[derive(Debug)]
+struct Log {
+    path: PathBuf,
+    start: usize,
+}
+
+impl Log {
+    fn read(&self) -> String {
+        let bytes = fs::read(&self.path).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(self.start..).unwrap_or_default()).into_owned()
+    }
 }
 
 impl Process {
     /// Starts `command`; its output goes to `<logs>/<name>.out` and `.err`, after what an earlier process of this name wrote.
     pub fn start(mut command: Command, name: &str, logs: &Path) -> Result<Self> {
-        let open = |kind: &str| -> Result<(File, PathBuf)> {
+        let open = |kind: &str| -> Result<(File, Log)> {
             let path = logs.join(format!("{name}.{kind}"));
-            Ok((File::options().create(true).append(true).open(&path)?, path))
+            let file = File::options().create(true).append(true).open(&path)?;
+            let start = usize::try_from(file.metadata()?.len())?;
+            Ok((file, Log { path, start }))
         };
         let ((out, output), (err, errors)) = (open("out")?, open("err")?);
         command.stdin(Stdio::null()).stdout(out).stderr(err);
@@ -51,12 +67,12 @@ impl Process {
 
     /// What it wrote to standard output so far.
     pub fn output(&self) -> String {
-        fs::read_to_string(&self.output).unwrap_or_default()
+        self.output.read()
     }
 
     /// What it wrote to standard error so far.
     pub fn errors(&self) -> String {
-        fs::read_to_string(&self.errors).unwrap_or_default()
+        self.errors.read()
     }
 
     /// Fails if it has ended, with the end of what it said.
