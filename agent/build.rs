@@ -11,7 +11,6 @@ use std::{
 /// What the object is made from: when none of it changed, there is nothing to build.
 const SOURCES: [&str; 5] = ["programs/src", "programs/Cargo.toml", "programs/Cargo.lock", "abi/src", "abi/Cargo.toml"];
 
-#[expect(clippy::print_stdout, reason = "this is how a build script speaks to cargo")]
 fn main() {
     match object() {
         Ok(object) => println!("cargo::rustc-env=MILLRACE_EBPF={}", object.display()),
@@ -21,7 +20,6 @@ fn main() {
 }
 
 /// The object, in this build's own folder: what the agent embeds does not change under it when another build runs.
-#[expect(clippy::print_stdout, reason = "this is how a build script speaks to cargo")]
 fn object() -> Result<PathBuf, String> {
     let own = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: cargo runs this")?);
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?);

@@ -24,7 +24,7 @@ use tonic::transport::Channel;
 use crate::{config::ControlAddress, join::Credentials};
 
 pub use connect::{Dial, channel};
-pub use snapshot::{load, save};
+pub use snapshot::{load, replace, sync};
 
 /// The longest Update: the whole of the largest mesh.
 const MAX_UPDATE: usize = 256 * 1024 * 1024;

@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     clock::monotonic,
-    control::{Connected, Enrolled},
+    control::{Connected, Enrolled, replace},
     flows::{self, Moment, Names},
     kernel::{
         Kernel, State,
@@ -32,6 +32,7 @@ use crate::{
     proxy::{Ended, Event, Proxies, Said, Wanted},
     revoke::{self, Revoked, may_revoke, revoked},
     seat::Seat,
+    state_dir::StateDir,
 };
 
 pub use publish::{Counted, Outputs};
@@ -99,6 +100,8 @@ pub struct Node {
     settled: Settled,
     /// When the maps shall be written, at the latest; None: they hold what they should.
     due: Option<Instant>,
+    /// Where the last Snapshot is kept.
+    dir: StateDir,
     outputs: Outputs,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -112,7 +115,8 @@ enum Settled {
 
 impl Node {
     /// A node whose kernel programs are attached.
-    pub fn new(name: Arc<str>, kernel: Kernel, pods: Pods, outputs: Outputs) -> anyhow::Result<Self> {
+    pub fn new(name: Arc<str>, kernel: Kernel, pods: Pods, outputs: (StateDir, Outputs)) -> anyhow::Result<Self> {
+        let (dir, outputs) = outputs;
         let (original, client) = kernel.proxy_maps()?;
         let have = kernel.state()?;
         Ok(Self {
@@ -133,6 +137,7 @@ impl Node {
             began: clock::now(),
             settled: Settled::No,
             due: None,
+            dir,
             outputs,
             log: None,
         })
@@ -184,13 +189,15 @@ impl Node {
             return;
         }
         self.names = Names::of(&mesh);
-        self.sealed = match seal("millrace-snapshot", &encode_snapshot(&mesh.snapshot)) {
+        let bytes = encode_snapshot(&mesh.snapshot);
+        self.sealed = match seal("millrace-snapshot", &bytes) {
             Ok(sealed) => Some(Arc::new(sealed)),
             Err(why) => {
                 tracing::error!(error = &why as &dyn std::error::Error, "the snapshot can't be passed to the proxy");
                 None
             }
         };
+        replace(&self.dir, bytes).await;
         self.mesh = mesh;
         self.pods.sync(&self.mesh, &mut self.kernel).await;
         self.offer();

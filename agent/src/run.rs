@@ -74,7 +74,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let flows = Arc::new(Flows::default());
 
     let outputs = Outputs { report, status, ready, flows: flows.clone(), metrics, counted: Counted::default() };
-    let mut node = Node::new(config.node.clone(), kernel, pods, outputs)?;
+    let mut node = Node::new(config.node.clone(), kernel, pods, (dir.clone(), outputs))?;
     if config.kernel_log == Switch::On {
         node.log_kernel();
     }
@@ -108,7 +108,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     parts.spawn({
         let mesh = mesh_seen.clone();
         async move {
-            control::save(dir, mesh).await;
+            control::sync(dir, mesh).await;
             Ok(())
         }
     });

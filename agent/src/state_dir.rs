@@ -47,8 +47,35 @@ impl StateDir {
         OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(self.0.join("lock"))
     }
 
-    /// Replaces the file. After a crash at any point it holds the old bytes or the new ones.
+    /// Replaces the file. After a crash at any point, also of the machine, it holds the old bytes or the new ones.
     pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.beside(name, bytes)?.sync_all()?;
+        self.put(name)?;
+        self.dir()?.sync_all()
+    }
+
+    /// Replaces the file for every process that reads it from now on. Should the machine crash before [`Self::sync`], the
+    /// file may hold the old bytes, or be cut short.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        drop(self.beside(name, bytes)?);
+        self.put(name)
+    }
+
+    /// Makes sure that what the file holds outlives a crash of the machine.
+    pub fn sync(&self, name: &str) -> io::Result<()> {
+        File::open(self.0.join(name))?.sync_all()?;
+        self.dir()?.sync_all()
+    }
+
+    fn dir(&self) -> io::Result<File> {
+        File::open(&self.0)
+    }
+
+    fn put(&self, name: &str) -> io::Result<()> {
+        fs::rename(self.0.join(format!("{name}.new")), self.0.join(name))
+    }
+
+    fn beside(&self, name: &str, bytes: &[u8]) -> io::Result<File> {
         let beside = self.0.join(format!("{name}.new"));
         // One left by a crash may have been cut short, and `mode` binds only a file that is made.
         match fs::remove_file(&beside) {
@@ -57,9 +84,7 @@ impl StateDir {
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&beside)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, self.0.join(name))?;
-        File::open(&self.0)?.sync_all()
+        Ok(file)
     }
 }
 
@@ -79,6 +104,9 @@ mod tests {
             dir.write("node.key", bytes).unwrap();
             assert_eq!(dir.read("node.key").unwrap().as_deref(), Some(bytes));
         }
+        dir.replace("node.key", b"three").unwrap();
+        assert_eq!(dir.read("node.key").unwrap().as_deref(), Some(b"three".as_slice()));
+        dir.sync("node.key").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::metadata(path.join("node.key")).unwrap().permissions().mode() & 0o777, 0o600);
     }

@@ -15,9 +15,12 @@ const MOST_NS_PER_CONNECT: f64 = 20_000.0;
 
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
+/// Runs and nanoseconds, by type of program.
+type Programs = BTreeMap<&'static str, (f64, f64)>;
+
 /// Runs and nanoseconds of node a's programs by type, as the kernel shows them beside the agent's descriptors.
-fn programs(pid: u32) -> Result<BTreeMap<&'static str, (f64, f64)>> {
-    let mut found: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+fn programs(pid: u32) -> Result<Programs> {
+    let mut found = Programs::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         let text = fs::read_to_string(entry?.path()).unwrap_or_default(); // A descriptor may close meanwhile.
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
@@ -64,7 +67,7 @@ fn a_same_node_connect_costs_microseconds_and_no_proxy() {
     });
 }
 
-fn measure(lab: &mut Lab, ways: &[(&str, &str)]) -> Result<()> {
+fn measure(lab: &Lab, ways: &[(&str, &str)]) -> Result<()> {
     let _far = lab.pod("shop/far")?.serves("[::]:8080", &[])?;
     let pid = lab.pid(Part::Agent("a"))?;
     for (way, target) in ways {

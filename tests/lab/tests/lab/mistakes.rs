@@ -8,8 +8,10 @@ use millrace_lab::{
 
 use crate::scene::{self, CALL};
 
-/// File, its text, and what the message must contain beside the file's name.
-const MISTAKES: [(&str, &str, &[&str]); 6] = [
+/// A file, its text, and what the message must contain beside the file's name.
+type Mistake = (&'static str, &'static str, &'static [&'static str]);
+
+const MISTAKES: [Mistake; 6] = [
     ("m1.yaml", "kind: [\n", &[]),
     (
         "m2.yaml",
