@@ -4,6 +4,7 @@
 //! before the kernel sends connections for it. A proxy that is slow to say so holds the maps up for [`PROXY_FIRST`] at most.
 
 mod publish;
+mod room;
 
 use std::{
     os::fd::OwnedFd,
@@ -100,6 +101,7 @@ pub struct Node {
     settled: Settled,
     /// When the maps shall be written, at the latest; None: they hold what they should.
     due: Option<Instant>,
+    room: room::Room,
     /// Where the last Snapshot is kept.
     dir: StateDir,
     outputs: Outputs,
@@ -137,6 +139,7 @@ impl Node {
             began: clock::now(),
             settled: Settled::No,
             due: None,
+            room: room::Room::default(),
             dir,
             outputs,
             log: None,
@@ -349,7 +352,12 @@ impl Node {
             outputs.flows.record(&flows::from_kernel(&event, names, now));
         });
         match self.kernel.counters() {
-            Ok(counters) => outputs.metrics.decided(&counters),
+            Ok(counters) => {
+                outputs.metrics.decided(&counters);
+                for (reason, count) in self.room.lacking(&counters, clock::now()) {
+                    tracing::error!(reason = reason.name(), count, "the kernel had no room: see docs/OPERATING.md");
+                }
+            }
             Err(why) => tracing::debug!(error = &why as &dyn std::error::Error, "the kernel's counters can't be read"),
         }
         if let Some(log) = &mut self.log {

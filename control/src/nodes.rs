@@ -10,7 +10,7 @@ use serde::Serialize;
 /// An agent that is upgraded has two streams for a while; more are a fault of the node.
 const MAX_STREAMS: usize = 4;
 /// Failures that are shown of one node; the rest are counted by it.
-const MAX_FAILURES: usize = 64;
+pub const MAX_FAILURES: usize = 64;
 
 /// All nodes that were ever connected.
 #[derive(Debug, Default)]
@@ -37,6 +37,11 @@ impl Nodes {
     /// All of them.
     pub fn all(&self) -> BTreeMap<Arc<str>, Node> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// True while the node has a stream open.
+    pub fn is_connected(&self, node: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(node).is_some_and(|node| node.streams > 0)
     }
 
     /// Notes something of a node.

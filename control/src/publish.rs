@@ -16,6 +16,7 @@ use crate::{
     compile,
     diagnostic::{Diagnostic, Object},
     metrics::Metrics,
+    nodes::Nodes,
     scope::Edition,
     source::Sourced,
     store,
@@ -86,6 +87,8 @@ pub struct Publisher {
     pub kept_in: PathBuf,
     /// The clock that generations are taken from.
     pub clock: fn() -> Duration,
+    /// Which of them are connected.
+    pub nodes: Arc<Nodes>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -155,7 +158,7 @@ impl Publisher {
     /// The history with what this batch makes of it, if that is another Snapshot; and all diagnostics.
     fn publish(&mut self, Batch { sourced, history }: &Batch) -> (Option<History>, Vec<Diagnostic>) {
         let begun = crate::clock::now();
-        self.forget_nodes_without_pods(&sourced.objects);
+        self.forget_nodes_that_are_gone(&sourced.objects);
         self.keep();
         let world = World {
             settings: self.settings.clone(),
@@ -194,9 +197,11 @@ impl Publisher {
         now.max(last.saturating_add(1))
     }
 
-    fn forget_nodes_without_pods(&mut self, objects: &Objects) {
-        let nodes: BTreeSet<&str> = objects.pods.values().filter_map(|pod| pod.node.as_deref()).collect();
-        self.listening.retain(|node, _| nodes.contains(&**node));
+    /// A node that is connected says only what changes: what it said is not to be forgotten, though its pods be gone for a
+    /// moment that it never saw. One that comes back says all of it.
+    fn forget_nodes_that_are_gone(&mut self, objects: &Objects) {
+        let with_pods: BTreeSet<&str> = objects.pods.values().filter_map(|pod| pod.node.as_deref()).collect();
+        self.listening.retain(|node, _| with_pods.contains(&**node) || self.nodes.is_connected(node));
     }
 
     fn keep(&self) {

@@ -41,6 +41,8 @@ const LISTENING: &str = "listening.json";
 const COPIES: &str = "manifests";
 /// The join tokens, hashed.
 const TOKENS: &str = "tokens.json";
+/// How often the wall clock is looked at: it may be set, and goes on while a suspended machine's timers stand still.
+const LOOK: Duration = Duration::from_secs(30);
 /// A node that says nothing for this long is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// What it may take to answer.
@@ -92,6 +94,7 @@ impl Control {
             listening: kept(&kept_in),
             kept_in,
             clock: clock::unix_time,
+            nodes: nodes.clone(),
             metrics: metrics.clone(),
         };
 
@@ -205,8 +208,36 @@ fn own_certificate(issuer: &Issuer) -> anyhow::Result<CertifiedKey> {
 }
 
 async fn renew(shown: Arc<Shown>, issuer: Arc<Issuer>) -> anyhow::Result<()> {
+    let lifetime = issuer.authority.leaf_lifetime();
+    let mut made = clock::unix_time();
     loop {
-        tokio::time::sleep(issuer.authority.leaf_lifetime() / 2).await;
-        shown.show(own_certificate(&issuer).context("renewing the control plane's certificate")?);
+        tokio::time::sleep(LOOK.min(lifetime / 4)).await;
+        let now = clock::unix_time();
+        if is_due(made, now, lifetime) {
+            shown.show(own_certificate(&issuer).context("renewing the control plane's certificate")?);
+            made = now;
+        }
+    }
+}
+
+/// By the wall clock, as peers judge it: half its life is over, or the clock was set back to before it was made.
+fn is_due(made: Duration, now: Duration, lifetime: Duration) -> bool {
+    now.checked_sub(made).is_none_or(|age| age >= lifetime / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::is_due;
+
+    #[test]
+    fn a_certificate_is_renewed_when_the_wall_clock_says_so_whichever_way_it_was_set() {
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert!(!is_due(day, day, day));
+        assert!(!is_due(day, day + day / 3, day));
+        assert!(is_due(day, day + day / 2, day));
+        assert!(is_due(day, day * 400, day), "the clock was set, or the machine slept");
+        assert!(is_due(day, day - Duration::from_secs(1), day), "it would not be valid yet");
     }
 }

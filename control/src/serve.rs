@@ -20,7 +20,7 @@ use crate::{
     clock,
     issue::{self, Issued, Issuer, Refusal},
     metrics::{CallLabel, Metrics, UpdateLabel},
-    nodes::{Connected, Nodes},
+    nodes::{Connected, MAX_FAILURES, Nodes},
     publish::{History, Report},
     scope::Edition,
     transport::Caller,
@@ -234,7 +234,7 @@ impl Reader {
             };
             match kind {
                 Some(Kind::Applied(applied)) => {
-                    for failure in &applied.failures {
+                    for failure in applied.failures.iter().take(MAX_FAILURES) {
                         tracing::warn!(node = %self.node, generation = applied.generation, failure, "a node can't enforce");
                     }
                     self.nodes.applied(&self.node, applied.generation, applied.failures);

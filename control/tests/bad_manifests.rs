@@ -240,6 +240,8 @@ const CASES: &[Case] = &[
     case(POD, ("ip: fd10:1::2", "ip: 127.0.0.1"), POD_NAME, ("status.podIPs[1].ip", "a loopback address", "the unicast address")),
     case(POD, ("ip: fd10:1::2", "ip: 0.0.0.0"), POD_NAME, ("status.podIPs[1].ip", "the unspecified address", "the unicast address")),
     case(POD, ("ip: fd10:1::2", "ip: 10.10.1.2"), POD_NAME, ("status.podIPs[1].ip", "10.10.1.2 stands twice", "each address once")),
+    case(POD, ("ip: fd10:1::2", "ip: 10.10.1.3"), POD_NAME, ("status.podIPs[1].ip", "10.10.1.3 is of the family of 10.10.1.2", "one IPv4 and one IPv6")),
+    case(POD, ("ip: fd10:1::2", "ip: fe80::2"), POD_NAME, ("status.podIPs[1].ip", "a link-local address", "the unicast address")),
     case(POD, ("podIP: 10.10.1.2", "podIP: 10.10.1.9"), POD_NAME, ("status.podIP", "10.10.1.9 is not the first of podIPs, 10.10.1.2", "the same address in both")),
     case(POD, ("phase: Running", "phase: running"), POD_NAME, ("status.phase", "\"running\" is no phase", "write Pending, Running")),
     case(POD, ("status: \"True\"", "status: \"yes\""), POD_NAME, ("status.conditions[0].status", "\"yes\" is no state", "in quotes")),
@@ -265,6 +267,7 @@ const CASES: &[Case] = &[
     case(SERVICE, ("type: ClusterIP", "type: Clusterip"), SERVICE_NAME, ("spec.type", "\"Clusterip\" is no type of service", "write ClusterIP")),
     case(SERVICE, ("- fd96::10", "- fd96::zz"), SERVICE_NAME, ("spec.clusterIPs[1]", "\"fd96::zz\" is no IP address", "fd00::1")),
     case(SERVICE, ("- fd96::10", "- 224.0.0.1"), SERVICE_NAME, ("spec.clusterIPs[1]", "a multicast address", "the unicast address")),
+    case(SERVICE, ("- fd96::10", "- 10.96.0.11"), SERVICE_NAME, ("spec.clusterIPs[1]", "10.96.0.11 is of the family of 10.96.0.10", "one IPv4 and one IPv6")),
     case(SERVICE, ("- fd96::10", "- None"), SERVICE_NAME, ("spec.clusterIPs", "a headless service has no address beside None", "write None alone")),
     case(SERVICE, ("clusterIP: 10.96.0.10", "clusterIP: 10.96.0.99"), SERVICE_NAME, ("spec.clusterIP", "10.96.0.99 is not the first of clusterIPs", "the same address in both")),
     case(SERVICE, ("    app: web", "    app: {web: true}"), SERVICE_NAME, ("spec.selector.app", "a mapping does not fit", "write a string")),
@@ -276,6 +279,7 @@ const CASES: &[Case] = &[
     case(SLICE, ("addressType: IPv4", "addressType: IPv6"), SLICE_NAME, ("endpoints[0].addresses[0]", "192.0.2.1 is not of the slice's addressType IPv6", "a slice of its own")),
     case(SLICE, ("  - 192.0.2.1\n", "  - db.example\n"), SLICE_NAME, ("endpoints[0].addresses[0]", "\"db.example\" is no IP address", "write an IPv4 address")),
     case(SLICE, ("- addresses:\n  - 192.0.2.1\n", "- addresses: []\n"), SLICE_NAME, ("endpoints[0].addresses", "at least one address", "add its address")),
+    case(SLICE, ("  - 192.0.2.1\n", "  - 169.254.169.254\n"), SLICE_NAME, ("endpoints[0].addresses[0]", "a link-local address", "the unicast address")),
     case(SLICE, ("  port: 5432\n", ""), SLICE_NAME, ("ports[0].port", "it is missing", "the port the application listens on")),
     case(SLICE, ("ready: true", "ready: \"true\""), SLICE_NAME, ("endpoints[0].conditions.ready", "the string \"true\" does not fit", "write true or false")),
     // AccessPolicies.
@@ -398,6 +402,46 @@ fn check(n: usize, case: &Case) -> Result<(), String> {
 fn every_bad_manifest_is_told_of_and_harms_nothing_else() {
     let failures: Vec<String> = CASES.iter().enumerate().filter_map(|(n, case)| check(n, case).err()).collect();
     assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), CASES.len(), failures.join("\n"));
+}
+
+/// Each would fill a table that all share, on every node.
+#[test]
+fn one_object_can_not_be_larger_than_its_part_of_the_nodes_tables() {
+    let list = |n: usize, item: &dyn Fn(usize) -> String| (0..n).map(item).collect::<Vec<_>>().join(", ");
+    let service = |n| {
+        let ports = list(n, &|i| format!("{{name: p{i}, port: {}}}", i + 20_000));
+        format!("{{apiVersion: v1, kind: Service, metadata: {{name: s}}, spec: {{clusterIP: 10.96.9.9, ports: [{ports}]}}}}")
+    };
+    let slice = |n, ports| {
+        let endpoints = list(n, &|i| format!("{{addresses: [10.9.{}.{}]}}", i / 250, i % 250 + 1));
+        let ports = list(ports, &|i| format!("{{name: p{i}, port: {}}}", i + 20_000));
+        format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: e, labels: {{kubernetes.io/service-name: s}}}}, \
+             addressType: IPv4, endpoints: [{endpoints}], ports: [{ports}]}}"
+        )
+    };
+    let access = |n| {
+        let ports = list(n, &|i| (i + 20_000).to_string());
+        format!("{{apiVersion: millrace.dev/v1alpha1, kind: AccessPolicy, metadata: {{name: a}}, spec: {{rules: [{{to: [{{ports: [{ports}]}}]}}]}}}}")
+    };
+    let encryption = |n| {
+        let ports = list(n, &|i| format!("{{port: {}, mode: Strict}}", i + 20_000));
+        format!("{{apiVersion: millrace.dev/v1alpha1, kind: EncryptionPolicy, metadata: {{name: e}}, spec: {{mode: Strict, ports: [{ports}]}}}}")
+    };
+    for (fits, too_large) in [
+        (service(250), service(251)),
+        (slice(1_000, 100), slice(1_001, 100)),
+        (slice(1_000, 100), slice(1_000, 101)),
+        (access(100), access(101)),
+        (encryption(100), encryption(101)),
+    ] {
+        let refused = |document: &str| {
+            let (_, sourced) = settle(&Shelf::default(), &[document.to_owned()]);
+            sourced.diagnostics.iter().any(|d| d.effect == Effect::Refused && d.mend.contains("at most"))
+        };
+        assert!(!refused(&fits), "{}", fits.get(..120).unwrap_or_default());
+        assert!(refused(&too_large), "{}", too_large.get(..120).unwrap_or_default());
+    }
 }
 
 #[test]

@@ -131,6 +131,9 @@ fn address(text: &str, field: &str, problems: &mut Problems) -> Option<IpAddr> {
         _ if address.is_unspecified() => Some("the unspecified address"),
         _ if address.is_loopback() => Some("a loopback address"),
         _ if address.is_multicast() => Some("a multicast address"),
+        // It means something else on every link.
+        IpAddr::V4(v4) if v4.is_link_local() => Some("a link-local address"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address"),
         IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
         IpAddr::V4(_) | IpAddr::V6(_) => None,
     };
@@ -145,16 +148,20 @@ fn address(text: &str, field: &str, problems: &mut Problems) -> Option<IpAddr> {
     Some(address)
 }
 
-/// A list of addresses without repetition.
+/// The addresses of a pod or service: one of each family at most, as Kubernetes has it. What there are more of would be
+/// in every node's tables, which are bounded for all.
 fn addresses<'a>(texts: impl Iterator<Item = (String, &'a str)>, problems: &mut Problems) -> Vec<IpAddr> {
-    let mut addresses = Vec::new();
+    let mut addresses: Vec<IpAddr> = Vec::new();
     for (field, text) in texts {
-        if let Some(address) = address(text, &field, problems) {
-            if addresses.contains(&address) {
-                problems.fatal(field, format!("{address} stands twice"), "write each address once");
-            } else {
-                addresses.push(address);
-            }
+        let Some(address) = address(text, &field, problems) else { continue };
+        if addresses.contains(&address) {
+            problems.fatal(field, format!("{address} stands twice"), "write each address once");
+        } else if let Some(first) = addresses.iter().find(|first| first.is_ipv4() == address.is_ipv4()) {
+            let mend = "write at most one IPv4 and one IPv6 address";
+            problems.fatal(field, format!("{address} is of the family of {first}"), mend);
+            break;
+        } else {
+            addresses.push(address);
         }
     }
     addresses

@@ -127,6 +127,22 @@ async fn a_workload_is_enrolled_while_its_own_node_says_that_it_listens() {
     on_a.until(|s| s.workloads[&db()].membership == Membership::Pending).await;
 }
 
+/// A node that never saw its pods go, for the next update came with them again, has nothing new to say.
+#[tokio::test]
+async fn pods_that_are_gone_for_a_moment_are_enrolled_again_without_another_word_of_their_node() {
+    let mesh = Mesh::with(&[("shop.yaml", SHOP)]).await;
+    let b = mesh.node("b").await;
+    let mut stream = Subscription::open(&mut mesh.client(&b).await, Snapshot::default()).await.unwrap();
+    stream.next().await;
+    stream.listening(&[(&db(), "u-db")]).await;
+    stream.until(|s| s.workloads[&db()].membership == Membership::Enrolled).await;
+    std::fs::remove_file(mesh.directory.path().join("shop.yaml")).unwrap();
+    stream.until(|s| s.workloads.is_empty()).await;
+    mesh.write("shop.yaml", SHOP);
+    stream.until(|s| s.workloads.contains_key(&db())).await;
+    assert_eq!(stream.snapshot.workloads[&db()].membership, Membership::Enrolled);
+}
+
 /// Else every restart of the control plane would close the mesh until the last agent came back.
 #[tokio::test]
 async fn a_restarted_control_plane_knows_who_was_enrolled_and_goes_on_counting() {

@@ -19,6 +19,10 @@ use crate::{
 /// More rules than this in one policy is a generated list that belongs into several: each is asked for each connection.
 const MAX_RULES: usize = 1_000;
 
+/// Ports that one policy may name. Each is an entry in the kernel for every caller on a node, and of every node's tables
+/// each policy takes its part.
+const MAX_PORTS: usize = 100;
+
 pub(super) fn access(
     name: &ObjectName,
     policy: &crd::AccessPolicy,
@@ -45,8 +49,10 @@ pub(super) fn access(
             "add the rule {} to deny every call, or say which",
         );
     }
-    let rules =
+    let rules: Vec<Rule> =
         rules.iter().enumerate().map(|(i, r)| rule(r, &format!("spec.rules[{i}]"), settings, problems)).collect();
+    let ports: BTreeSet<u16> = rules.iter().flat_map(|rule| rule.ports.iter().copied()).collect();
+    few_ports(ports.len(), "spec.rules", problems);
     AccessPolicy { name: name.clone(), target, action, rules }
 }
 
@@ -211,11 +217,22 @@ pub(super) fn encryption(
             problems.fatal(field, format!("port {port} stands twice"), "write each port once");
         }
     }
+    few_ports(modes.len(), "spec.ports", problems);
     EncryptionPolicy {
         name: name.clone(),
         made: meta::made(&policy.metadata),
         target,
         encryption: Encryption { default: encryption_mode(*mode), ports: modes },
+    }
+}
+
+fn few_ports(given: usize, field: &str, problems: &mut Problems) {
+    if given > MAX_PORTS {
+        problems.fatal(
+            field,
+            format!("it names {given} ports"),
+            format!("name at most {MAX_PORTS}, or leave ports out to mean every one"),
+        );
     }
 }
 

@@ -11,6 +11,10 @@ use crate::{
     world::{Service, ServicePort, TargetPort, Unready},
 };
 
+/// Each takes an entry of the kernel's tables for every address, and a slot for every endpoint: with 1,000 of those, half
+/// of all slots there are.
+const MAX_PORTS: usize = 250;
+
 pub(super) fn service(name: &ObjectName, service: &core::Service, problems: &mut Problems) -> Service {
     meta::check(&service.metadata, problems);
     if service.spec.is_none() {
@@ -72,6 +76,14 @@ fn ports(spec: &core::ServiceSpec, problems: &mut Problems) -> Vec<ServicePort> 
     let given = spec.ports.as_deref().unwrap_or_default();
     if given.is_empty() && spec.cluster_ip.as_deref() != Some("None") {
         problems.fatal("spec.ports", "a service with an address has at least one port", "add a port");
+    }
+    if given.len() > MAX_PORTS {
+        problems.fatal(
+            "spec.ports",
+            format!("there are {} ports", given.len()),
+            format!("write at most {MAX_PORTS}, and the rest in another service"),
+        );
+        return Vec::new();
     }
     let mut ports: Vec<ServicePort> = Vec::new();
     let mut names: BTreeSet<&str> = BTreeSet::new();

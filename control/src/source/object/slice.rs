@@ -12,6 +12,12 @@ use crate::{
 };
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// Kubernetes' own bound (EndpointSlice in its API).
+const MAX_ENDPOINTS: usize = 1_000;
+/// Kubernetes' own bound.
+const MAX_PORTS: usize = 100;
+/// Kubernetes' own bound.
+const MAX_ADDRESSES: usize = 100;
 
 pub(super) fn slice(name: &ObjectName, slice: &discovery::EndpointSlice, problems: &mut Problems) -> Slice {
     let labels = meta::labels(slice.metadata.labels.as_ref(), "metadata.labels", problems);
@@ -39,15 +45,28 @@ pub(super) fn slice(name: &ObjectName, slice: &discovery::EndpointSlice, problem
             None
         }
     };
+    at_most(MAX_ENDPOINTS, slice.endpoints.len(), "endpoints", problems);
+    at_most(MAX_PORTS, slice.ports.as_deref().unwrap_or_default().len(), "ports", problems);
     Slice {
         service: named(&name.namespace, service.map(String::as_str).unwrap_or_default()),
         endpoints: slice
             .endpoints
             .iter()
+            .take(MAX_ENDPOINTS)
             .enumerate()
             .map(|(i, endpoint)| one(&name.namespace, endpoint, &format!("endpoints[{i}]"), family, problems))
             .collect(),
         ports: ports(slice.ports.as_deref().unwrap_or_default(), problems),
+    }
+}
+
+fn at_most(most: usize, given: usize, field: &str, problems: &mut Problems) {
+    if given > most {
+        problems.fatal(
+            field,
+            format!("there are {given} of them"),
+            format!("write at most {most}, and the rest in another slice of the service"),
+        );
     }
 }
 
@@ -67,9 +86,11 @@ fn one(
     if endpoint.addresses.is_empty() {
         problems.fatal(format!("{field}.addresses"), "an endpoint has at least one address", "add its address");
     }
+    at_most(MAX_ADDRESSES, endpoint.addresses.len(), &format!("{field}.addresses"), problems);
     let addresses = endpoint
         .addresses
         .iter()
+        .take(MAX_ADDRESSES)
         .enumerate()
         .filter_map(|(i, text)| {
             let field = format!("{field}.addresses[{i}]");
@@ -110,7 +131,7 @@ fn pod(namespace: &str, target: &core::ObjectReference) -> Option<ObjectName> {
 
 fn ports(given: &[discovery::EndpointPort], problems: &mut Problems) -> Vec<SlicePort> {
     let mut ports: Vec<SlicePort> = Vec::new();
-    for (index, one) in given.iter().enumerate() {
+    for (index, one) in given.iter().take(MAX_PORTS).enumerate() {
         let field = format!("ports[{index}]");
         let transport = protocol(one.protocol.as_deref(), &format!("{field}.protocol"), problems);
         let Some(number) = one.port else {
