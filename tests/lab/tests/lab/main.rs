@@ -33,4 +33,6 @@ mod plaintext;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
+mod standalone;
+#[cfg(test)]
 mod wire;
