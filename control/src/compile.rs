@@ -22,7 +22,7 @@ pub fn compile(world: &World) -> (Snapshot, Vec<Diagnostic>) {
     let bindings = policy::Bindings::new(world);
     let owners = workload::Owners::new(world, &mut notes);
     let workloads = workload::workloads(world, &owners, &bindings, &mut notes);
-    let services = endpoint::services(world, &mut notes);
+    let services = endpoint::services(world, &owners, &mut notes);
     let endpoints = endpoint::endpoints(world, &owners, &workloads, &mut notes);
     policy::check(world, &workloads, &bindings, &mut notes);
     let policies = world.objects.access.values().map(|p| {

@@ -410,7 +410,9 @@ fn one_object_can_not_be_larger_than_its_part_of_the_nodes_tables() {
     let list = |n: usize, item: &dyn Fn(usize) -> String| (0..n).map(item).collect::<Vec<_>>().join(", ");
     let service = |n| {
         let ports = list(n, &|i| format!("{{name: p{i}, port: {}}}", i + 20_000));
-        format!("{{apiVersion: v1, kind: Service, metadata: {{name: s}}, spec: {{clusterIP: 10.96.9.9, ports: [{ports}]}}}}")
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: s}}, spec: {{clusterIP: 10.96.9.9, ports: [{ports}]}}}}"
+        )
     };
     let slice = |n, ports| {
         let endpoints = list(n, &|i| format!("{{addresses: [10.9.{}.{}]}}", i / 250, i % 250 + 1));
@@ -422,11 +424,15 @@ fn one_object_can_not_be_larger_than_its_part_of_the_nodes_tables() {
     };
     let access = |n| {
         let ports = list(n, &|i| (i + 20_000).to_string());
-        format!("{{apiVersion: millrace.dev/v1alpha1, kind: AccessPolicy, metadata: {{name: a}}, spec: {{rules: [{{to: [{{ports: [{ports}]}}]}}]}}}}")
+        format!(
+            "{{apiVersion: millrace.dev/v1alpha1, kind: AccessPolicy, metadata: {{name: a}}, spec: {{rules: [{{to: [{{ports: [{ports}]}}]}}]}}}}"
+        )
     };
     let encryption = |n| {
         let ports = list(n, &|i| format!("{{port: {}, mode: Strict}}", i + 20_000));
-        format!("{{apiVersion: millrace.dev/v1alpha1, kind: EncryptionPolicy, metadata: {{name: e}}, spec: {{mode: Strict, ports: [{ports}]}}}}")
+        format!(
+            "{{apiVersion: millrace.dev/v1alpha1, kind: EncryptionPolicy, metadata: {{name: e}}, spec: {{mode: Strict, ports: [{ports}]}}}}"
+        )
     };
     for (fits, too_large) in [
         (service(250), service(251)),

@@ -22,10 +22,19 @@ use crate::{
 /// The share of an endpoint that is no pod.
 const WEIGHT: u32 = 1;
 
-pub(super) fn services(world: &World, notes: &mut Notes) -> BTreeMap<ObjectName, Arc<Service>> {
+pub(super) fn services(world: &World, owners: &Owners<'_>, notes: &mut Notes) -> BTreeMap<ObjectName, Arc<Service>> {
     let mut virtual_addresses: BTreeMap<(IpAddr, u16, Protocol), &ObjectName> = BTreeMap::new();
     let mut services = BTreeMap::new();
     for service in world.objects.services.values().filter(|s| is_served(s)) {
+        for (address, pod) in service.addresses.iter().filter_map(|a| Some((a, owners.of(*a)?))) {
+            let problem =
+                format!("{address} is pod {}'s: what calls the pod on these ports reaches the service", pod.name);
+            notes.add(
+                Kind::Service,
+                &service.name,
+                ("spec.clusterIPs", problem, "give the service an address of its own"),
+            );
+        }
         for (address, port) in service.addresses.iter().flat_map(|a| service.ports.iter().map(move |p| (a, p))) {
             match virtual_addresses.entry((*address, port.port, port.protocol)) {
                 Entry::Vacant(entry) => drop(entry.insert(&service.name)),

@@ -14,15 +14,27 @@ use crate::{
     world::{Life, Listener, Network, Pod, Wish, World},
 };
 
-/// Which pod has which address. A pod that ended has none; of two that claim one the living has it, then the first by name.
+/// Which pod has which address. A pod that ended has none, and none has its node's; of two that claim one the living has
+/// it, then the first by name.
 pub(super) struct Owners<'w>(BTreeMap<IpAddr, &'w Pod>);
 
 impl<'w> Owners<'w> {
     pub(super) fn new(world: &'w World, notes: &mut Notes) -> Self {
         let mut owners: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
         let mut losers: Vec<(&Pod, IpAddr)> = Vec::new();
-        for pod in world.objects.pods.values().filter(|p| is_workload(p) && p.network == Network::Own) {
+        let pods = || world.objects.pods.values().map(|pod| &**pod).filter(|p| is_workload(p));
+        let of_nodes: BTreeMap<IpAddr, &Pod> = pods()
+            .filter(|p| p.network == Network::Host)
+            .flat_map(|pod| pod.addresses.iter().map(move |address| (*address, pod)))
+            .collect();
+        for pod in pods().filter(|p| p.network == Network::Own) {
             for address in &pod.addresses {
+                // To take a node's address would take its traffic, and that of all who have it.
+                if let Some(host) = of_nodes.get(address) {
+                    let problem = format!("{address} is the address of a node, by pod {} in its network", host.name);
+                    notes.add(Kind::Pod, &pod.name, ("status.podIPs", problem, "give the pod an address of its own"));
+                    continue;
+                }
                 match owners.entry(*address) {
                     Entry::Vacant(entry) => drop(entry.insert(pod)),
                     Entry::Occupied(mut entry) if rank(pod) < rank(entry.get()) => {

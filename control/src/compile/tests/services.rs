@@ -204,3 +204,13 @@ fn what_did_not_change_is_the_same_arc() {
     assert!(Arc::ptr_eq(&before.endpoints[&name("web")], &after.endpoints[&name("web")]));
     assert_eq!(after.workloads.len(), 2);
 }
+
+#[test]
+fn a_service_with_a_pods_address_is_told() {
+    let text = format!("{BASE}{}{}", service(SELECTS), pod("db", "10.96.0.1", ""));
+    let told = notes(&text);
+    assert!(
+        told.len() == 1 && told[0].contains("Service shop/web: spec.clusterIPs: 10.96.0.1 is pod shop/db's"),
+        "{told:?}"
+    );
+}

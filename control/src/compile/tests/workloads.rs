@@ -92,6 +92,18 @@ fn pods_in_their_nodes_network_share_its_address() {
 }
 
 #[test]
+fn no_pod_takes_its_nodes_address() {
+    let text =
+        format!("{BASE}{}{}", pod("a-thief", "172.30.0.2", ""), pod("host", "172.30.0.2", ", hostNetwork: true"));
+    assert_eq!(snapshot(&text).workloads[&name("a-thief")].addresses.len(), 0);
+    let told = notes(&text);
+    assert!(
+        told.len() == 1 && told[0].contains("Pod shop/a-thief: status.podIPs: 172.30.0.2 is the address of a node"),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn a_node_that_is_not_there_is_told() {
     let text = pod("web", "10.0.0.1", "");
     assert!(notes(&text)[0].contains("Pod shop/web: spec.nodeName: there is no Node a"), "{:?}", notes(&text));
