@@ -1,3 +1,5 @@
+//! States what each reason does to a connection, and that numbers and names are one to one.
+
 extern crate std;
 
 use std::collections::BTreeSet;
