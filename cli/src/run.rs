@@ -73,6 +73,7 @@ pub(crate) async fn run(run_dir: &Path, settings: config::Run) -> Result<Ending,
     for (process, path) in paths {
         keepers.spawn(child::keep(process, path?, place.clone(), stopped.clone()));
     }
+    keepers.spawn(child::keep_holder(program::beside(Process::Agent)?, place.clone(), stopped.clone()));
     drop(stopped);
     for urgency in [Urgency::Drain, Urgency::AtOnce] {
         tokio::select! {
@@ -178,6 +179,11 @@ impl Place {
             }
         }
         arguments
+    }
+
+    /// The arguments of the agent's program as the holder of listeners.
+    fn holder_arguments(&self) -> Vec<std::ffi::OsString> {
+        vec!["hold".into(), "--run-dir".into(), self.run_dir.clone().into()]
     }
 
     fn client(&self, process: Process) -> Client {

@@ -1,6 +1,7 @@
 //! Starts one program, says when it is up, starts it again when it ends, and ends it when asked, by its process id.
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::Arc,
@@ -61,16 +62,7 @@ async fn live(process: Process, path: &Path, place: &Place, mut stop: Stop) -> R
         ready = prepare(process, place) => ready?,
         () = asked(&mut stop, Urgency::Drain) => return Ok(End::Asked),
     }
-    let mut child = Command::new(path)
-        .args(place.arguments(process))
-        .stdin(Stdio::null())
-        // Standard output is ours, for one line per event; what the process logs goes to standard error.
-        .stdout(Stdio::null())
-        // Out of the terminal's process group: Ctrl-C is for us, and we end it in order.
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|why| Failure::Failed(format!("{}: {why}", path.display())))?;
+    let mut child = start(path, place.arguments(process))?;
     let pid = child.id();
     let announce = async {
         announce(process, pid, place).await;
@@ -84,6 +76,47 @@ async fn live(process: Process, path: &Path, place: &Place, mut stop: Stop) -> R
         }
         () = announce => Ok(End::Asked),
     }
+}
+
+/// Keeps the holder running until `stop`: with it, agent and proxy killed together refuse nobody. It has no admin socket
+/// and nothing to drain, so it is started at once, looks for the agent by itself, and ends when asked.
+pub(super) async fn keep_holder(path: PathBuf, place: Arc<Place>, mut stop: Stop) {
+    let mut backoff = Backoff::default();
+    loop {
+        let began = clock::now();
+        let why = match start(&path, place.holder_arguments()) {
+            Err(failure) => failure.to_string(),
+            Ok(mut child) => tokio::select! {
+                status = child.wait() => status.map_or_else(|why| why.to_string(), |status| status.to_string()),
+                () = asked(&mut stop, Urgency::Drain) => {
+                    terminate(&child);
+                    if timeout(GRACE_AT_ONCE, child.wait()).await.is_err() {
+                        drop(child.kill().await);
+                    }
+                    return;
+                }
+            },
+        };
+        let pause = backoff.pause(began.elapsed());
+        say(&format!("holder   down: {why}; starting again in {:.1} s", pause.as_secs_f64()));
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = asked(&mut stop, Urgency::Drain) => return,
+        }
+    }
+}
+
+fn start(path: &Path, arguments: Vec<OsString>) -> Result<Child, Failure> {
+    Command::new(path)
+        .args(arguments)
+        .stdin(Stdio::null())
+        // Standard output is ours, for one line per event; what the process logs goes to standard error.
+        .stdout(Stdio::null())
+        // Out of the terminal's process group: Ctrl-C is for us, and we end it in order.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|why| Failure::Failed(format!("{}: {why}", path.display())))
 }
 
 /// Waits until the mesh is to end this urgently; also where nobody is left to say so.

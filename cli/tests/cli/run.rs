@@ -44,7 +44,8 @@ fn running() -> Running {
     fs::copy(env!("CARGO_BIN_EXE_millrace"), bin.join("millrace")).unwrap();
     for program in ["control", "agent", "proxy"] {
         let path = bin.join(format!("millrace-{program}"));
-        fs::write(&path, format!("#!/bin/sh\necho {program} starts >&2\nexec sleep 1000\n")).unwrap();
+        let hold = "[ \"$1\" = hold ] && { echo $$ > \"$0\".holder.new; mv \"$0\".holder.new \"$0\".holder; exec sleep 1000; }";
+        fs::write(&path, format!("#!/bin/sh\n{hold}\necho {program} starts >&2\nexec sleep 1000\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let ok = |path| (path, String::from("ok"));
         let token = ("POST /tokens {\"node\":\"a\"}", String::from("{\"token\":\"v1.a.secret\"}"));
@@ -94,6 +95,19 @@ impl Running {
         [agent, control, proxy].map(|line| pid(line))
     }
 
+    /// The process id of the holder, once it has said it.
+    fn holder(&self) -> Pid {
+        let path = self.dir.path().join("bin/millrace-agent.holder");
+        for _ in 0..500 {
+            if let Ok(text) = fs::read_to_string(&path) {
+                return Pid::from_raw(text.trim().parse().unwrap()).unwrap();
+            }
+            // No event tells: it is nobody's child here, and writes to a file.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("no holder was started")
+    }
+
     fn end(&mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.millrace), Signal::TERM).unwrap();
         self.millrace.wait().unwrap().code()
@@ -131,10 +145,11 @@ fn all_three_are_started_kept_alive_and_ended() {
     assert!(running.line(|line| line.contains("down")).contains("signal: 9"));
     let second = running.up("agent");
     assert_ne!(second, agent);
-    assert!(is_alive(control) && is_alive(proxy) && is_alive(second));
+    let holder = running.holder();
+    assert!(is_alive(control) && is_alive(proxy) && is_alive(second) && is_alive(holder));
 
     assert_eq!(running.end(), Some(0));
-    for pid in [control, proxy, second] {
+    for pid in [control, proxy, second, holder] {
         assert!(!is_alive(pid), "{pid:?} outlives millrace run");
     }
 }
