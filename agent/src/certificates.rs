@@ -46,6 +46,15 @@ pub struct Issued {
     pub not_after: SystemTime,
     /// When to have it renewed.
     pub renew: SystemTime,
+    /// When it was issued, by this node's clock. Where that is in the future the clock was set back, and the certificate may
+    /// not be valid yet.
+    pub issued: SystemTime,
+}
+
+impl Issued {
+    fn is_due(&self, now: SystemTime) -> bool {
+        self.renew <= now || now < self.issued
+    }
 }
 
 /// Why no certificate was had.
@@ -124,7 +133,7 @@ impl Keeper {
     }
 
     fn is_due(&self, identity: &Identity, now: SystemTime) -> bool {
-        self.held.borrow().get(identity).is_none_or(|issued| issued.renew <= now)
+        self.held.borrow().get(identity).is_none_or(|issued| issued.is_due(now))
     }
 
     fn until_next(&self, now: SystemTime) -> Duration {
@@ -168,8 +177,9 @@ impl Keeper {
         let material = node::KeyMaterial::from(&KeyMaterial { chain, key, bundle });
         let sealed = seal("millrace-keys", &material.encode_to_vec())?;
         // From now, not from the certificate's own beginning: that lies in the past, for clocks that are behind.
-        let renew = renew_at(clock::wall_time(), not_after, rand::random());
-        Ok(Issued { sealed: Arc::new(sealed), not_after, renew })
+        let issued = clock::wall_time();
+        let renew = renew_at(issued, not_after, rand::random());
+        Ok(Issued { sealed: Arc::new(sealed), not_after, renew, issued })
     }
 
     /// True where the node's own certificate is not due.
@@ -204,5 +214,28 @@ impl Keeper {
         let mut request = tonic::Request::new(request);
         request.set_timeout(ISSUE_TIMEOUT);
         Ok(ControlClient::new(channel).issue(request).await?.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        sync::Arc,
+        time::{Duration, SystemTime},
+    };
+
+    use super::Issued;
+
+    #[test]
+    fn a_certificate_is_due_late_in_its_life_or_after_the_clock_was_set_back() {
+        let issued = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let hour = Duration::from_secs(3600);
+        let sealed = Arc::new(File::open("/dev/null").unwrap().into());
+        let certificate = Issued { sealed, not_after: issued + hour * 24, renew: issued + hour * 12, issued };
+        assert!(!certificate.is_due(issued));
+        assert!(!certificate.is_due(issued + hour));
+        assert!(certificate.is_due(issued + hour * 12));
+        assert!(certificate.is_due(issued - hour));
     }
 }

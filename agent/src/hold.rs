@@ -21,7 +21,7 @@ use millrace_node::{
     },
 };
 
-use crate::proxy::HOLDER;
+use crate::{limits, proxy::HOLDER};
 
 /// How often an agent is looked for: the socket's file appears without the kernel telling.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -44,6 +44,7 @@ enum Lost {
 /// Holds until SIGTERM.
 pub async fn hold(run_dir: &Path) -> anyhow::Result<()> {
     telemetry::init("millrace-hold");
+    limits::raise_descriptors();
     let mut drain = Drain::on_signal(Duration::ZERO).context("signals can't be caught")?;
     let socket = run_dir.join("proxy.sock");
     let mut held = Held::new();

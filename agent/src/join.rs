@@ -5,6 +5,7 @@
 mod token;
 
 use std::{
+    convert::Infallible,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,6 +19,7 @@ use millrace_node::{
 };
 use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
 
 use crate::{
     clock,
@@ -36,8 +38,14 @@ const CERTIFICATE_TAG: &str = "CERTIFICATE";
 /// Longest wait between two tries to join: a person who puts a new token there shall not wait long.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
+/// Longest sleep towards the end of a certificate: the wall clock may be set meanwhile.
+const MAX_SLEEP: Duration = Duration::from_secs(60);
+
 /// The service account of the control plane, beside the nodes' own.
 const CONTROL_ACCOUNT: &str = "millrace-control";
+
+/// Where the node's credentials are held; None while there are none that hold.
+pub type Held = watch::Sender<Option<Arc<Credentials>>>;
 
 /// What proves this node to the control plane.
 #[derive(Debug)]
@@ -160,8 +168,41 @@ impl Credentials {
     }
 }
 
+/// Keeps `held` the node's credentials: from disk, or by joining. Who renews them in time puts the newer ones there; once
+/// they have expired, as no control plane was there for too long, the node joins again.
+#[expect(clippy::infinite_loop, reason = "it keeps them for as long as the process lives")]
+pub async fn keep(
+    node: &str,
+    control: &ControlAddress,
+    token: Option<&Path>,
+    dir: &StateDir,
+    held: Held,
+) -> Infallible {
+    let mut seen = held.subscribe();
+    loop {
+        held.send_replace(Some(Arc::new(credentials(node, control, token, dir).await)));
+        expiry(&mut seen).await;
+        held.send_replace(None);
+    }
+}
+
+/// Returns once what is held has expired.
+async fn expiry(held: &mut watch::Receiver<Option<Arc<Credentials>>>) {
+    loop {
+        let not_after = held.borrow_and_update().as_ref().map(|own| own.not_after);
+        let left = not_after.and_then(|at| at.duration_since(clock::wall_time()).ok()).unwrap_or_default();
+        if left.is_zero() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(left.min(MAX_SLEEP)) => {}
+            Ok(()) = held.changed() => {}
+        }
+    }
+}
+
 /// The node's credentials: from disk, or by joining, tried until it succeeds.
-pub async fn credentials(node: &str, control: &ControlAddress, token: Option<&Path>, dir: &StateDir) -> Credentials {
+async fn credentials(node: &str, control: &ControlAddress, token: Option<&Path>, dir: &StateDir) -> Credentials {
     let mut failed = 0;
     loop {
         let held = match Credentials::load(dir, node, clock::wall_time()) {

@@ -20,6 +20,6 @@ mod syscall;
 pub use error::AttachError;
 pub use leave::leave;
 pub use maps::{MapError, Usage};
-pub use netns::netns_cookie;
+pub use netns::{netns_cookie, netns_of};
 pub use object::{Count, Kernel, Options};
 pub use state::{State, Write};

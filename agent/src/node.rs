@@ -3,6 +3,7 @@
 //! A new Snapshot goes first to pods and proxies, and then to the kernel's maps, so that the proxy knows a destination
 //! before the kernel sends connections for it. A proxy that is slow to say so holds the maps up for [`PROXY_FIRST`] at most.
 
+mod enforce;
 mod publish;
 mod room;
 
@@ -24,14 +25,10 @@ use crate::{
     clock::monotonic,
     control::{Connected, Enrolled, replace},
     flows::{self, Moment, Names},
-    kernel::{
-        Kernel, State,
-        plan::want,
-        reconcile::{Outcome, reconcile},
-    },
-    pods::{Pods, chain},
+    join::Credentials,
+    kernel::{Kernel, State, reconcile::Outcome},
+    pods::Pods,
     proxy::{Ended, Event, Proxies, Said, Wanted},
-    revoke::{self, Revoked, may_revoke, revoked},
     seat::Seat,
     state_dir::StateDir,
 };
@@ -60,6 +57,8 @@ pub struct Inputs {
     pub keys: watch::Receiver<Arc<Certificates>>,
     /// Whether the control plane is there.
     pub connected: watch::Receiver<Connected>,
+    /// What proves the node to the control plane.
+    pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     /// What proxies say.
     pub proxies: mpsc::Receiver<Event>,
     /// The end.
@@ -95,12 +94,15 @@ pub struct Node {
     sealed: Option<Arc<OwnedFd>>,
     keys: Arc<Certificates>,
     connected: Connected,
+    joined: Joined,
     /// Workloads whose listeners a proxy has been given: they stay enrolled while a proxy is replaced.
     enrolled: Enrolled,
     began: Instant,
     settled: Settled,
     /// When the maps shall be written, at the latest; None: they hold what they should.
     due: Option<Instant>,
+    /// True where live connections could not all be judged by what the maps hold: they are with the next tick.
+    judges_again: bool,
     room: room::Room,
     /// Where the last Snapshot is kept.
     dir: StateDir,
@@ -115,12 +117,23 @@ enum Settled {
     No,
 }
 
+/// Whether the node has a certificate of its own that holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Joined {
+    Yes,
+    No,
+}
+
 impl Node {
-    /// A node whose kernel programs are attached.
-    pub fn new(name: Arc<str>, kernel: Kernel, pods: Pods, outputs: (StateDir, Outputs)) -> anyhow::Result<Self> {
+    /// A node whose kernel programs are attached, and whose maps hold `have`.
+    pub fn new(
+        name: Arc<str>,
+        (kernel, have): (Kernel, State),
+        pods: Pods,
+        outputs: (StateDir, Outputs),
+    ) -> anyhow::Result<Self> {
         let (dir, outputs) = outputs;
         let (original, client) = kernel.proxy_maps()?;
-        let have = kernel.state()?;
         Ok(Self {
             name,
             maps: [Arc::new(original), Arc::new(client)],
@@ -135,10 +148,12 @@ impl Node {
             sealed: None,
             keys: Arc::default(),
             connected: Connected::default(),
+            joined: Joined::No,
             enrolled: Enrolled::new(),
             began: clock::now(),
             settled: Settled::No,
             due: None,
+            judges_again: false,
             room: room::Room::default(),
             dir,
             outputs,
@@ -155,6 +170,7 @@ impl Node {
     pub async fn run(mut self, mut inputs: Inputs) -> End {
         let (mut retry, mut flows) = (ticks(RETRY), ticks(FLOWS));
         inputs.mesh.mark_changed();
+        inputs.credentials.mark_changed();
         loop {
             // Before there is a Snapshot, nothing a proxy says can be judged: it waits to be welcomed.
             let is_known = self.mesh.snapshot.generation != 0;
@@ -171,6 +187,10 @@ impl Node {
                 }
                 Ok(()) = inputs.connected.changed() => {
                     self.connected = *inputs.connected.borrow_and_update();
+                    self.publish();
+                }
+                Ok(()) = inputs.credentials.changed() => {
+                    self.joined = if inputs.credentials.borrow_and_update().is_some() { Joined::Yes } else { Joined::No };
                     self.publish();
                 }
                 Some(event) = inputs.proxies.recv(), if is_known => self.hear(event).await,
@@ -219,53 +239,6 @@ impl Node {
         self.publish();
     }
 
-    /// Makes the kernel's maps hold what they should.
-    async fn enforce(&mut self) {
-        self.due = None;
-        let began = clock::now();
-        self.have.listeners.extend(self.pods.steered());
-        let wanted = want(&self.mesh, &self.name, &self.pods.namespaces());
-        self.outcome = reconcile(&mut self.kernel, &mut self.have, &wanted);
-        self.enforced = self.mesh.snapshot.generation;
-        if let Err(why) = self.pods.detach(&mut self.kernel) {
-            self.outcome.failures.insert(chain(&why), 1);
-        }
-        let took = clock::now().duration_since(began);
-        self.outputs.metrics.planned(&self.outcome, took.as_secs_f64());
-        let Outcome { n_written, n_judging, n_left_out, failures } = &self.outcome;
-        let judges = *n_judging != 0;
-        tracing::debug!(generation = self.enforced, n_written, ?took, "the kernel's maps were written");
-        for (why, count) in failures {
-            tracing::error!(why, count, n_left_out, "the kernel does not hold what it should");
-        }
-        self.publish();
-        if judges {
-            self.revoke().await;
-        }
-    }
-
-    /// Closes connections between pods of this node that the maps would now refuse.
-    async fn revoke(&self) {
-        if !may_revoke(&self.have) {
-            return;
-        }
-        let seen = self.pods.within_each(revoke::see).await;
-        for Revoked { netns, connection, source, policy } in revoked(&self.have, &seen) {
-            let remote = connection.remote;
-            match self.pods.within(netns, move || revoke::close(&connection)).await {
-                Ok(()) => {
-                    self.outputs.metrics.revoked.inc();
-                    let flow = flows::revoked((netns, source), remote, policy, &self.names, moment());
-                    self.outputs.flows.record(&flow);
-                }
-                Err(why) => {
-                    let error = &why as &dyn std::error::Error;
-                    tracing::error!(error, %remote, "a connection that policy now denies can't be closed");
-                }
-            }
-        }
-    }
-
     /// Something a proxy did.
     async fn hear(&mut self, Event { proxy, said }: Event) {
         match said {
@@ -275,13 +248,10 @@ impl Node {
             Said::Returned(name, uid, sockets) => {
                 for (kind, socket) in sockets {
                     match self.pods.adopt(&name, &uid, kind, socket) {
-                        Ok(()) => self.proxies.returned(proxy, &name, &uid, kind),
+                        Ok(cookie) => self.proxies.returned(proxy, &name, (&uid, cookie), kind),
                         Err(why) => {
                             tracing::info!(workload = %name, why, "a listener that was brought back is not taken");
-                            // One of a workload that is gone is noted, so that its holder is told to close it.
-                            if self.pods.get(&name, &uid).is_none() {
-                                self.proxies.returned(proxy, &name, &uid, kind);
-                            }
+                            self.proxies.refused(proxy, &name, &uid);
                         }
                     }
                 }
@@ -341,6 +311,13 @@ impl Node {
         }
         if self.pods.sync(&self.mesh, &mut self.kernel).await || !self.outcome.failures.is_empty() {
             self.due.get_or_insert_with(clock::now);
+        }
+        // A moment after the maps: what was on its way to a pod that left is not cut off.
+        if self.due.is_none() {
+            self.pods.release();
+        }
+        if self.judges_again {
+            self.revoke().await;
         }
         self.offer();
     }

@@ -5,26 +5,23 @@
 
 mod entrant;
 pub mod listener;
+mod namespace;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     io,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
-    },
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
-use millrace_abi::{ListenerKey, ListenerKind as Steering};
+use millrace_abi::{ListenerKey, ListenerKind as Steering, Pod as Entry};
 use millrace_model::{Membership, Mesh, ObjectName, Workload};
 use millrace_node::wire::node::{Family, ListenerKind};
 
 pub use entrant::Entrant;
 
 use crate::kernel::{
-    AttachError, Kernel,
+    AttachError, Kernel, netns_of,
     plan::{Namespace, Namespaces, addr},
 };
 
@@ -35,8 +32,9 @@ pub struct Pods {
     host: u64,
     /// Namespaces whose lookup link is attached.
     attached: BTreeSet<u64>,
-    /// Those of them that an agent before this one attached, and that have its program still.
-    inherited: BTreeSet<u64>,
+    /// Those of them that an agent before this one attached, and that have its program still: with the id of the
+    /// workload that it wrote each down for.
+    inherited: BTreeMap<u64, Option<u64>>,
     pods: BTreeMap<ObjectName, Pod>,
 }
 
@@ -53,6 +51,7 @@ pub struct Pod {
     pub pending: Option<String>,
     /// The listeners that the kernel steers to.
     steered: BTreeSet<ListenerKind>,
+    opening: namespace::Opening,
 }
 
 /// A network namespace.
@@ -66,6 +65,15 @@ pub struct Found {
     file: (u64, u64),
 }
 
+impl Found {
+    /// The namespace of a socket, whose cookie was asked for.
+    fn by(socket: BorrowedFd<'_>, cookie: u64) -> io::Result<Self> {
+        let namespace = netns_of(socket)?;
+        let file = namespace::id(namespace.as_fd())?;
+        Ok(Self { namespace: Arc::new(namespace), cookie, file })
+    }
+}
+
 impl Pod {
     /// True where every listener is open, steered to, and the lookup link attached.
     pub fn is_captured(&self) -> bool {
@@ -74,9 +82,12 @@ impl Pod {
 }
 
 impl Pods {
-    /// No pods yet; `attached` are the namespaces whose lookup links an agent before this one left.
-    pub fn new(node: Arc<str>, attached: BTreeSet<u64>) -> io::Result<Self> {
-        let (entrant, host, inherited) = (Entrant::start()?, listener::cookie()?, attached.clone());
+    /// No pods yet; `attached` are the namespaces whose lookup links an agent before this one left, and `entries` what it
+    /// wrote down of whose they are.
+    pub fn new(node: Arc<str>, attached: BTreeSet<u64>, entries: &BTreeMap<u64, Entry>) -> io::Result<Self> {
+        let (entrant, host) = (Entrant::start()?, listener::cookie()?);
+        let owner = |cookie: &u64| (*cookie, entries.get(cookie).map(|entry| entry.id));
+        let inherited = attached.iter().map(owner).collect();
         Ok(Self { node, entrant, host, attached, inherited, pods: BTreeMap::new() })
     }
 
@@ -125,7 +136,7 @@ impl Pods {
         changed
     }
 
-    /// Closes what belongs to pods that are gone, left the mesh, or were made again under their old name.
+    /// Closes what belongs to pods that are gone, or were made again under their old name.
     fn forget(&mut self, mesh: &Mesh) -> bool {
         let before = self.pods.len();
         self.pods.retain(|name, pod| {
@@ -134,16 +145,16 @@ impl Pods {
                 now.uid == pod.workload.uid && now.node == pod.workload.node && now.netns == pod.workload.netns
             })
         });
-        let mut changed = self.pods.len() != before;
-        for (name, pod) in &mut self.pods {
-            let is_outside = mesh.snapshot.workloads.get(name).is_some_and(|w| w.membership == Membership::Outside);
-            if is_outside && !pod.listeners.is_empty() {
-                pod.listeners.clear();
-                pod.steered.clear();
-                changed = true;
-            }
-        }
-        changed
+        self.pods.len() != before
+    }
+
+    /// Closes the listeners of pods that left the mesh, once the kernel sends nothing there any more.
+    pub fn release(&mut self) {
+        self.outside().for_each(|pod| pod.listeners.clear());
+    }
+
+    fn outside(&mut self) -> impl Iterator<Item = &mut Pod> {
+        self.pods.values_mut().filter(|pod| pod.workload.membership == Membership::Outside)
     }
 
     /// Finds the namespace, opens what is missing, and attaches. The error is the reason that status shows.
@@ -153,7 +164,7 @@ impl Pods {
             return Ok(());
         }
         // An agent before this one captured it: its link gets this version's program before anything else happens.
-        if self.inherited.contains(&found.cookie) {
+        if self.inherited.contains_key(&found.cookie) {
             self.attach(&found, kernel)?;
         }
         let missing = listener::kinds(&pod.workload).filter(|kind| !pod.listeners.contains_key(kind));
@@ -184,9 +195,7 @@ impl Pods {
     /// The pod's namespace, as its path shows it now. One that was found stays while its path is gone: the pod may live on.
     async fn find(&self, pod: &mut Pod) -> Result<Found, String> {
         let path = pod.workload.netns.clone().ok_or("no network namespace is named")?;
-        let opened =
-            File::open(&*path).and_then(|file| file.metadata().map(|found| (file, (found.dev(), found.ino()))));
-        let (file, id) = match (opened, &pod.found) {
+        let (file, id) = match (pod.opening.open(&path).await, &pod.found) {
             (Ok((_, id)), Some(found)) if found.file == id => return Ok(found.clone()),
             (Err(_), Some(found)) => return Ok(found.clone()),
             (Err(why), None) => return Err(format!("its network namespace {path} can't be opened: {why}")),
@@ -201,7 +210,7 @@ impl Pods {
         if let Some((other, _)) = self.iter().find(|(_, other)| other.cookie() == Some(cookie)) {
             return Err(format!("it shares the network namespace of {other}"));
         }
-        if pod.found.is_some() {
+        if self.cookie(pod).is_some_and(|before| before != cookie) {
             tracing::info!(workload = %pod.workload.name, "the pod has another network namespace now");
             pod.listeners.clear();
             pod.steered.clear();
@@ -211,19 +220,24 @@ impl Pods {
         Ok(found)
     }
 
-    /// Takes back a listener that somebody kept through a restart of the agent. The error is why it is not taken.
-    pub fn adopt(&mut self, name: &ObjectName, uid: &str, kind: ListenerKind, socket: OwnedFd) -> Result<(), String> {
-        let pod = self.pods.get_mut(name).filter(|pod| *pod.workload.uid == *uid).ok_or("the workload is gone")?;
-        if pod.listeners.contains_key(&kind) {
-            return Ok(());
-        }
-        let found = pod.found.as_ref().ok_or("the workload's network namespace is not known")?;
+    /// Takes back a listener that somebody kept through a restart of the agent: the cookie of its namespace. The error is
+    /// why it is not taken.
+    pub fn adopt(&mut self, name: &ObjectName, uid: &str, kind: ListenerKind, socket: OwnedFd) -> Result<u64, String> {
+        let pod = self.get(name, uid).ok_or("the workload is gone")?;
+        let cookie = self.cookie(pod).ok_or("the workload's network namespace is not known")?;
+        let is_found = pod.found.is_some();
         if pod.workload.membership == Membership::Outside {
             return Err("the workload is not in the mesh".to_owned());
         }
-        listener::check(socket.as_fd(), kind, found.cookie)?;
-        pod.listeners.insert(kind, Arc::new(socket));
-        Ok(())
+        listener::check(socket.as_fd(), kind, cookie)?;
+        // Its path leads there no more, but the pod lives on: its listener does.
+        let found =
+            if is_found { None } else { Some(Found::by(socket.as_fd(), cookie).map_err(|why| why.to_string())?) };
+        if let Some(pod) = self.pods.get_mut(name) {
+            pod.found = pod.found.take().or(found);
+            pod.listeners.entry(kind).or_insert_with(|| Arc::new(socket));
+        }
+        Ok(cookie)
     }
 
     /// Unconnected, exempt sockets in the workload's namespace.
@@ -243,20 +257,23 @@ impl Pods {
         Ok(sockets)
     }
 
-    /// What `work` gives inside each namespace of the mesh, by cookie. Work that fails is told, and left out.
+    /// What `work` gives inside each namespace of the mesh, by cookie. Work that fails is told, left out, and counted.
     pub async fn within_each<T: Send + 'static>(
         &self,
         work: impl Fn() -> io::Result<T> + Clone + Send + 'static,
-    ) -> BTreeMap<u64, T> {
-        let mut done = BTreeMap::new();
+    ) -> (BTreeMap<u64, T>, usize) {
+        let (mut done, mut n_failed) = (BTreeMap::new(), 0);
         let mesh = self.pods.values().filter(|pod| pod.workload.membership != Membership::Outside);
         for found in mesh.filter_map(|pod| pod.found.as_ref()) {
             match self.entrant.within(found.namespace.clone(), work.clone()).await {
                 Ok(result) => drop(done.insert(found.cookie, result)),
-                Err(why) => tracing::warn!(error = &why as &dyn std::error::Error, "a pod's namespace can't be read"),
+                Err(why) => {
+                    n_failed += 1;
+                    tracing::warn!(error = &why as &dyn std::error::Error, "a pod's namespace can't be read");
+                }
             }
         }
-        done
+        (done, n_failed)
     }
 
     /// What `work` gives inside the namespace of this cookie.
@@ -274,10 +291,18 @@ impl Pods {
         self.pods.values().flat_map(|pod| pod.steered.iter().filter_map(|kind| steering(&pod.workload, *kind)))
     }
 
+    /// The namespace of a pod: the one that was found, else the one that an agent before this one wrote down for it.
+    fn cookie(&self, pod: &Pod) -> Option<u64> {
+        pod.cookie().or_else(|| {
+            let id = pod.workload.id();
+            self.inherited.iter().find(|(_, owner)| **owner == Some(id)).map(|(cookie, _)| *cookie)
+        })
+    }
+
     /// Whose each known namespace is, for the kernel's tables.
     pub fn namespaces(&self) -> Namespaces {
         let pods = self.pods.iter().filter_map(|(name, pod)| {
-            let cookie = pod.cookie()?;
+            let cookie = self.cookie(pod)?;
             match pod.workload.membership {
                 Membership::Outside => Some((cookie, Namespace::Outside(name.clone()))),
                 // Not before its link is there, and still when only its listeners are not: what is captured stays so.
@@ -292,24 +317,45 @@ impl Pods {
 
     /// Detaches the lookup links of namespaces that are no pod's of the mesh any more: last, after the kernel's tables.
     pub fn detach(&mut self, kernel: &mut Kernel) -> Result<(), AttachError> {
-        let namespaces = self.namespaces();
-        let is_mesh = |cookie: &u64| matches!(namespaces.get(cookie), Some(Namespace::Mesh(_)));
-        let stale: Vec<u64> = self.attached.iter().copied().filter(|cookie| !is_mesh(cookie)).collect();
-        for cookie in stale {
+        // The tables steer to them no more. One that comes back is steered to anew.
+        self.outside().for_each(|pod| pod.steered.clear());
+        for cookie in self.stale() {
             kernel.detach_pod(cookie)?;
             self.attached.remove(&cookie);
             self.inherited.remove(&cookie);
         }
         Ok(())
     }
+
+    /// Attached namespaces that are certain to be no pod's of the mesh.
+    fn stale(&self) -> Vec<u64> {
+        let namespaces = self.namespaces();
+        // While some pod's namespace is unknown, any link that nobody claims may be its: to remove it would let in plain text.
+        let mut in_mesh = self.pods.values().filter(|pod| pod.workload.membership != Membership::Outside);
+        let is_unknown = in_mesh.any(|pod| self.cookie(pod).is_none());
+        let is_stale = |cookie: &u64| match namespaces.get(cookie) {
+            Some(Namespace::Mesh(_)) => false,
+            Some(Namespace::Outside(_) | Namespace::Host) => true,
+            None => !(is_unknown && self.inherited.contains_key(cookie)),
+        };
+        self.attached.iter().copied().filter(is_stale).collect()
+    }
 }
 
 impl Pod {
     pub(crate) fn new(workload: Arc<Workload>) -> Self {
-        Self { workload, found: None, listeners: BTreeMap::new(), pending: None, steered: BTreeSet::new() }
+        let (listeners, steered, opening) = (BTreeMap::new(), BTreeSet::new(), namespace::Opening::default());
+        Self { workload, found: None, listeners, pending: None, steered, opening }
     }
 
-    fn cookie(&self) -> Option<u64> {
+    /// Found in the namespace of this cookie.
+    #[cfg(test)]
+    pub(crate) fn found_at(self, cookie: u64) -> Self {
+        let namespace = Arc::new(std::fs::File::open("/dev/null").unwrap().into());
+        Self { found: Some(Found { namespace, cookie, file: (0, cookie) }), ..self }
+    }
+
+    pub(crate) fn cookie(&self) -> Option<u64> {
         self.found.as_ref().map(|found| found.cookie)
     }
 }
@@ -346,3 +392,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let below = std::iter::successors(error.source(), |error| error.source());
     below.fold(error.to_string(), |text, error| format!("{text}: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_model::{Identity, ObjectName};
+use millrace_model::{Identity, Membership, ObjectName};
 use millrace_node::wire::{
     convert,
     node::{
@@ -32,6 +32,10 @@ const MAX_PEERS: usize = 8;
 
 /// Messages that wait for one proxy: keys and listeners of the 250 pods of a full node, several times over.
 pub const QUEUE: usize = 2048;
+
+/// Messages that wait for one proxy at which it is given no more sockets: each may carry 64, and they stay open in the
+/// agent until the proxy reads. What else it is sent shares its descriptors with the agent's own.
+const MAX_WAITING: usize = 64;
 
 /// How long a proxy that was replaced may serve what is open. Longer than most requests, shorter than a roll-out's patience.
 const DRAIN: Duration = Duration::from_secs(300);
@@ -89,12 +93,25 @@ struct Sent {
     generation: u64,
     /// Identity to the certificate sent, told apart by its expiry.
     keys: BTreeMap<Identity, std::time::SystemTime>,
-    /// Workload to its uid and the kinds it has.
+    /// Workload to what it has of it.
     listeners: BTreeMap<ObjectName, Given>,
+    /// Workloads of which it brought a listener that was not taken.
+    refused: BTreeSet<(ObjectName, Arc<str>)>,
 }
 
-/// A workload's uid, and the kinds of its listeners that a proxy has.
-type Given = (Arc<str>, BTreeSet<ListenerKind>);
+/// What a proxy has of a workload.
+struct Given {
+    uid: Arc<str>,
+    /// The namespace that the listeners are in: one that is made anew has others, of the same kinds.
+    cookie: Option<u64>,
+    kinds: BTreeSet<ListenerKind>,
+}
+
+impl Given {
+    fn is_of(&self, pod: &Pod) -> bool {
+        self.uid == pod.workload.uid && self.cookie == pod.cookie()
+    }
+}
 
 /// The queue is full, or the proxy has gone.
 struct Stuck;
@@ -132,14 +149,23 @@ impl Proxies {
         self.peers.remove(&id)
     }
 
-    /// A proxy holds this listener already.
-    pub fn returned(&mut self, id: u64, name: &ObjectName, uid: &Arc<str>, kind: ListenerKind) {
+    /// A proxy holds this listener already, in the namespace of this cookie.
+    pub fn returned(&mut self, id: u64, name: &ObjectName, (uid, cookie): (&Arc<str>, u64), kind: ListenerKind) {
         if let Some(peer) = self.peers.get_mut(&id) {
-            let held = peer.sent.listeners.entry(name.clone()).or_insert_with(|| (uid.clone(), BTreeSet::new()));
-            if held.0 != *uid {
-                *held = (uid.clone(), BTreeSet::new());
+            let new = || Given { uid: uid.clone(), cookie: Some(cookie), kinds: BTreeSet::new() };
+            let held = peer.sent.listeners.entry(name.clone()).or_insert_with(new);
+            if held.uid != *uid || held.cookie != Some(cookie) {
+                *held = new();
             }
-            held.1.insert(kind);
+            held.kinds.insert(kind);
+        }
+    }
+
+    /// A proxy holds a listener of this workload that was not taken: it is told to close it once that is certain to be
+    /// nobody's.
+    pub fn refused(&mut self, id: u64, name: &ObjectName, uid: &Arc<str>) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.sent.refused.insert((name.clone(), uid.clone()));
         }
     }
 
@@ -163,8 +189,8 @@ impl Proxies {
     /// True where a proxy that serves was given all listeners of the pod.
     pub fn holds(&self, name: &ObjectName, pod: &Pod) -> bool {
         self.peers.values().filter(|peer| peer.phase == Phase::Serving).any(|peer| {
-            let given = peer.sent.listeners.get(name).filter(|(uid, _)| *uid == pod.workload.uid);
-            given.is_some_and(|(_, kinds)| pod.listeners.keys().all(|kind| kinds.contains(kind)))
+            let given = peer.sent.listeners.get(name).filter(|given| given.is_of(pod));
+            given.is_some_and(|given| pod.listeners.keys().all(|kind| given.kinds.contains(kind)))
         })
     }
 
@@ -202,7 +228,8 @@ impl Proxies {
 
     /// How many sockets this proxy may have of the `count` it asks for, at `now`.
     pub fn allow(&mut self, id: u64, count: u32, now: Instant) -> usize {
-        self.peers.get_mut(&id).map_or(0, |peer| peer.allowance.take(count, now))
+        let reads = |peer: &&mut Peer| peer.outgoing.max_capacity() - peer.outgoing.capacity() < MAX_WAITING;
+        self.peers.get_mut(&id).filter(reads).map_or(0, |peer| peer.allowance.take(count, now))
     }
 
     /// Hands a proxy sockets: those it asked for, or none where they could not be made.
@@ -267,21 +294,24 @@ impl Peer {
         Ok(())
     }
 
-    /// Takes back the listeners of workloads that are gone, or were made again under their old name.
+    /// Takes back the listeners of workloads that are gone, left the mesh, or were made again under their old name; and
+    /// those that were not taken from it, unless their pod may yet turn out to be where they are.
     fn close(&mut self, wanted: &Wanted<'_>) -> Result<(), Stuck> {
-        let is_gone = |name: &ObjectName, uid: &Arc<str>| {
-            wanted.pods.get(name).is_none_or(|pod| pod.workload.uid != *uid || pod.listeners.is_empty())
+        let pod = |name: &ObjectName, uid: &Arc<str>| wanted.pods.get(name).filter(|pod| pod.workload.uid == *uid);
+        let is_stale = |(name, uid): &&(ObjectName, Arc<str>)| {
+            pod(name, uid).is_none_or(|pod| pod.cookie().is_some() || pod.workload.membership == Membership::Outside)
         };
-        let gone: Vec<(ObjectName, Arc<str>)> = self
-            .sent
-            .listeners
-            .iter()
-            .filter(|(name, (uid, _))| is_gone(name, uid))
-            .map(|(name, (uid, _))| (name.clone(), uid.clone()))
-            .collect();
+        let is_gone = |name: &ObjectName, given: &Given| {
+            pod(name, &given.uid).is_none_or(|pod| pod.listeners.is_empty() || !given.is_of(pod))
+        };
+        let Sent { listeners, refused, .. } = &self.sent;
+        let gone = listeners.iter().filter(|(name, given)| is_gone(name, given));
+        let gone = gone.map(|(name, given)| (name.clone(), given.uid.clone()));
+        let gone: BTreeSet<(ObjectName, Arc<str>)> = gone.chain(refused.iter().filter(is_stale).cloned()).collect();
         for (name, uid) in gone {
             self.send(Kind::Close(Close { workload: Some(convert::name(&name)), uid: uid.to_string() }), Vec::new())?;
-            self.sent.listeners.remove(&name);
+            self.sent.listeners.retain(|held, given| *held != name || given.uid != uid);
+            self.sent.refused.remove(&(name, uid));
         }
         Ok(())
     }
@@ -289,7 +319,7 @@ impl Peer {
     fn give_listeners(&mut self, wanted: &Wanted<'_>, may: impl Fn(&Pod) -> bool) -> Result<(), Stuck> {
         for (name, pod) in &wanted.pods {
             let kinds: BTreeSet<ListenerKind> = pod.listeners.keys().copied().collect();
-            let is_held = self.sent.listeners.get(*name).is_some_and(|(_, held)| *held == kinds);
+            let is_held = self.sent.listeners.get(*name).is_some_and(|given| given.is_of(pod) && given.kinds == kinds);
             if !pod.is_captured() || is_held || !may(pod) {
                 continue;
             }
@@ -299,7 +329,8 @@ impl Peer {
                 kinds: kinds.iter().map(|kind| i32::from(*kind)).collect(),
             };
             self.send(Kind::Listeners(message), pod.listeners.values().cloned().collect())?;
-            self.sent.listeners.insert((*name).clone(), (pod.workload.uid.clone(), kinds));
+            let given = Given { uid: pod.workload.uid.clone(), cookie: pod.cookie(), kinds };
+            self.sent.listeners.insert((*name).clone(), given);
         }
         Ok(())
     }

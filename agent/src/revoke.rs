@@ -48,11 +48,9 @@ pub fn revoked(have: &State, seen: &BTreeMap<u64, Seen>) -> Vec<Revoked> {
     let mut found = Vec::new();
     for (cookie, pod) in have.pods.iter().filter(|(_, pod)| pod.kind == PodKind::Mesh as u32) {
         let Some(own) = seen.get(cookie) else { continue };
-        for connection in
-            own.connections.iter().filter(|c| is_own(pod, c.local) && !own.listening.contains(&c.local.port()))
-        {
+        for connection in own.connections.iter().filter(|c| is_own(pod, c.local)) {
             let Some(denied) = denial(have, pod, connection.remote) else { continue };
-            if !is_caller(have, seen, connection) {
+            if !is_caller(have, seen, (own, connection)) {
                 continue;
             }
             let connection = connection.clone();
@@ -84,17 +82,17 @@ fn verdict(have: &State, source: u64, dest: &Dest, port: u16) -> Option<Verdict>
     have.verdicts.get(&exact).or_else(|| have.verdicts.get(&VerdictKey { port: [0; 2], ..exact })).copied()
 }
 
-/// True where this end made the connection. The other end listens on its port, most often; where it no longer does, who
-/// called is not known any more, and only what neither may ask of the other is taken for revoked.
-fn is_caller(have: &State, seen: &BTreeMap<u64, Seen>, connection: &Connection) -> bool {
+/// True where this end made the connection, as far as can be told. Whoever is called listens on its port, most often; a
+/// caller may come to listen on its own as well, so that where both do, both are taken for callers. Where neither does any
+/// longer, only what neither may ask of the other is taken for revoked.
+fn is_caller(have: &State, seen: &BTreeMap<u64, Seen>, (own, connection): (&Seen, &Connection)) -> bool {
     let remote: Addr = addr(connection.remote.ip());
     let Some((cookie, other)) = have.pods.iter().find(|(_, pod)| pod.v4 == remote || pod.v6 == remote) else {
         return false;
     };
-    match seen.get(cookie) {
-        Some(there) if there.listening.contains(&connection.remote.port()) => true,
-        Some(_) | None => denial(have, other, connection.local).is_some(),
-    }
+    let is_called = seen.get(cookie).is_some_and(|there| there.listening.contains(&connection.remote.port()));
+    let is_callable = own.listening.contains(&connection.local.port());
+    is_called || !is_callable && denial(have, other, connection.local).is_some()
 }
 
 /// An address of a socket, where an IPv4 one may stand as v4-mapped.

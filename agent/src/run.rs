@@ -23,6 +23,7 @@ use crate::{
     flows::Flows,
     join,
     kernel::{self, Kernel, Options},
+    limits,
     metrics::Metrics,
     node::{Counted, End, Inputs, Node, Outputs},
     pods::Pods,
@@ -53,11 +54,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(RUN_DIR_MODE).create(&config.run_dir).context("--run-dir")?;
     let dir = StateDir::open(&config.state_dir).context("--state-dir")?;
 
+    limits::raise_descriptors();
+    // Before an older agent is told to go: programs that this kernel does not take must not leave the node without one.
+    let options = options(&config);
+    let mut kernel = Kernel::load(&options).context("the kernel's half can't be loaded")?;
     let socket = config.run_dir.join("proxy.sock");
     let listener = proxy::bind(&socket, config.proxy_user).context("proxies can't be listened for")?;
     let seat = Seat::take(&dir, &socket).await.context("the node can't be taken over")?;
-    let kernel = Kernel::open(&options(&config)).context("the kernel's half can't be set up")?;
-    let pods = Pods::new(config.node.clone(), kernel.attached_pods()?)?;
+    kernel.attach(&options).context("the kernel's half can't be set up")?;
+    let have = kernel.state()?;
+    let pods = Pods::new(config.node.clone(), kernel.attached_pods()?, &have.pods)?;
 
     let held = control::load(&dir);
     tracing::info!(node = &*config.node, generation = held.generation, "the agent starts");
@@ -74,7 +80,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let flows = Arc::new(Flows::default());
 
     let outputs = Outputs { report, status, ready, flows: flows.clone(), metrics, counted: Counted::default() };
-    let mut node = Node::new(config.node.clone(), kernel, pods, (dir.clone(), outputs))?;
+    let mut node = Node::new(config.node.clone(), (kernel, have), pods, (dir.clone(), outputs))?;
     if config.kernel_log == Switch::On {
         node.log_kernel();
     }
@@ -84,14 +90,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let (config, dir, credentials) = (config.clone(), dir.clone(), credentials.clone());
         async move {
             let token = config.join_token_file.as_deref();
-            let joined = join::credentials(&config.node, &config.control, token, &dir).await;
-            credentials.send_replace(Some(Arc::new(joined)));
-            std::future::pending::<anyhow::Result<()>>().await
+            match join::keep(&config.node, &config.control, token, &dir, credentials).await {}
         }
     });
     parts.spawn({
         let address = config.control.clone();
-        let link = Link { address, credentials: credentials_seen, mesh, report: report_seen, channel, connected };
+        let credentials = credentials_seen.clone();
+        let link = Link { address, credentials, mesh, report: report_seen, channel, connected };
         async move {
             control::follow(link).await;
             Ok(())
@@ -133,6 +138,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         mesh: mesh_seen,
         keys: keys_seen,
         connected: connected_seen,
+        credentials: credentials_seen,
         proxies: events_seen,
         drain: drain.clone(),
         seat,

@@ -1,13 +1,17 @@
 //! States what a token is, and that credentials survive a restart and nothing less than whole.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use millrace_node::credentials::new_key;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
 
 use super::{BadToken, Credentials, Token};
-use crate::state_dir::StateDir;
+use crate::{config::ControlAddress, state_dir::StateDir};
 
 fn token(node: &str) -> String {
     format!("v1.{node}.{}.{}", "0f".repeat(32), "s".repeat(43))
@@ -36,9 +40,21 @@ fn anything_else_is_no_token() {
     }
 }
 
+fn expiring(account: &str, at: SystemTime) -> Credentials {
+    let (key, leaf) = issued_until(account, Some(at));
+    Credentials::from_parts(Arc::new(key), vec![leaf.clone()], vec![leaf], "a").unwrap()
+}
+
 fn issued(account: &str) -> (KeyPair, CertificateDer<'static>) {
+    issued_until(account, None)
+}
+
+fn issued_until(account: &str, at: Option<SystemTime>) -> (KeyPair, CertificateDer<'static>) {
     let key = new_key().unwrap();
     let mut params = CertificateParams::default();
+    if let Some(at) = at {
+        params.not_after = at.into();
+    }
     let uri = format!("spiffe://td/ns/millrace-system/sa/{account}");
     params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
     let leaf = params.self_signed(&key).unwrap().der().clone();
@@ -54,7 +70,7 @@ fn credentials(account: &str) -> Result<Credentials, super::Unjoined> {
 fn credentials_are_read_back_as_they_were_saved() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = StateDir::open(temporary.path()).unwrap();
-    let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     assert!(Credentials::load(&dir, "a", now).unwrap().is_none());
     let saved = credentials("node.a").unwrap();
     saved.save(&dir).unwrap();
@@ -64,6 +80,29 @@ fn credentials_are_read_back_as_they_were_saved() {
     assert!(Credentials::load(&dir, "b", now).unwrap().is_none(), "another node's certificate was taken");
     let late = saved.not_after;
     assert!(Credentials::load(&dir, "a", late).unwrap().is_none(), "an expired certificate was taken");
+}
+
+/// As after a control plane that was away for too long. The second join is one that is done already: its result is on disk.
+#[tokio::test]
+async fn a_node_whose_certificate_expires_joins_again() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(temporary.path()).unwrap();
+    let now = crate::clock::wall_time();
+    expiring("node.a", now + Duration::from_secs(2)).save(&dir).unwrap();
+    let control = ControlAddress { host: "127.0.0.1".into(), port: 1 };
+    let (held, mut seen): (super::Held, _) = watch::channel(None);
+    let test = async {
+        let first = seen.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        seen.wait_for(Option::is_none).await.unwrap();
+        assert!(first.not_after <= crate::clock::wall_time(), "it was given up before its time");
+        expiring("node.a", now + Duration::from_secs(3600)).save(&dir).unwrap();
+        let second = seen.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert!(second.not_after > first.not_after);
+    };
+    tokio::select! {
+        never = super::keep("a", &control, None, &dir, held) => match never {},
+        done = tokio::time::timeout(Duration::from_secs(30), test) => done.unwrap(),
+    }
 }
 
 #[test]

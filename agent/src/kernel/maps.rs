@@ -186,6 +186,11 @@ impl Tables {
         }
     }
 
+    /// How many hand-offs there are now. The other tables hold what was written to them.
+    pub(super) fn n_handoffs(&self) -> Result<u64, MapError> {
+        self.handoffs.count()
+    }
+
     /// Each map's name, entries and capacity.
     pub(super) fn usage(&self) -> Result<Vec<Usage>, MapError> {
         Ok(vec![

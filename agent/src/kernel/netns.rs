@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     thread,
 };
 
@@ -17,6 +17,21 @@ pub fn netns_cookie(netns: BorrowedFd<'_>) -> io::Result<u64> {
         Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => of_namespace(netns),
         result => result,
     }
+}
+
+/// SIOCGSKNS of linux/sockios.h.
+const SIOCGSKNS: libc::Ioctl = 0x894C;
+
+/// The network namespace that a socket is in: also one that no path names any more.
+#[expect(unsafe_code, reason = "SIOCGSKNS has no safe wrapper")]
+pub fn netns_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: this ioctl takes no argument and writes no memory.
+    let namespace = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    if namespace < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
 }
 
 /// A thread of its own enters the namespace and ends there: entering is per thread, and coming back can fail.

@@ -65,6 +65,7 @@ pub type Count = (Reason, u64);
 /// The kernel's half of a node. Dropping it leaves programs, maps and links as they are.
 pub struct Kernel {
     pins: PathBuf,
+    cgroup: fs::File,
     ebpf: Ebpf,
     tables: Tables,
     reasons: PerCpuArray<MapData, u64>,
@@ -72,31 +73,46 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the programs, takes over what is pinned, makes the rest, and attaches to the cgroup. Connections go on
-    /// meanwhile: each link's program changes between one connect and the next.
+    /// Loads, and attaches.
     pub fn open(options: &Options) -> Result<Self, AttachError> {
-        let Options { pins, cgroup, config } = options;
+        let mut kernel = Self::load(options)?;
+        kernel.attach(options)?;
+        Ok(kernel)
+    }
+
+    /// Loads the programs, takes over the maps that are pinned, and makes the rest. What is attached goes on as it is: an
+    /// agent that runs still notices nothing.
+    pub fn load(options: &Options) -> Result<Self, AttachError> {
+        let Options { pins, cgroup, config: _ } = options;
         prepare(pins)?;
-        let cgroup_dir = fs::File::open(cgroup)
+        let cgroup = fs::File::open(cgroup)
             .map_err(|source| AttachError::Target { what: cgroup.display().to_string(), source })?;
         let mut ebpf = load(pins)?;
         let tables = Tables::open(|name, layout| descriptor(&ebpf, name, layout))?;
-        tables.config.set(&0, config)?;
-        let original = Layout { key: size_of::<i32>(), value: size_of::<Original>(), capacity: 0 };
-        let original = descriptor(&ebpf, map::ORIGINAL, original)?;
-        syscall::freeze(original.as_fd()).map_err(|source| MapError::Io { map: map::ORIGINAL, source })?;
-        for hook in &CGROUP {
-            let pin = pins.join(attach::cgroup_pin(hook.program));
-            attach::to_cgroup(hook, program(&mut ebpf, hook)?.as_fd(), &cgroup_dir, &pin)?;
+        for hook in CGROUP.iter().chain([&INBOUND]) {
+            program(&mut ebpf, hook)?;
         }
-        program(&mut ebpf, &INBOUND)?;
         Ok(Self {
             pins: pins.clone(),
+            cgroup,
             reasons: taken(&mut ebpf, map::REASONS)?,
             flows: taken(&mut ebpf, map::FLOWS)?,
             ebpf,
             tables,
         })
+    }
+
+    /// Attaches to the cgroup. Connections go on meanwhile: each link's program changes between one connect and the next.
+    pub fn attach(&mut self, options: &Options) -> Result<(), AttachError> {
+        self.configure(options.config)?;
+        let original = Layout { key: size_of::<i32>(), value: size_of::<Original>(), capacity: 0 };
+        let original = descriptor(&self.ebpf, map::ORIGINAL, original)?;
+        syscall::freeze(original.as_fd()).map_err(|source| MapError::Io { map: map::ORIGINAL, source })?;
+        for hook in &CGROUP {
+            let pin = self.pins.join(attach::cgroup_pin(hook.program));
+            attach::to_cgroup(hook, program(&mut self.ebpf, hook)?.as_fd(), &self.cgroup, &pin)?;
+        }
+        Ok(())
     }
 
     /// Reads back every table.
@@ -167,7 +183,12 @@ impl Kernel {
         flows::drain(&mut self.flows, each);
     }
 
-    /// Each map's name, entries and capacity.
+    /// How many hand-offs there are.
+    pub fn handoffs(&self) -> Result<u64, MapError> {
+        self.tables.n_handoffs()
+    }
+
+    /// Each map's name, entries and capacity: walks every table.
     pub fn map_usage(&self) -> Result<Vec<Usage>, MapError> {
         self.tables.usage()
     }

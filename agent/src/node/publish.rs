@@ -5,12 +5,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use millrace_abi::map;
+use millrace_abi::{capacity, map};
 use millrace_model::{Membership, ObjectName};
 use millrace_node::clock;
 use tokio::sync::watch;
 
-use super::{Node, SETTLE, Settled};
+use super::{Joined, Node, SETTLE, Settled};
 use crate::{
     clock::wall_time,
     control::Report,
@@ -19,7 +19,7 @@ use crate::{
     status::{Control, Proxy, Status, Usage, Workload, unready},
 };
 
-/// How often the maps that only kernel programs write are counted: it walks them.
+/// How often the one map that only kernel programs write is counted: it walks it.
 const COUNT: Duration = Duration::from_secs(10);
 
 /// Where the loop tells what is so.
@@ -34,15 +34,15 @@ pub struct Outputs {
     pub flows: Arc<Flows>,
     /// For `/metrics`.
     pub metrics: Metrics,
-    /// How full the maps were.
+    /// How many hand-offs there were.
     pub counted: Counted,
 }
 
-/// How full the kernel's maps were when they were counted last.
+/// How many hand-offs there were when they were counted last.
 #[derive(Debug, Default)]
 pub struct Counted {
     at: Option<Instant>,
-    maps: Vec<Usage>,
+    n_handoffs: u64,
 }
 
 impl Node {
@@ -56,7 +56,7 @@ impl Node {
             control: Control::at(self.connected, clock::unix_time()),
             workloads: self.pods.iter().filter_map(|(_, pod)| Workload::of(pod, &self.keys, now)).collect(),
             maps: self.usage(),
-            failures: self.failures(),
+            failures: [self.unjoined(), self.failures()].concat(),
             proxy,
         };
         let ready = unready(self.enforced, status.proxy.as_ref());
@@ -68,7 +68,7 @@ impl Node {
         let report = Report {
             listening: (self.settled == Settled::Yes).then(|| self.enrolled.clone()),
             applied: status.proxy.as_ref().map_or(0, |proxy| proxy.generation.min(self.enforced)),
-            failures: status.failures.clone(),
+            failures: self.failures(),
         };
         set(&self.outputs.report, report);
         set(&self.outputs.ready, ready);
@@ -99,6 +99,13 @@ impl Node {
         local.filter(|w| w.membership == Membership::Enrolled).any(|w| !is_open(&w.name))
     }
 
+    fn unjoined(&self) -> Vec<String> {
+        match self.joined {
+            Joined::Yes => Vec::new(),
+            Joined::No => vec!["the node has no certificate of its own that holds: it must join the mesh".to_owned()],
+        }
+    }
+
     fn failures(&self) -> Vec<String> {
         let told = |(why, count): (&String, &u64)| match count {
             1 => why.clone(),
@@ -107,33 +114,29 @@ impl Node {
         self.outcome.failures.iter().map(told).collect()
     }
 
-    /// How full each map is: the agent's own tables as it knows them, the others as they were counted last.
+    /// How full each map is: the agent's own tables as it knows them, the programs' as it was counted last.
     fn usage(&mut self) -> Vec<Usage> {
         let now = clock::now();
         let counted = &mut self.outputs.counted;
         if counted.at.is_none_or(|at| now.duration_since(at) >= COUNT) {
             counted.at = Some(now);
-            match self.kernel.map_usage() {
-                Ok(found) => {
-                    let usage = |(map, entries, capacity)| Usage { map, entries, capacity };
-                    counted.maps = found.into_iter().map(usage).collect();
-                }
+            match self.kernel.handoffs() {
+                Ok(found) => counted.n_handoffs = found,
                 Err(why) => {
-                    tracing::warn!(error = &why as &dyn std::error::Error, "the kernel's maps can't be counted");
+                    tracing::warn!(error = &why as &dyn std::error::Error, "the kernel's hand-offs can't be counted");
                 }
             }
         }
-        let known = |name: &str| match name {
-            map::PODS => Some(self.have.pods.len()),
-            map::DESTS => Some(self.have.dests.len()),
-            map::SERVICES => Some(self.have.services.len()),
-            map::SLOTS => Some(self.have.slots.len()),
-            map::VERDICTS => Some(self.have.verdicts.len()),
-            map::LISTENERS => Some(self.have.listeners.len()),
-            _ => None,
-        };
-        let known = |usage: &Usage| Usage { entries: known(usage.map).map_or(usage.entries, |n| n as u64), ..*usage };
-        counted.maps.iter().map(known).collect()
+        let usage = |map, entries: usize, capacity| Usage { map, entries: entries as u64, capacity };
+        vec![
+            usage(map::PODS, self.have.pods.len(), capacity::PODS),
+            usage(map::DESTS, self.have.dests.len(), capacity::DESTS),
+            usage(map::SERVICES, self.have.services.len(), capacity::SERVICES),
+            usage(map::SLOTS, self.have.slots.len(), capacity::SLOTS),
+            usage(map::VERDICTS, self.have.verdicts.len(), capacity::VERDICTS),
+            Usage { map: map::HANDOFFS, entries: counted.n_handoffs, capacity: capacity::HANDOFFS },
+            usage(map::LISTENERS, self.have.listeners.len(), capacity::LISTENERS),
+        ]
     }
 }
 

@@ -9,10 +9,13 @@ use std::{
 };
 
 use millrace_model::{Encryption, Identity, Membership, ObjectName, Workload};
-use millrace_node::{clock, wire::node::from_agent::Kind};
+use millrace_node::{
+    clock,
+    wire::node::{Family, from_agent::Kind},
+};
 use tokio::sync::mpsc;
 
-use super::{HOLDER, Outgoing, Proxies, SOCKETS_PER_SECOND, Wanted};
+use super::{HOLDER, MAX_WAITING, Outgoing, Proxies, QUEUE, SOCKETS_PER_SECOND, Wanted};
 use crate::{
     certificates::{Certificates, Issued},
     pods::{Pod, listener},
@@ -35,14 +38,14 @@ fn web() -> Pod {
         encryption: Encryption::default(),
         policies: [].into(),
     };
-    let mut pod = Pod::new(Arc::new(workload));
+    let mut pod = Pod::new(Arc::new(workload)).found_at(7);
     pod.listeners = listener::kinds(&pod.workload).map(|kind| (kind, descriptor())).collect();
     pod
 }
 
 fn keys(expires: u64) -> Certificates {
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(expires);
-    let issued = Issued { sealed: descriptor(), not_after: at, renew: at };
+    let issued = Issued { sealed: descriptor(), not_after: at, renew: at, issued: SystemTime::UNIX_EPOCH };
     [(Identity::new("td", "shop", "web"), Arc::new(issued))].into()
 }
 
@@ -151,7 +154,7 @@ fn what_a_proxy_brought_back_is_not_given_to_it_again() {
     scene.joins(1, "default");
     let workload = scene.pods[0].workload.clone();
     for kind in listener::kinds(&workload) {
-        scene.proxies.returned(1, &workload.name, &workload.uid, kind);
+        scene.proxies.returned(1, &workload.name, (&workload.uid, 7), kind);
     }
     scene.applies(1, 4);
     assert_eq!(scene.told(1), ["welcome", "snapshot", "keys"]);
@@ -163,9 +166,47 @@ fn a_workload_that_went_while_the_agent_was_away_is_closed() {
     let mut scene = Scene::new();
     scene.joins(1, "default");
     let gone = ObjectName::new("shop", "gone");
-    scene.proxies.returned(1, &gone, &"1".into(), listener::KINDS[0]);
+    scene.proxies.refused(1, &gone, &"1".into());
     scene.applies(1, 4);
     assert_eq!(scene.told(1), ["welcome", "snapshot", "keys", "close", "listeners"]);
+}
+
+/// Under the same path and uid, as a directory of manifests has it: the listeners are others.
+#[test]
+fn a_pod_whose_namespace_was_made_anew_is_closed_and_given_again() {
+    let mut scene = Scene::new();
+    for (id, name) in [(1, "default"), (2, HOLDER)] {
+        scene.joins(id, name);
+        scene.applies(id, 0);
+        scene.told(id);
+    }
+    scene.pods = vec![web().found_at(8)];
+    assert!(!scene.proxies.holds(&scene.pods[0].workload.name, &scene.pods[0]));
+    scene.update();
+    for id in [1, 2] {
+        assert_eq!(scene.told(id), ["close", "listeners"]);
+    }
+    assert!(scene.proxies.holds(&scene.pods[0].workload.name, &scene.pods[0]));
+}
+
+/// What was brought and not taken is closed once its pod is known to be elsewhere, or outside the mesh; until then it may
+/// be what a live pod rests on.
+#[test]
+fn a_listener_that_was_not_taken_is_closed_when_it_is_certain_to_be_nobodys() {
+    let told = |pod: Pod| {
+        let mut scene = Scene { pods: vec![pod], ..Scene::new() };
+        let workload = scene.pods[0].workload.clone();
+        scene.joins(1, "default");
+        scene.proxies.refused(1, &workload.name, &workload.uid);
+        scene.applies(1, 4);
+        scene.told(1)
+    };
+    let mut unfound = Pod::new(web().workload);
+    unfound.pending = Some("not found".into());
+    assert_eq!(told(unfound), ["welcome", "snapshot", "keys"]);
+    assert_eq!(told(web()), ["welcome", "snapshot", "keys", "close", "listeners"]);
+    let outside = Workload { membership: Membership::Outside, ..Workload::clone(&web().workload) };
+    assert_eq!(told(Pod::new(Arc::new(outside))), ["welcome", "snapshot", "keys", "close"]);
 }
 
 #[test]
@@ -228,4 +269,22 @@ fn sockets_are_bounded_by_the_second() {
     assert_eq!(given, SOCKETS_PER_SECOND as usize);
     assert_eq!(scene.proxies.allow(1, 64, now + Duration::from_secs(1)), 64);
     assert_eq!(scene.proxies.allow(9, 64, now), 0);
+}
+
+/// What waits for a proxy holds its sockets open in the agent.
+#[test]
+fn a_proxy_that_does_not_read_is_given_no_more_sockets() {
+    let mut scene = Scene::new();
+    let (outgoing, told) = mpsc::channel(QUEUE);
+    scene.proxies.join(1, ("default".into(), "1".into()), outgoing, ("a", [descriptor(), descriptor()]));
+    let now = clock::now();
+    let name = ObjectName::new("shop", "web");
+    let mut n_open = 0;
+    for _ in 0..QUEUE / 2 {
+        let count = scene.proxies.allow(1, 64, now);
+        n_open += count;
+        scene.proxies.give(1, (&name, "1"), Family::V4, vec![]);
+    }
+    assert!((1..=MAX_WAITING * 64).contains(&n_open), "{n_open} sockets wait");
+    drop(told);
 }

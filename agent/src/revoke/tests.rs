@@ -62,6 +62,18 @@ fn a_callee_is_not_taken_for_a_caller() {
     assert!(revoked(&have, &seen).is_empty());
 }
 
+/// web binds its end so that it can listen there too, calls db, and then listens: it is a caller still.
+#[test]
+fn a_caller_that_listens_on_its_own_end_is_closed_all_the_same() {
+    let mut seen = seen(&[("10.0.0.1:40000", "10.0.0.2:80")], &[("10.0.0.2:80", "10.0.0.1:40000")], &[80]);
+    seen.get_mut(&WEB).unwrap().listening.insert(40000);
+    let found = revoked(&node(&[(WEB, 0, 0)]), &seen);
+    assert!(found.iter().any(|revoked| revoked.netns == WEB), "{found:?}");
+    // Where db has closed its listener, nobody can tell who called.
+    seen.get_mut(&DB).unwrap().listening.clear();
+    assert!(revoked(&node(&[(WEB, 0, 0)]), &seen).is_empty());
+}
+
 #[test]
 fn what_is_not_between_two_pods_of_the_node_is_let_be() {
     let others =

@@ -31,6 +31,8 @@ mod plain;
 #[cfg(test)]
 mod plaintext;
 #[cfg(test)]
+mod returns;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod standalone;
