@@ -15,6 +15,10 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::{
+    fs::Mode,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
@@ -39,8 +43,12 @@ const MAX_BODY: usize = 64 * 1024;
 const MAX_CONNECTIONS: usize = 64;
 /// Who connects knows what to ask.
 const HEADERS: Duration = Duration::from_secs(10);
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 64;
 /// Only this user.
 const SOCKET_MODE: u32 = 0o600;
+
+const NO_LOG: &str = "this process does not log\n";
 
 /// What is answered from.
 #[derive(Debug)]
@@ -76,10 +84,15 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let listener = UnixListener::bind(&new)?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // The file takes the socket's own mode, less the umask: nobody else gets in between bind and chmod.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(&new)?)?;
     fs::set_permissions(&new, fs::Permissions::from_mode(SOCKET_MODE))?;
+    rustix::net::listen(&socket, BACKLOG)?;
     fs::rename(&new, path)?;
-    Ok(listener)
+    UnixListener::from_std(socket.into())
 }
 
 impl Admin {
@@ -129,6 +142,10 @@ impl Admin {
             (&Method::GET, "/status") => self.status(),
             (&Method::GET, "/diagnostics") => json(StatusCode::OK, &self.told()),
             (&Method::POST, "/tokens") => self.token(&body),
+            (&Method::GET, "/log-level") => match &self.log {
+                Some(log) => text(StatusCode::OK, log.get() + "\n"),
+                None => text(StatusCode::NOT_FOUND, NO_LOG),
+            },
             (&Method::PUT, "/log-level") => self.log_level(&body),
             (
                 _,
@@ -237,7 +254,7 @@ impl Admin {
         match self.log.as_ref().map(|log| log.set(filter.trim())) {
             Some(Ok(())) => text(StatusCode::OK, "set\n"),
             Some(Err(error)) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-            None => text(StatusCode::NOT_FOUND, "this process does not log\n"),
+            None => text(StatusCode::NOT_FOUND, NO_LOG),
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Who has none gets little: few connections at once, for a short time. The control plane's own certificate lives in memory.
 
+mod callers;
+
 use std::{
     fmt, io,
     net::SocketAddr,
@@ -30,16 +32,22 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
+use self::callers::{ByCaller, OfCaller};
 use crate::metrics::{Metrics, ReasonLabel};
 
 /// A handshake is two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// As many handshakes as two cores do in a second.
 const MAX_HANDSHAKES: usize = 1024;
+/// As many of them with one caller, who is an address, or the /64 of an IPv6 one: a host has that to itself. Nodes behind one
+/// address all come at once after a restart; whom this refuses comes again.
+const MAX_HANDSHAKES_WITH_ONE: usize = 256;
 /// A cluster's nodes, and then some.
 const MAX_CONNECTIONS: usize = 10_000;
 /// Connections without a certificate: nodes that join.
 const MAX_STRANGERS: usize = 256;
+/// As many of them with one caller.
+const MAX_STRANGERS_WITH_ONE: usize = 32;
 /// How long one may last: to join takes a second.
 const STRANGER: Duration = Duration::from_secs(30);
 /// Connections that wait to be served.
@@ -71,6 +79,9 @@ pub enum Refused {
     /// There are as many as there may be.
     #[error("too many connections")]
     TooMany,
+    /// There are as many handshakes under way with this caller as there may be.
+    #[error("too many handshakes under way with one caller")]
+    TooManyHandshakes,
     /// There are as many without a certificate as there may be.
     #[error("too many connections without a certificate")]
     TooManyStrangers,
@@ -89,6 +100,7 @@ impl Refused {
     fn reason(&self) -> &'static str {
         match self {
             Self::TooMany => "too_many",
+            Self::TooManyHandshakes => "too_many_handshakes",
             Self::TooManyStrangers => "too_many_without_certificate",
             Self::Slow => "handshake_timeout",
             Self::Handshake(_) => "handshake",
@@ -165,6 +177,8 @@ impl Acceptor {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+        let handshakes_by_caller = ByCaller::new(MAX_HANDSHAKES_WITH_ONE);
+        let strangers_by_caller = ByCaller::new(MAX_STRANGERS_WITH_ONE);
         loop {
             // Waiting here leaves the rest in the kernel's backlog.
             let Ok(handshake) = handshakes.clone().acquire_owned().await else { return };
@@ -184,9 +198,14 @@ impl Acceptor {
                 self.refuse(address, &Refused::TooMany);
                 continue;
             };
+            let Some(of_caller) = handshakes_by_caller.take(address.ip()) else {
+                self.refuse(address, &Refused::TooManyHandshakes);
+                continue;
+            };
             let opening = Opening {
                 tls: tls.clone(),
                 strangers: strangers.clone(),
+                strangers_by_caller: strangers_by_caller.clone(),
                 trust_domain: self.trust_domain.clone(),
                 permit,
                 address,
@@ -194,7 +213,7 @@ impl Acceptor {
             let (sender, metrics) = (sender.clone(), self.metrics.clone());
             tokio::spawn(async move {
                 let opened = opening.open(stream).await;
-                drop(handshake);
+                drop((handshake, of_caller));
                 match opened {
                     // Nobody takes it when the server ends: then it is closed, as all others are.
                     Ok(connection) => drop(sender.send(Ok(connection)).await),
@@ -220,6 +239,7 @@ fn refuse(metrics: &Metrics, address: SocketAddr, refused: &Refused) {
 struct Opening {
     tls: TlsAcceptor,
     strangers: Arc<Semaphore>,
+    strangers_by_caller: ByCaller,
     trust_domain: Arc<str>,
     permit: OwnedSemaphorePermit,
     address: SocketAddr,
@@ -244,7 +264,8 @@ impl Opening {
             Some(_) => None,
             None => {
                 let permit = self.strangers.try_acquire_owned().map_err(|_full| Refused::TooManyStrangers)?;
-                Some(Stranger { end: Box::pin(tokio::time::sleep(STRANGER)), _permit: permit })
+                let of_caller = self.strangers_by_caller.take(self.address.ip()).ok_or(Refused::TooManyStrangers)?;
+                Some(Stranger { end: Box::pin(tokio::time::sleep(STRANGER)), _permits: (permit, of_caller) })
             }
         };
         Ok(Connection { tls, caller: Caller { identity, address: self.address }, stranger, _permit: self.permit })
@@ -274,7 +295,7 @@ pub struct Connection {
 #[derive(Debug)]
 struct Stranger {
     end: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
+    _permits: (OwnedSemaphorePermit, OfCaller),
 }
 
 impl Connected for Connection {

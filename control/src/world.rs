@@ -101,6 +101,8 @@ pub struct Pod {
     pub mesh: Option<Wish>,
     /// How far it is.
     pub life: Life,
+    /// When it was made: of two with one address, the older has it.
+    pub made: Made,
     /// Its containers' named ports.
     pub ports: BTreeMap<(Arc<str>, Protocol), u16>,
     /// Its share among a service's endpoints.
@@ -219,7 +221,7 @@ pub enum Target {
     ServiceAccounts(BTreeSet<Arc<str>>),
 }
 
-/// When a policy was made, in seconds since 1970; one whose source does not say comes after all that do.
+/// When an object was made, in seconds since 1970; one whose source does not say comes after all that do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Made {
     /// Then.

@@ -434,7 +434,18 @@ fn one_object_can_not_be_larger_than_its_part_of_the_nodes_tables() {
             "{{apiVersion: millrace.dev/v1alpha1, kind: EncryptionPolicy, metadata: {{name: e}}, spec: {{mode: Strict, ports: [{ports}]}}}}"
         )
     };
+    // Over all of a policy's rules.
+    let callers = |n: usize| {
+        let rules = list(n / 100, &|r| {
+            let callers = list(100 + usize::from(r == 0) * (n % 100), &|i| format!("shop/c{r}-{i}"));
+            format!("{{from: [{{identities: [{callers}]}}]}}")
+        });
+        format!(
+            "{{apiVersion: millrace.dev/v1alpha1, kind: AccessPolicy, metadata: {{name: a}}, spec: {{rules: [{rules}]}}}}"
+        )
+    };
     for (fits, too_large) in [
+        (callers(1_000), callers(1_001)),
         (service(250), service(251)),
         (slice(1_000, 100), slice(1_001, 100)),
         (slice(1_000, 100), slice(1_000, 101)),

@@ -1,6 +1,7 @@
 //! Lives one tunnel that arrived, and each connection in it: who speaks, what it asks, whether it may, the application, bytes both ways.
 
 use std::{
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
@@ -25,9 +26,11 @@ use crate::{
     copy::{self, AtSocket, Stream},
     dial::{Connected, tune},
     fault::Why,
+    handshakes::{Caller, UnderWay},
     head::{self, BadAuthority},
     metrics::{Direction, End},
     outbound::{POLICY, REASON},
+    proxy::Proxy,
     record::{Party, Record},
     tunnel::{self, STREAMS_TAKEN, Wire},
     worker::Worker,
@@ -38,6 +41,12 @@ const IDLE: Duration = Duration::from_secs(300);
 
 /// How long the streams of a broken tunnel may take to notice: they are woken by it.
 const LAST_STREAMS: Duration = Duration::from_secs(5);
+
+/// A tunnel's HTTP/2.
+type Tunnel = h2::server::Connection<TlsStream<Wire>, Bytes>;
+
+/// What a peer asks of one connection, and how it is answered.
+type Asking = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// A tunnel whose peer has proven who it is.
 #[derive(Debug)]
@@ -90,7 +99,7 @@ async fn shake_hands(
         }
     };
     let key = proxy.keys.get(&workload).ok_or(Why::NoKey)?;
-    let _under_way = proxy.handshakes.begin(accepted.peer.ip()).ok_or(Why::HandshakesFull)?;
+    let _under_way = begin_handshake(proxy, accepted.peer.ip()).ok_or(Why::HandshakesFull)?;
     let accepting = TlsAcceptor::from(key.server.clone()).accept(tunnel::wire(socket));
     let mut tls = match timeout(tunnel::HANDSHAKE, accepting).await {
         Ok(Ok(tls)) => tls,
@@ -107,6 +116,13 @@ async fn shake_hands(
     }
     let peer = credentials::peer_identity(session.peer_certificates().unwrap_or_default());
     peer.map(|peer| (peer, address, tls)).map_err(|refusal| Why::Handshake(refusal.name()))
+}
+
+/// The right to shake hands: pods of the mesh have a share that nobody else can use up.
+fn begin_handshake(proxy: &Proxy, peer: IpAddr) -> Option<UnderWay> {
+    let peer = peer.to_canonical();
+    let caller = if proxy.current().workload_at(peer).is_some() { Caller::Pod(peer) } else { Caller::Other(peer) };
+    proxy.handshakes.begin(caller)
 }
 
 fn valid_for(tls: &TlsStream<Wire>) -> Duration {
@@ -140,7 +156,7 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
         let n_open = streams.len();
         tokio::select! {
             // At most this many at once, also of those that their peer has reset: each may hold a dial.
-            stream = connection.accept(), if n_open < STREAMS_TAKEN as usize => match stream {
+            stream = next_stream(&mut connection, n_open < STREAMS_TAKEN as usize) => match stream {
                 Some(Ok((request, respond))) => {
                     streams.spawn(Box::pin(serve_stream(worker.clone(), arrived.clone(), request, respond)));
                 }
@@ -171,6 +187,16 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
     }
 }
 
+/// The next connection in the tunnel, where there is room for one; None when the tunnel has ended. Whichever it waits for,
+/// it moves the bytes of those that are open.
+async fn next_stream(connection: &mut Tunnel, has_room: bool) -> Option<Result<Asking, h2::Error>> {
+    if has_room {
+        return connection.accept().await;
+    }
+    let closed = poll_fn(|cx| connection.poll_closed(cx)).await;
+    closed.err().map(Err)
+}
+
 /// Waits until the tunnel should take no new streams: the proxy drains, its peer's certificate expired, nobody uses it.
 async fn until_any(drain: &mut Drain, expired: Pin<&mut Sleep>, idle: Pin<&mut Sleep>, is_idle: bool) {
     tokio::select! {
@@ -194,7 +220,7 @@ async fn serve_stream(
     let opened = tokio::select! {
         opened = open(&worker, &arrived, &head, &mut record) => opened,
         // A peer that gives up must not keep a dial going.
-        _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => Err(Why::ClientReset),
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(Why::ClientReset),
     };
     let ended = match opened {
         Ok((called, Connected { socket, held })) => match respond.send_response(Response::new(()), false) {
@@ -266,6 +292,10 @@ fn client(mesh: &Mesh, arrived: &Arrived, head: &http::request::Parts) -> Result
     let own = forwarded.filter(|forwarded| {
         mesh.workload_at(forwarded.address).is_some_and(|workload| workload.identity == arrived.peer)
     });
+    // The application's socket has room for a client of its own family alone: it would be shown this proxy's end.
+    if own.is_some_and(|own| own.address.is_ipv4() != arrived.address.is_ipv4()) {
+        return Err(Why::BadForwarded);
+    }
     let peer = SocketAddr::new(arrived.peer_address.ip().to_canonical(), arrived.peer_address.port());
     Ok(own.map_or(peer, |own| SocketAddr::new(own.address, own.port.unwrap_or(peer.port()))))
 }

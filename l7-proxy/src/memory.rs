@@ -1,7 +1,7 @@
 //! Tells the allocator to keep what a bulk stream frees: by itself it gives every 256 KiB buffer back to the kernel and
 //! asks for it again, which costs a bulk stream two fifths of its CPU (2.2 s per GB against 1.3 on our bench).
 
-/// Kept at the end of each thread's arena: a tunnel's window. What a burst used above it goes back.
+/// Kept at the end of each thread's arena: what a dozen bulk streams have under way. What a burst used above it goes back.
 #[cfg(target_env = "gnu")]
 const KEPT: libc::c_int = 16 << 20;
 

@@ -1,10 +1,12 @@
 //! Pools tunnels by who speaks to whom from where to where. One pool a worker: a connection and its tunnel share a core.
 //!
 //! One dial is under way for a key at a time and the others wait for it; a failed one is told to all who waited and not kept.
+//! Who dials has the first place in what was dialled, so that nobody dials twice for one place.
 
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -18,7 +20,7 @@ use millrace_model::{Identity, Mesh};
 use millrace_node::credentials;
 use rustls_pki_types::ServerName;
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
@@ -69,6 +71,16 @@ struct State {
 /// How a dial ended; None while it is under way.
 type Dialled = watch::Receiver<Option<Result<(), Fault>>>;
 
+/// How a caller comes to its place.
+enum Next {
+    /// It has it.
+    Place(Place),
+    /// By the dial that it began.
+    Ours(oneshot::Receiver<Result<Place, Fault>>),
+    /// After a dial that another one began.
+    Others(Dialled),
+}
+
 /// What leads from one end to another.
 #[derive(Debug, Default)]
 struct Route {
@@ -103,11 +115,13 @@ impl Drop for Place {
 impl Pool {
     /// A place in a tunnel between `ends`, dialled if there is none.
     pub(crate) async fn place(self: &Arc<Self>, proxy: &Arc<Proxy>, ends: &Ends) -> Result<Place, Fault> {
-        let key = proxy.keys.get(&ends.source_identity).ok_or(Why::NoKey)?;
         loop {
-            let mut dialled = match self.place_or_dial(proxy, ends, &key) {
-                Ok(place) => return Ok(place),
-                Err(dialled) => dialled,
+            // The newest key: two callers with different ones would close each other's tunnels.
+            let key = proxy.keys.get(&ends.source_identity).ok_or(Why::NoKey)?;
+            let mut dialled = match self.next(proxy, ends, &key) {
+                Next::Place(place) => return Ok(place),
+                Next::Ours(place) => return place.await.unwrap_or(Err(Why::Aborted.into())),
+                Next::Others(dialled) => dialled,
             };
             match dialled.wait_for(Option::is_some).await.map(|answer| answer.clone()) {
                 Ok(Some(Ok(())) | None) => {}
@@ -146,28 +160,32 @@ impl Pool {
         });
     }
 
-    fn place_or_dial(self: &Arc<Self>, proxy: &Arc<Proxy>, ends: &Ends, key: &Arc<Key>) -> Result<Place, Dialled> {
+    fn next(self: &Arc<Self>, proxy: &Arc<Proxy>, ends: &Ends, key: &Arc<Key>) -> Next {
         let mut state = self.lock();
         let State { routes, tasks } = &mut *state;
         let route = routes.entry(ends.clone()).or_default();
         if let Some(place) = route.tunnels.iter_mut().find_map(|tunnel| tunnel.place(key.serial)) {
-            return Ok(place);
+            return Next::Place(place);
         }
         if let Some(dial) = &route.dial {
-            return Err(dial.clone());
+            return Next::Others(dial.clone());
         }
         let (answer, dialled) = watch::channel(None);
-        route.dial = Some(dialled.clone());
+        route.dial = Some(dialled);
+        let (ours, place) = oneshot::channel();
         let (pool, proxy, ends, key) = (self.clone(), proxy.clone(), ends.clone(), key.clone());
         tasks.spawn(async move {
             let opened = Box::pin(open(&proxy, &ends, &key)).await;
-            answer.send_replace(Some(pool.settle(&ends, key.serial, opened)));
+            let settled = pool.settle(&ends, key.serial, opened);
+            answer.send_replace(Some(settled.as_ref().map(|_place| ()).map_err(Fault::clone)));
+            // Whoever dialled may be gone by now: then its place is free again.
+            drop(ours.send(settled));
         });
-        Err(dialled)
+        Next::Ours(place)
     }
 
-    /// Puts a dialled tunnel in its place.
-    fn settle(&self, ends: &Ends, serial: u64, opened: Result<Opened, Why>) -> Result<(), Fault> {
+    /// Puts a dialled tunnel where the others find it, and takes the first place in it. One that takes no streams is broken.
+    fn settle(&self, ends: &Ends, serial: u64, opened: Result<Opened, Why>) -> Result<Place, Fault> {
         let mut state = self.lock();
         let State { routes, tasks } = &mut *state;
         let route = routes.entry(ends.clone()).or_default();
@@ -175,8 +193,13 @@ impl Pool {
         let Opened { send, driver } = opened?;
         let driver = tasks.spawn(driver);
         let streams = Arc::new(AtomicUsize::new(0));
-        route.tunnels.push(Tunnel { send: Some(send), serial, streams, idle_since: None, driver });
-        Ok(())
+        let mut tunnel = Tunnel { send: Some(send), serial, streams, idle_since: None, driver };
+        let place = tunnel.place(serial);
+        if place.is_none() {
+            tunnel.send = None;
+        }
+        route.tunnels.push(tunnel);
+        place.ok_or_else(|| Why::TunnelBroken.into())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -223,7 +246,7 @@ impl Tunnel {
 
 struct Opened {
     send: SendRequest<Bytes>,
-    driver: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+    driver: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// Dials, proves who we are, checks who answers, and speaks HTTP/2.
@@ -269,3 +292,6 @@ fn handshake_failed(proxy: &Proxy, ends: &Ends, error: &std::io::Error) -> &'sta
     );
     reason
 }
+
+#[cfg(test)]
+mod tests;

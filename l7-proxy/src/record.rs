@@ -159,10 +159,8 @@ impl Drop for Record {
         if let Err(why) = outcome
             && why.is_denial()
         {
-            let target = match (target.name(), target.address) {
-                (name, Some(address)) => format!("{name}:{}", address.port()),
-                (name, None) => name,
-            };
+            // As the kernel's own flow records have it: `ip:port`, and a name only where no address is known yet.
+            let target = target.address.map_or_else(|| target.name(), |address| address.to_string());
             let denial = Denial { source: source.name(), target, reason: name, policy: policy.unwrap_or_default() };
             if proxy.denials.try_send(denial).is_err() {
                 proxy.metrics.denials_dropped.inc();

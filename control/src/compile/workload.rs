@@ -11,11 +11,11 @@ use millrace_model::{Identity, Membership, ObjectName, Workload};
 use super::{Notes, policy::Bindings};
 use crate::{
     diagnostic::Kind,
-    world::{Life, Listener, Network, Pod, Wish, World},
+    world::{Life, Listener, Made, Network, Pod, Wish, World},
 };
 
 /// Which pod has which address. A pod that ended has none, and none has its node's; of two that claim one the living has
-/// it, then the first by name.
+/// it, then the older, then the first by name: to claim an address takes it from nobody.
 pub(super) struct Owners<'w>(BTreeMap<IpAddr, &'w Pod>);
 
 impl<'w> Owners<'w> {
@@ -60,8 +60,8 @@ impl<'w> Owners<'w> {
     }
 }
 
-fn rank(pod: &Pod) -> (bool, &ObjectName) {
-    (pod.life == Life::Terminating, &pod.name)
+fn rank(pod: &Pod) -> (bool, Made, &ObjectName) {
+    (pod.life == Life::Terminating, pod.made, &pod.name)
 }
 
 /// A pod that has a node and has not ended.
@@ -108,7 +108,25 @@ pub(super) fn workloads(
         };
         workloads.insert(pod.name.clone(), Arc::new(workload));
     }
+    check_namespaces(world, notes);
     workloads
+}
+
+/// Notes namespaces that are not there but have pods: what a label on one of them said is no longer in force.
+fn check_namespaces(world: &World, notes: &mut Notes) {
+    let mut left: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+    let silent = |pod: &&Arc<Pod>| is_workload(pod) && pod.network == Network::Own && pod.mesh.is_none();
+    for pod in world.objects.pods.values().filter(silent) {
+        if !world.objects.namespaces.contains_key(&pod.name.namespace) {
+            *left.entry(&pod.name.namespace).or_default() += 1;
+        }
+    }
+    for (namespace, n) in left {
+        let name = ObjectName { namespace: "".into(), name: namespace.clone() };
+        let problem = format!("there is no such object, which leaves pods in it ({n}) outside the mesh");
+        let mend = "add the Namespace, labelled millrace.dev/mesh: enabled or disabled, or label the pods";
+        notes.add(Kind::Namespace, &name, ("metadata.name", problem, mend));
+    }
 }
 
 fn membership(world: &World, pod: &Pod, node: &str) -> Membership {

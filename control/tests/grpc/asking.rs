@@ -148,6 +148,15 @@ async fn tokens_for_nobody_or_for_ever_are_not_made() {
 }
 
 #[tokio::test]
+async fn where_nothing_is_logged_there_is_no_filter() {
+    let mesh = mesh(&[]).await;
+    for method in [Method::GET, Method::PUT] {
+        assert_eq!(ask(&mesh, method, "/log-level", "debug").await.0, StatusCode::NOT_FOUND);
+    }
+    assert_eq!(ask(&mesh, Method::POST, "/log-level", "debug").await.0, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
 async fn only_this_user_can_open_the_socket_and_a_live_one_is_not_taken() {
     use std::os::unix::fs::PermissionsExt as _;
     let mesh = mesh(&[]).await;

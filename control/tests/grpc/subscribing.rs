@@ -170,16 +170,11 @@ async fn a_slow_node_gets_the_newest_in_one_update() {
     let mut stream = Subscription::open(&mut mesh.client(&own).await, Snapshot::default()).await.unwrap();
     stream.next().await;
     // Far more than any window between them holds: each edition is some 3 MiB for this node, and it reads nothing.
-    let rules = (0..900).map(|i| format!("{{from: [{{identities: [{}]}}]}}", list(i))).collect::<Vec<_>>().join(", ");
     let mut told = mesh.control.history.clone();
     for round in 0..6 {
         let before = told.borrow().now().unwrap().generation();
-        let policy = format!(
-            "{{apiVersion: millrace.dev/v1alpha1, kind: AccessPolicy, metadata: {{name: big, namespace: shop, labels: {{round: r{round}}}}}, \
-             spec: {{rules: [{{to: [{{ports: [{}]}}]}}, {rules}]}}}}",
-            1000 + round
-        );
-        mesh.write("big.yaml", &policy);
+        let policies: Vec<_> = (0..36).map(|i| large(i, 1000 + round)).collect();
+        mesh.write("big.yaml", &policies.join("\n---\n"));
         told.wait_for(|history| history.now().is_some_and(|e| e.generation() > before)).await.unwrap();
     }
     let newest = told.borrow().now().unwrap().generation();
@@ -191,8 +186,13 @@ async fn a_slow_node_gets_the_newest_in_one_update() {
     assert!(n_updates < 6, "{n_updates} updates for six editions");
 }
 
-fn list(i: usize) -> String {
-    (0..40).map(|j| format!("shop/account-{i}-{j}")).collect::<Vec<_>>().join(", ")
+/// A policy of as many callers as one may name.
+fn large(i: usize, port: usize) -> String {
+    let callers = (0..1000).map(|j| format!("shop/account-{i}-{j}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "{{apiVersion: millrace.dev/v1alpha1, kind: AccessPolicy, metadata: {{name: large-{i}, namespace: shop}}, \
+         spec: {{rules: [{{from: [{{identities: [{callers}]}}], to: [{{ports: [{port}]}}]}}]}}}}"
+    )
 }
 
 #[tokio::test]

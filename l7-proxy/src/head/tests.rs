@@ -1,3 +1,5 @@
+//! States which heads of a tunnel are taken, and that no bytes break their reader.
+
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;

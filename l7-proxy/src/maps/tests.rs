@@ -1,3 +1,5 @@
+//! States what is read of sockets, and shown on them, through real maps.
+
 #[path = "../../tests/carried/storage.rs"]
 pub(crate) mod storage;
 

@@ -1,3 +1,5 @@
+//! States which endpoint a connection tries, and in what order.
+
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use millrace_model::{

@@ -1,3 +1,5 @@
+//! States how many sockets are held ready, and when more are asked for.
+
 use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use millrace_model::ObjectName;

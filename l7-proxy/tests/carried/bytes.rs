@@ -226,6 +226,45 @@ async fn a_slow_reader_slows_the_writer_and_a_reset_behind_a_full_window_passes(
     assert_eq!(read_to_end(&mut server).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
+/// Writes until nothing is taken any more, here or on the way.
+async fn fill(client: &TcpStream) {
+    let chunk = vec![3; 64 * 1024];
+    while let Ok(ready) = timeout(std::time::Duration::from_millis(500), client.writable()).await {
+        ready.unwrap();
+        if let Err(error) = client.try_write(&chunk) {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        }
+    }
+}
+
+/// Forty applications that have stopped reading: more than sixteen windows in each of the two workers' tunnels.
+#[tokio::test]
+async fn readers_that_stop_stop_no_other_connection_of_their_tunnel() {
+    let stage = Stage::new().await;
+    let listener = stage.api_listens(8080);
+    let mut stopped = Vec::new();
+    let mut filling = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let (client, accepted) = tokio::join!(stage.web_connects(stage.api_at(8080)), listener.accept());
+        stopped.push(accepted.unwrap().0);
+        filling.spawn(async move {
+            fill(&client).await;
+            client
+        });
+    }
+    let filled = timeout(SOON, filling.join_all()).await.unwrap();
+    // One in each tunnel, and each way.
+    for _ in 0..4 {
+        let (client, accepted) = tokio::join!(stage.web_connects(stage.api_at(8080)), listener.accept());
+        let total = 3 << 20;
+        let (sent, there) = (exchange(client, 1, total), exchange(accepted.unwrap().0, 2, total));
+        let ((sent, received), (sent_back, there)) = timeout(SOON, async { tokio::join!(sent, there) }).await.unwrap();
+        assert!(sent == there && received == sent_back);
+    }
+    assert_eq!(stage.a.metric("millrace_proxy_tunnels_opened_total{end=\"client\"}"), 2);
+    drop((filled, stopped));
+}
+
 /// Tiny messages to a reader that does not read: h2 by itself ends the tunnel for it.
 #[tokio::test]
 async fn tiny_messages_to_a_slow_reader_end_no_tunnel() {

@@ -85,7 +85,7 @@ async fn a_policy_refuses_and_both_ends_name_it() {
     for (denial, reason) in [(here, "peer_denied"), (there, "denied")] {
         let expected = Denial {
             source: "shop/web".to_owned(),
-            target: "shop/api:8080".to_owned(),
+            target: stage.api_at(8080).to_string(),
             reason: reason.to_owned(),
             policy: "shop/api-for-others".to_owned(),
         };
@@ -186,6 +186,56 @@ async fn a_forwarded_client_is_believed_of_its_own_identity_alone() {
     assert_eq!(connect(vec!["for=10.0.0.1, for=10.0.0.2".to_owned()]).await, (400, "bad_forwarded".to_owned()));
     let twice = vec![format!("for={web}"), format!("for={web}")];
     assert_eq!(connect(twice).await, (400, "bad_forwarded".to_owned()));
+}
+
+/// As many as a tunnel takes, all open: bytes still move in them, and the place of one that ends is given again.
+#[tokio::test]
+async fn a_tunnel_that_is_full_carries_on() {
+    const MOST: usize = 256;
+    let stage = Stage::new().await;
+    let listener = stage.api_listens(8080);
+    let tunnel = tunnel(&stage, &stage.authority.issue(&stage.web.identity)).await.unwrap();
+    let uri = stage.api_at(8080).to_string();
+    let open = || async {
+        let request = Request::builder().method(Method::CONNECT).uri(&uri).body(()).unwrap();
+        let (response, send) = tunnel.clone().ready().await.unwrap().send_request(request, false).unwrap();
+        let (response, accepted) = timeout(SOON, async { tokio::join!(response, listener.accept()) }).await.unwrap();
+        (send, response.unwrap().into_body(), accepted.unwrap().0)
+    };
+    let mut all = Vec::new();
+    for _ in 0..MOST {
+        all.push(open().await);
+    }
+    for (send, recv, server) in &mut all {
+        send.send_data(Bytes::from_static(b"?"), false).unwrap();
+        timeout(SOON, server.read_exact(&mut [0])).await.unwrap().unwrap();
+        server.write_all(b"!").await.unwrap();
+        assert_eq!(timeout(SOON, recv.data()).await.unwrap().unwrap().unwrap(), "!");
+    }
+    drop(all.pop());
+    all.push(open().await);
+}
+
+/// The application's socket is of one family: a client of the other could not be shown there.
+#[tokio::test]
+async fn a_forwarded_client_of_another_family_is_refused() {
+    let stage = Stage::with(|stage| stage.web.addresses.push("fd00::1".parse().unwrap())).await;
+    let _listener = stage.api_listens(8080);
+    let tunnel = tunnel(&stage, &stage.authority.issue(&stage.web.identity)).await.unwrap();
+    let authority = stage.api_at(8080).to_string();
+    let answered = answer(&tunnel, Method::CONNECT, &authority, &["for=\"[fd00::1]:4711\""]).await;
+    assert_eq!(answered, (400, "bad_forwarded".to_owned()));
+    assert!(!was_shown("[fd00::1]:4711".parse().unwrap()));
+}
+
+/// Its listeners came before its key: an application that calls is told at once, not left to wait.
+#[tokio::test]
+async fn a_pod_without_a_key_is_refused_by_name() {
+    let mut stage = Stage::new().await;
+    stage.web.identity = Identity::new("cluster.local", "shop", "keyless");
+    stage.publish(|_| ()).await;
+    assert_eq!(refused(stage.web_tries(asked(stage.api_at(8080))).await).await, ErrorKind::ConnectionReset);
+    wait_for(|| outbound_refusals(&stage, "no_key") == 1, "no_key").await;
 }
 
 #[tokio::test]

@@ -83,6 +83,42 @@ fn of_two_pods_with_one_address_the_living_has_it_then_the_first() {
     assert_eq!(notes(&dying), [] as [String; 0]);
 }
 
+/// A name that comes first must not take an address from who had it.
+#[test]
+fn of_two_living_pods_with_one_address_the_older_has_it() {
+    let made = |text: String, name: &str, year: u16| {
+        text.replace(
+            &format!("name: {name},"),
+            &format!("name: {name}, creationTimestamp: \"{year}-01-01T00:00:00Z\","),
+        )
+    };
+    let two = || format!("{BASE}{}{}", pod("a-thief", "10.0.0.1", ""), pod("web", "10.0.0.1", ""));
+    let owners = |text: &str| {
+        let seen = snapshot(text);
+        ["a-thief", "web"].map(|pod| seen.workloads[&name(pod)].addresses.len())
+    };
+    assert_eq!(owners(&made(made(two(), "web", 2020), "a-thief", 2021)), [0, 1]);
+    assert_eq!(owners(&made(two(), "web", 2020)), [0, 1], "one that does not say comes after");
+    assert_eq!(owners(&made(made(two(), "web", 2021), "a-thief", 2020)), [1, 0]);
+}
+
+#[test]
+fn a_namespace_that_is_gone_is_told_of_while_it_has_pods() {
+    let pods = format!("{}{}", pod("web", "10.0.0.1", ""), pod("api", "10.0.0.2", ""));
+    assert_eq!(notes(&format!("{BASE}{pods}")), [] as [String; 0]);
+    let without = BASE.replace("kind: Namespace, metadata: {name: shop,", "kind: Namespace, metadata: {name: other,");
+    let told = notes(&format!("{without}{pods}"));
+    assert!(
+        told.len() == 1
+            && told[0].contains(
+                "Namespace shop: metadata.name: there is no such object, which leaves pods in it (2) outside"
+            ),
+        "{told:?}"
+    );
+    let labelled = pods.replace("labels: {", "labels: {millrace.dev/mesh: disabled, ");
+    assert_eq!(notes(&format!("{without}{labelled}")), [] as [String; 0], "its pods say so themselves");
+}
+
 #[test]
 fn pods_in_their_nodes_network_share_its_address() {
     let host = ", hostNetwork: true";
@@ -105,6 +141,6 @@ fn no_pod_takes_its_nodes_address() {
 
 #[test]
 fn a_node_that_is_not_there_is_told() {
-    let text = pod("web", "10.0.0.1", "");
-    assert!(notes(&text)[0].contains("Pod shop/web: spec.nodeName: there is no Node a"), "{:?}", notes(&text));
+    let text = format!("{BASE}{}", pod("web", "10.0.0.1", "").replace("nodeName: a", "nodeName: b"));
+    assert!(notes(&text)[0].contains("Pod shop/web: spec.nodeName: there is no Node b"), "{:?}", notes(&text));
 }

@@ -46,6 +46,7 @@ pub(super) fn pod(name: &ObjectName, pod: &core::Pod, problems: &mut Problems) -
         network,
         mesh: meta::wish(meta, problems),
         life: life(meta.deletion_timestamp.is_some(), &status, problems),
+        made: meta::made(meta),
         ports: named_ports(&spec, problems),
         weight: weight(meta.annotations.as_ref(), problems),
     }

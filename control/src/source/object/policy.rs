@@ -19,6 +19,9 @@ use crate::{
 /// More rules than this in one policy is a generated list that belongs into several: each is asked for each connection.
 const MAX_RULES: usize = 1_000;
 
+/// Callers that one policy may name, over all its rules: each may be compared for each connection, on every node.
+const MAX_SOURCES: usize = 1_000;
+
 /// Ports that one policy may name. Each is an entry in the kernel for every caller on a node, and of every node's tables
 /// each policy takes its part.
 const MAX_PORTS: usize = 100;
@@ -51,6 +54,16 @@ pub(super) fn access(
     }
     let rules: Vec<Rule> =
         rules.iter().enumerate().map(|(i, r)| rule(r, &format!("spec.rules[{i}]"), settings, problems)).collect();
+    let sources: usize = rules.iter().map(|rule| rule.from.len()).sum();
+    if sources > MAX_SOURCES {
+        problems.fatal(
+            "spec.rules",
+            format!("they name {sources} callers"),
+            format!(
+                "name at most {MAX_SOURCES}, by namespace or block where they share one, or the rest in another policy"
+            ),
+        );
+    }
     let ports: BTreeSet<u16> = rules.iter().flat_map(|rule| rule.ports.iter().copied()).collect();
     few_ports(ports.len(), "spec.rules", problems);
     AccessPolicy { name: name.clone(), target, action, rules }
