@@ -9,7 +9,8 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Lines},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdout, Command, Stdio},
 };
 
@@ -34,19 +35,26 @@ impl Drop for Running {
     }
 }
 
+/// Where programs can be linked to. Linked, not written: what one test has open for writing while another forks can't be
+/// executed until that other has become its program.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn stand_in(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/programs").join(name)
+}
+
 /// `millrace run` with programs beside it that note their arguments and wait.
 fn running() -> Running {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let (bin, run_dir, manifests) = (dir.path().join("bin"), dir.path().join("run"), dir.path().join("manifests"));
     for made in [&bin, &run_dir, &manifests] {
         fs::create_dir(made).unwrap();
     }
-    fs::copy(env!("CARGO_BIN_EXE_millrace"), bin.join("millrace")).unwrap();
+    fs::hard_link(env!("CARGO_BIN_EXE_millrace"), bin.join("millrace")).unwrap();
     for program in ["control", "agent", "proxy"] {
-        let path = bin.join(format!("millrace-{program}"));
-        let hold = "[ \"$1\" = hold ] && { echo $$ > \"$0\".holder.new; mv \"$0\".holder.new \"$0\".holder; exec sleep 1000; }";
-        fs::write(&path, format!("#!/bin/sh\n{hold}\necho {program} starts >&2\nexec sleep 1000\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        symlink(stand_in("stand-in.sh"), bin.join(format!("millrace-{program}"))).unwrap();
         let ok = |path| (path, String::from("ok"));
         let token = ("POST /tokens {\"node\":\"a\"}", String::from("{\"token\":\"v1.a.secret\"}"));
         answer(&run_dir, program, &[ok("GET /healthz"), ok("GET /readyz"), token]);
@@ -162,7 +170,8 @@ fn a_child_that_does_not_hear_is_ended_all_the_same_when_asked_twice() {
     let mut running = running();
     let deaf = running.dir.path().join("bin/millrace-proxy");
     let [_, _, proxy] = running.all_up();
-    fs::write(&deaf, "#!/bin/sh\ntrap '' TERM\necho proxy starts >&2\nwhile :; do sleep 1; done\n").unwrap();
+    fs::remove_file(&deaf).unwrap();
+    symlink(stand_in("deaf.sh"), &deaf).unwrap();
     kill_process(proxy, Signal::TERM).unwrap();
     let proxy = running.up("proxy");
     kill_process(Pid::from_child(&running.millrace), Signal::TERM).unwrap();
@@ -179,8 +188,8 @@ fn a_missing_program_is_named() {
     if !is_root() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_millrace"), dir.path().join("millrace")).unwrap();
+    let dir = directory();
+    fs::hard_link(env!("CARGO_BIN_EXE_millrace"), dir.path().join("millrace")).unwrap();
     let output = Command::new(dir.path().join("millrace"))
         .args(["run", "--node", "a"])
         .arg(dir.path())

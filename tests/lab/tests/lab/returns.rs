@@ -97,6 +97,8 @@ fn make_anew(lab: &Lab, name: &str, node: &str) -> Result<()> {
         format!("-n {pods} addr add {}/64 dev eth0 nodad", own.v6),
         format!("-n {pods} route add default via {}", gateway.v4),
         format!("-n {pods} route add ::/0 via {}", gateway.v6),
+        // What a CNI does by gratuitous ARP: the node must not go on sending to the link-layer address that is gone.
+        format!("-n {nodes} neigh flush dev pods0"),
     ];
     for command in commands {
         let output = Command::new("ip").args(command.split(' ')).output()?;
