@@ -180,6 +180,7 @@ pub(crate) mod tests {
             membership: Membership::Enrolled,
             encryption: Encryption::default(),
             policies: [].into(),
+            probe_ports: [].into(),
         };
         let service = |name: &str, addresses| Service {
             name: ObjectName::new("shop", name),

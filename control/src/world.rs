@@ -105,6 +105,8 @@ pub struct Pod {
     pub made: Made,
     /// Its containers' named ports.
     pub ports: BTreeMap<(Arc<str>, Protocol), u16>,
+    /// The ports that its containers' probes ask at the pod's own address.
+    pub probe_ports: BTreeSet<u16>,
     /// Its share among a service's endpoints.
     pub weight: u32,
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use millrace_abi::{
-    Addr, Dest, Exempt, Handoff, ListenerKey, Pod, ServiceKey, ServiceValue, SlotKey, SlotValue, Tuple, Verdict,
-    VerdictKey, capacity, map,
+    Addr, Dest, Exempt, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue,
+    Tuple, Verdict, VerdictKey, capacity, map,
 };
 
 use super::{
@@ -113,7 +113,11 @@ pub(super) struct Tables {
     services: Table<ServiceKey, ServiceValue>,
     slots: Table<SlotKey, SlotValue>,
     verdicts: Table<VerdictKey, Verdict>,
+    /// The value says nothing.
+    probes: Table<ProbeKey, u32>,
     handoffs: Table<Tuple, Handoff>,
+    /// Counted by programs; removed with the pod.
+    pending: Table<u64, Pending>,
     /// The value is a socket's descriptor when written, and is not read.
     pub(super) listeners: Table<ListenerKey, i32>,
     /// The key is a socket's descriptor.
@@ -132,7 +136,9 @@ impl Tables {
             services: Table::open(&open, map::SERVICES, capacity::SERVICES)?,
             slots: Table::open(&open, map::SLOTS, capacity::SLOTS)?,
             verdicts: Table::open(&open, map::VERDICTS, capacity::VERDICTS)?,
+            probes: Table::open(&open, map::PROBES, capacity::PROBES)?,
             handoffs: Table::open(&open, map::HANDOFFS, capacity::HANDOFFS)?,
+            pending: Table::open(&open, map::PENDING, capacity::PODS)?,
             listeners: Table::open(&open, map::LISTENERS, capacity::LISTENERS)?,
             exempt: Table::open(&open, map::EXEMPT, 0)?,
             has_flipped: false,
@@ -147,6 +153,7 @@ impl Tables {
             services: self.services.all()?,
             slots: self.slots.all()?,
             verdicts: self.verdicts.all()?,
+            probes: self.probes.keys()?.into_iter().collect(),
             listeners: self.listeners.keys()?.into_iter().collect(),
         })
     }
@@ -155,7 +162,11 @@ impl Tables {
     pub(super) fn write(&mut self, write: &Write) -> Result<(), MapError> {
         match write {
             Write::SetPod(key, value) => self.pods.set(key, value),
-            Write::RemovePod(key) => self.pods.remove(key),
+            Write::RemovePod(key) => {
+                self.pods.remove(key)?;
+                // After the pod: nothing is counted for a namespace that is not known.
+                self.pending.remove(key)
+            }
             Write::SetDest(key, value) => self.dests.set(key, value),
             Write::RemoveDest(key) => self.dests.remove(key),
             Write::SetService(key, value) => {
@@ -173,6 +184,8 @@ impl Tables {
             }
             Write::SetVerdict(key, value) => self.verdicts.set(key, value),
             Write::RemoveVerdict(key) => self.verdicts.remove(key),
+            Write::SetProbe(key) => self.probes.set(key, &1),
+            Write::RemoveProbe(key) => self.probes.remove(key),
             Write::RemoveListener(key) => self.listeners.remove(key),
         }
     }
@@ -199,7 +212,9 @@ impl Tables {
             (self.services.name, self.services.count()?, self.services.capacity),
             (self.slots.name, self.slots.count()?, self.slots.capacity),
             (self.verdicts.name, self.verdicts.count()?, self.verdicts.capacity),
+            (self.probes.name, self.probes.count()?, self.probes.capacity),
             (self.handoffs.name, self.handoffs.count()?, self.handoffs.capacity),
+            (self.pending.name, self.pending.count()?, self.pending.capacity),
             (self.listeners.name, self.listeners.keys()?.len() as u64, self.listeners.capacity),
         ])
     }

@@ -54,8 +54,8 @@ pub fn plan(have: &State, want: &State) -> Plan {
     let revoked = revoked(have, want).into_iter().map(Write::RemoveVerdict).collect();
     let Tables { services, slots, flip } = tables(have, want);
     Plan {
-        tighten: [pinned, callers_gone(have, want), denied, revoked].concat(),
-        add: [slots, early, dests(have, want), callers(have, want), late].concat(),
+        tighten: [pinned, callers_gone(have, want), probes_gone(have, want), denied, revoked].concat(),
+        add: [slots, early, dests(have, want), callers(have, want), late, probes(have, want)].concat(),
         flip,
         sweep: sweep(have, want, &services),
     }
@@ -66,6 +66,15 @@ fn callers_gone(have: &State, want: &State) -> Vec<Write> {
     let stays = |cookie, id| want.pods.get(cookie).is_some_and(|pod| pod.id == id);
     let gone = have.pods.iter().filter(|(cookie, pod)| !stays(*cookie, pod.id));
     gone.map(|(cookie, _)| Write::RemovePod(*cookie)).collect()
+}
+
+/// Before addresses change hands: what one pod's probes name opens no port of another that has its address now.
+fn probes_gone(have: &State, want: &State) -> Vec<Write> {
+    have.probes.difference(&want.probes).map(|key| Write::RemoveProbe(*key)).collect()
+}
+
+fn probes(have: &State, want: &State) -> Vec<Write> {
+    want.probes.difference(&have.probes).map(|key| Write::SetProbe(*key)).collect()
 }
 
 fn callers(have: &State, want: &State) -> Vec<Write> {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_abi::{Addr, Dest, ListenerKey, Pod, ServiceKey, ServiceValue, SlotKey, SlotValue, Verdict, VerdictKey};
+use millrace_abi::{
+    Addr, Dest, ListenerKey, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue, Verdict, VerdictKey,
+};
 
 /// What the tables hold that the agent writes. Hand-offs, storages and counters are the programs' own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct State {
     pub slots: BTreeMap<SlotKey, SlotValue>,
     /// Who may call whom.
     pub verdicts: BTreeMap<VerdictKey, Verdict>,
+    /// Ports that the host reaches as such.
+    pub probes: BTreeSet<ProbeKey>,
     /// Listeners that connections are steered to. A listener that nobody holds any more is not among them.
     pub listeners: BTreeSet<ListenerKey>,
 }
@@ -44,6 +48,10 @@ pub enum Write {
     SetVerdict(VerdictKey, Verdict),
     /// Removes a verdict, which is a no.
     RemoveVerdict(VerdictKey),
+    /// Lets the host reach a port that probes name.
+    SetProbe(ProbeKey),
+    /// Lets the host no longer reach it as such.
+    RemoveProbe(ProbeKey),
     /// Stops steering to a listener.
     RemoveListener(ListenerKey),
 }
@@ -62,6 +70,12 @@ impl State {
             Write::RemoveSlot(key) => drop(self.slots.remove(&key)),
             Write::SetVerdict(key, value) => drop(self.verdicts.insert(key, value)),
             Write::RemoveVerdict(key) => drop(self.verdicts.remove(&key)),
+            Write::SetProbe(key) => {
+                self.probes.insert(key);
+            }
+            Write::RemoveProbe(key) => {
+                self.probes.remove(&key);
+            }
             Write::RemoveListener(key) => {
                 self.listeners.remove(&key);
             }

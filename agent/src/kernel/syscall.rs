@@ -15,7 +15,8 @@ use std::{
 };
 
 use millrace_abi::{
-    Dest, Exempt, Handoff, ListenerKey, Pod, ServiceKey, ServiceValue, SlotKey, SlotValue, Tuple, Verdict, VerdictKey,
+    Dest, Exempt, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue, Tuple,
+    Verdict, VerdictKey,
 };
 
 const MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -54,7 +55,7 @@ macro_rules! plain {
     };
 }
 plain! {
-    u32, u64, i32, [u8; 16], Pod, Dest, ServiceKey, ServiceValue, SlotKey, SlotValue, VerdictKey, Verdict, Tuple, Handoff,
+    u32, u64, i32, [u8; 16], Pod, Dest, ServiceKey, ServiceValue, SlotKey, SlotValue, VerdictKey, Verdict, ProbeKey, Tuple, Handoff, Pending,
     ListenerKey, Exempt, LinkInfo,
 }
 

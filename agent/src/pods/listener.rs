@@ -133,6 +133,7 @@ mod tests {
             membership: Membership::Enrolled,
             encryption: Encryption::default(),
             policies: [].into(),
+            probe_ports: [].into(),
         }
     }
 

@@ -21,6 +21,7 @@ fn workload(name: &str, membership: Membership) -> Arc<Workload> {
         membership,
         encryption: Encryption::default(),
         policies: [].into(),
+        probe_ports: [].into(),
     })
 }
 

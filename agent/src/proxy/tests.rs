@@ -37,6 +37,7 @@ fn web() -> Pod {
         membership: Membership::Enrolled,
         encryption: Encryption::default(),
         policies: [].into(),
+        probe_ports: [].into(),
     };
     let mut pod = Pod::new(Arc::new(workload)).found_at(7);
     pod.listeners = listener::kinds(&pod.workload).map(|kind| (kind, descriptor())).collect();

@@ -162,6 +162,7 @@ fn workload(workload: &model::Workload) -> pb::Workload {
         membership,
         encryption,
         policies,
+        probe_ports,
     } = workload;
     let model::Encryption { default, ports } = encryption;
     pb::Workload {
@@ -183,11 +184,24 @@ fn workload(workload: &model::Workload) -> pb::Workload {
             ports: ports.iter().map(|(port, m)| (u32::from(*port), mode(*m).into())).collect(),
         }),
         policies: policies.iter().map(name).collect(),
+        probe_ports: probe_ports.iter().map(|port| u32::from(*port)).collect(),
     }
 }
 
 fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable> {
-    let pb::Workload { name, uid, identity, addresses, node, zone, netns, membership, encryption, policies } = workload;
+    let pb::Workload {
+        name,
+        uid,
+        identity,
+        addresses,
+        node,
+        zone,
+        netns,
+        membership,
+        encryption,
+        policies,
+        probe_ports,
+    } = workload;
     let pb::Encryption { default, ports } = encryption.ok_or_else(|| bad("workload.encryption", "missing"))?;
     Ok(model::Workload {
         name: name_from(name, "workload.name")?,
@@ -211,6 +225,10 @@ fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable>
                 .collect::<Result<BTreeMap<_, _>, Undecodable>>()?,
         },
         policies: policies.into_iter().map(|n| name_from(Some(n), "workload.policies")).collect::<Result<_, _>>()?,
+        probe_ports: probe_ports
+            .into_iter()
+            .map(|port| port_from(port, "workload.probe_ports"))
+            .collect::<Result<_, _>>()?,
     })
 }
 

@@ -59,10 +59,13 @@ fn workload() -> impl Strategy<Value = Workload> {
         prop::option::of("/[a-z/]{0,20}"),
         membership(),
         (mode(), prop::collection::btree_map(port(), mode(), 0..4)),
-        prop::collection::btree_set(name(), 0..4),
+        (prop::collection::btree_set(name(), 0..4), prop::collection::btree_set(port(), 0..4)),
     );
     (whom, rest).prop_map(
-        |((name, uid, identity, addresses, node), (zone, netns, membership, (default, ports), policies))| Workload {
+        |(
+            (name, uid, identity, addresses, node),
+            (zone, netns, membership, (default, ports), (policies, probe_ports)),
+        )| Workload {
             name,
             uid: uid.into(),
             identity,
@@ -73,6 +76,7 @@ fn workload() -> impl Strategy<Value = Workload> {
             membership,
             encryption: Encryption { default, ports },
             policies,
+            probe_ports,
         },
     )
 }
@@ -200,6 +204,7 @@ fn update() -> pb::Update {
         membership: Membership::Enrolled,
         encryption: Encryption { default: EncryptionMode::Strict, ports: [(80, EncryptionMode::Permissive)].into() },
         policies: BTreeSet::from([object.clone()]),
+        probe_ports: [8080].into(),
     };
     let service = Service {
         name: object.clone(),

@@ -40,6 +40,7 @@ fn snapshot() -> Value {
         membership: Membership::Enrolled,
         encryption: Encryption::default(),
         policies: [].into(),
+        probe_ports: [].into(),
     };
     let name = ObjectName::new("shop", "reviews");
     let service = Service {

@@ -33,6 +33,8 @@ pub struct Workload {
     pub encryption: Encryption,
     /// The access policies that select it.
     pub policies: BTreeSet<ObjectName>,
+    /// The ports that its probes name: its node's own processes reach them whatever policy and encryption say.
+    pub probe_ports: BTreeSet<u16>,
 }
 
 /// Whether a workload is in the mesh.

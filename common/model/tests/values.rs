@@ -26,6 +26,7 @@ fn pod(name: &str, node: &str, address: [u8; 4], membership: Membership) -> Work
         membership,
         encryption: Encryption::default(),
         policies: BTreeSet::new(),
+        probe_ports: BTreeSet::new(),
     }
 }
 

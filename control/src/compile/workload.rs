@@ -105,6 +105,7 @@ pub(super) fn workloads(
             membership: membership(world, pod, node),
             encryption: bindings.encryption(pod, notes),
             policies: bindings.access(pod),
+            probe_ports: pod.probe_ports.clone(),
         };
         workloads.insert(pod.name.clone(), Arc::new(workload));
     }

@@ -28,6 +28,7 @@ fn snapshot(generation: u64) -> impl Strategy<Value = Snapshot> {
                     membership: if enrolled { Membership::Enrolled } else { Membership::Pending },
                     encryption: Encryption::default(),
                     policies: std::collections::BTreeSet::new(),
+                    probe_ports: std::collections::BTreeSet::new(),
                 };
                 (name, Arc::new(workload))
             })

@@ -1,6 +1,8 @@
 //! Decides what the programs do once their look-ups are done. Pure, so that it is tested on the host; the programs do the pointer work.
 
-use crate::{Addr, Dest, DestKind, Handoff, HandoffKind, Pod, PodKind, Port, Reason, SlotValue, Verdict};
+use crate::{
+    Addr, Dest, DestKind, Handoff, HandoffKind, Pending, Pod, PodKind, Port, Reason, SlotValue, Verdict, capacity,
+};
 
 /// Where a connect goes, once the destination address has been looked up.
 ///
@@ -31,6 +33,18 @@ pub fn connect(pod: &Pod, dest: Option<&Dest>, is_service: bool, port: Port, ver
     }
 }
 
+/// The reason, or that a connect which would leave a record behind has no room for it: `pending` is what the pod has by now.
+#[inline(always)]
+pub fn within_quota(reason: Reason, pending: Option<&Pending>) -> Reason {
+    let leaves_record = matches!(reason, Reason::Direct | Reason::Own | Reason::Proxied);
+    match pending {
+        Some(pending) if leaves_record && pending.records >= i64::from(capacity::PENDING_PER_POD) => {
+            Reason::TooManyPending
+        }
+        _ => reason,
+    }
+}
+
 /// What a connect from a namespace of this kind does before anything else: None goes on to [`connect`].
 #[inline(always)]
 pub fn caller(kind: Option<u32>, is_mesh_address: bool) -> Option<Reason> {
@@ -50,6 +64,18 @@ pub fn attests(pod: &Pod, own: &Addr, dest: &Dest, port: Port, verdict: Option<&
     pod.kind == PodKind::Mesh as u32
         && (*own == pod.v4 || *own == pod.v6)
         && matches!(connect(pod, Some(dest), false, port, verdict), Reason::Direct | Reason::Own)
+}
+
+/// True where the kernel vouches for a connection as the host's own: to a pod of this node, at a port that its probes name. No
+/// policy is asked, as a kubelet has no identity that one could name. A pod that is being enrolled is probed too.
+///
+/// The host is all that runs in its network namespace: for now that is host-network pods too.
+#[inline(always)]
+pub fn attests_host(pod: &Pod, dest: &Dest, port: Port, is_probe: bool) -> bool {
+    pod.kind == PodKind::Host as u32
+        && is_probe
+        && !is_mesh_port(port)
+        && (dest.kind == DestKind::Local as u32 || dest.kind == DestKind::Pending as u32)
 }
 
 /// The netns cookie that a [`crate::Tuple`] is keyed with: loopback addresses mean something else in every namespace.

@@ -132,6 +132,18 @@ pub struct Verdict {
     pub reserved: u32,
 }
 
+/// Key of PROBES: a port of a workload of this node that its probes name. To be there is all that it says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProbeKey {
+    /// The workload's address.
+    pub addr: Addr,
+    /// The application's port.
+    pub port: Port,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
 /// Key of HANDOFFS: one TCP connection, as its connecting end sees it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,10 +168,20 @@ pub struct Tuple {
 pub enum HandoffKind {
     /// An application's captured connection on its way to the outbound listener.
     Outbound = 1,
-    /// A pod's direct connection to another pod of this node, allowed when it connected.
+    /// A direct connection within this node, allowed when it connected: a pod's to another, or the host's to a probe's port.
     Attested = 2,
     /// The proxy's own dial of an application.
     ProxyDial = 3,
+}
+
+/// Value of PENDING, by netns cookie: how many records of HANDOFFS a pod's own connects have there.
+///
+/// Signed: a pod that is forgotten and captured again while it connects begins at 0, and its older records are taken off still.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// How many.
+    pub records: i64,
 }
 
 /// Value of HANDOFFS: written at TCP_CONNECT_CB, before the SYN; removed at PASSIVE_ESTABLISHED or when the connecting socket closes.
@@ -168,8 +190,10 @@ pub enum HandoffKind {
 pub struct Handoff {
     /// The connecting socket's cookie: only its own close removes the record.
     pub socket: u64,
-    /// The calling workload's id.
+    /// The calling workload's id; 0 for the host.
     pub source: u64,
+    /// The netns cookie of the pod that it counts for; 0: it counts for none, as the host's and the proxy's own do.
+    pub netns: u64,
     /// Outbound: what was asked for and what was picked. Others: `original.addr` is the client to show.
     pub original: Original,
     /// A [`HandoffKind`].
@@ -281,6 +305,6 @@ macro_rules! sizes {
     };
 }
 sizes! {
-    Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 8, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16,
-    Tuple = 48, Original = 40, Handoff = 64, ShownClient = 20, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
+    Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 8, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16, ProbeKey = 20,
+    Tuple = 48, Pending = 8, Original = 40, Handoff = 72, ShownClient = 20, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
 }

@@ -9,8 +9,9 @@ pub mod layout;
 pub mod reason;
 
 pub use layout::{
-    Dest, DestKind, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind, Original, OriginalMode, Pod,
-    PodKind, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey,
+    Dest, DestKind, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind, Original, OriginalMode,
+    Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict,
+    VerdictKey,
 };
 pub use reason::{Action, N_REASONS, Reason, action};
 
@@ -20,7 +21,7 @@ pub type Addr = [u8; 16];
 pub type Port = [u8; 2];
 
 /// Grows with every change of a layout or of a map's meaning; the directory of pins carries it.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// HBONE's port, in network order.
 pub const TUNNEL_PORT: Port = 15008u16.to_be_bytes();
@@ -46,8 +47,13 @@ pub mod capacity {
     pub const SLOTS: u32 = 524_288;
     /// Verdicts: sources on this node times policy groups times ports named.
     pub const VERDICTS: u32 = 262_144;
+    /// Ports that probes name, by address: three probes a container, four containers, both families, of 250 pods, and room.
+    pub const PROBES: u32 = 16_384;
     /// Connections between their SYN and their establishment, over the whole node.
     pub const HANDOFFS: u32 = 262_144;
+    /// As many of them as one pod may have: 250 pods, the most that a node commonly runs, can flood at once and leave room. A
+    /// pod has more only where those it calls take no connection, for the rest live a fraction of a millisecond.
+    pub const PENDING_PER_POD: u32 = 1024;
     /// Listening sockets: six a pod.
     pub const LISTENERS: u32 = 8192;
     /// Bytes of flow records that wait for the agent: 47,000 of them, half a second's at 100,000 connects a second.
@@ -76,8 +82,12 @@ pub mod map {
     pub const SLOTS: &str = "SLOTS";
     /// `HashMap<VerdictKey, Verdict>`.
     pub const VERDICTS: &str = "VERDICTS";
+    /// `HashMap<ProbeKey, u32>`: the value says nothing.
+    pub const PROBES: &str = "PROBES";
     /// `HashMap<Tuple, Handoff>`.
     pub const HANDOFFS: &str = "HANDOFFS";
+    /// `HashMap<u64 netns cookie, Pending>`: made by programs, removed by the agent with the pod.
+    pub const PENDING: &str = "PENDING";
     /// `SockHash<ListenerKey>`.
     pub const LISTENERS: &str = "LISTENERS";
     /// `SkStorage<Original>`: written by programs alone (frozen for user space), read by the proxy.
@@ -91,6 +101,8 @@ pub mod map {
     /// `RingBuf` of [`crate::FlowEvent`].
     pub const FLOWS: &str = "FLOWS";
     /// Every map that is pinned.
-    pub const ALL: [&str; 13] =
-        [CONFIG, PODS, DESTS, SERVICES, SLOTS, VERDICTS, HANDOFFS, LISTENERS, ORIGINAL, CLIENT, EXEMPT, REASONS, FLOWS];
+    pub const ALL: [&str; 15] = [
+        CONFIG, PODS, DESTS, SERVICES, SLOTS, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS, ORIGINAL, CLIENT, EXEMPT,
+        REASONS, FLOWS,
+    ];
 }

@@ -34,6 +34,8 @@ pub enum Reason {
     NoVerdict = 13,
     /// Refused: the socket is bound to a device, and may not be unbound: it cannot be sent to the outbound listener.
     BoundToDevice = 14,
+    /// Refused: the pod has as many connects under way as one pod may.
+    TooManyPending = 15,
     /// Inbound: attested by the kernel, straight to the application.
     InAttested = 32,
     /// Inbound: the proxy's own dial.
@@ -78,6 +80,9 @@ pub enum Action {
 
 /// ECONNREFUSED: what a closed port says, so that clients retry as they know how.
 pub const ECONNREFUSED: i32 = 111;
+/// ENOBUFS: no room for another just now. Not EAGAIN, which clients with sockets that don't block take for a connect under way,
+/// and then wait for; nor EADDRNOTAVAIL, which would have them look for another source address.
+pub const ENOBUFS: i32 = 105;
 /// EPERM: what a firewall's refusal says.
 pub const EPERM: i32 = 1;
 
@@ -101,6 +106,7 @@ pub const fn action(reason: Reason) -> Action {
         | Reason::HandoffLost
         | Reason::FlowDropped => Action::Pass,
         Reason::NoBackend | Reason::Denied | Reason::NotEnrolled | Reason::NoVerdict => Action::Refuse(ECONNREFUSED),
+        Reason::TooManyPending => Action::Refuse(ENOBUFS),
         Reason::UnknownNamespace
         | Reason::MeshPort
         | Reason::TornTable
@@ -112,7 +118,7 @@ pub const fn action(reason: Reason) -> Action {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Untouched,
         Self::Exempt,
         Self::Direct,
@@ -128,6 +134,7 @@ impl Reason {
         Self::StorageFull,
         Self::NoVerdict,
         Self::BoundToDevice,
+        Self::TooManyPending,
         Self::InAttested,
         Self::InProxyDial,
         Self::InLoopback,
@@ -161,6 +168,7 @@ impl Reason {
             Self::StorageFull => "storage_full",
             Self::NoVerdict => "no_verdict",
             Self::BoundToDevice => "bound_to_device",
+            Self::TooManyPending => "too_many_pending",
             Self::InAttested => "in_attested",
             Self::InProxyDial => "in_proxy_dial",
             Self::InLoopback => "in_loopback",

@@ -14,6 +14,7 @@ use crate::{
     endpoint::{self, Endpoint, Family},
     flow::{self, Flow},
     maps::{DESTS, ORIGINAL, PODS, SERVICES, SLOTS, VERDICTS},
+    pending,
     storage::{self, Socket},
 };
 
@@ -53,7 +54,7 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
             // A socket that connects again must not keep what it once asked for.
             Some(pod) => {
                 socket.remove(&ORIGINAL);
-                decided(pod, &asked)
+                decided(pod, netns, &asked)
             }
             None => Outcome { reason: Reason::UnknownNamespace, target: asked, policy: 0 },
         },
@@ -86,7 +87,7 @@ struct Outcome {
 
 /// What becomes of a mesh pod's connect.
 #[inline(always)]
-fn decided(pod: &Pod, asked: &Endpoint) -> Outcome {
+fn decided(pod: &Pod, netns: u64, asked: &Endpoint) -> Outcome {
     if decide::is_loopback(&asked.addr) {
         return Outcome { reason: Reason::Untouched, target: *asked, policy: 0 };
     }
@@ -99,6 +100,7 @@ fn decided(pod: &Pod, asked: &Endpoint) -> Outcome {
     let dest = unsafe { DESTS.get(target.addr) };
     let verdict = dest.and_then(|dest| verdict(pod.id, dest, target.port));
     let reason = decide::connect(pod, dest, is_service, target.port, verdict);
+    let reason = decide::within_quota(reason, pending::of(netns));
     Outcome { reason, target, policy: verdict.map_or(0, |verdict| verdict.policy) }
 }
 

@@ -5,6 +5,8 @@
 //! callee's namespace, then `sockops` there; `get*name*` shows both applications the truth afterwards.
 #![no_std]
 #![no_main]
+#![expect(internal_features, reason = "the one way to the kernel's atomic additions: see `pending`")]
+#![feature(core_intrinsics)]
 
 mod connect;
 mod endpoint;
@@ -12,6 +14,7 @@ mod flow;
 mod inbound;
 mod maps;
 mod names;
+mod pending;
 mod sockops;
 mod storage;
 

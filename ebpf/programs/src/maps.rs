@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash},
 };
 use millrace_abi::{
-    Addr, Dest, Exempt, Handoff, ListenerKey, N_REASONS, Original, Pod, ServiceKey, ServiceValue, ShownClient, SlotKey,
-    SlotValue, Tuple, Verdict, VerdictKey, capacity,
+    Addr, Dest, Exempt, Handoff, ListenerKey, N_REASONS, Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue,
+    ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, capacity,
 };
 
 /// Capacities are for the largest node; memory is taken as entries come.
@@ -26,9 +26,13 @@ pub static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::with_max_entri
 pub static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(capacity::SLOTS, AS_NEEDED);
 #[map]
 pub static VERDICTS: HashMap<VerdictKey, Verdict> = HashMap::with_max_entries(capacity::VERDICTS, AS_NEEDED);
+#[map]
+pub static PROBES: HashMap<ProbeKey, u32> = HashMap::with_max_entries(capacity::PROBES, AS_NEEDED);
 /// Not an LRU: a record that vanished would turn an allowed connection into a plain-text one without a word.
 #[map]
 pub static HANDOFFS: HashMap<Tuple, Handoff> = HashMap::with_max_entries(capacity::HANDOFFS, AS_NEEDED);
+#[map]
+pub static PENDING: HashMap<u64, Pending> = HashMap::with_max_entries(capacity::PODS, AS_NEEDED);
 #[map]
 pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(capacity::LISTENERS, 0);
 #[map]

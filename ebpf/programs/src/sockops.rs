@@ -9,13 +9,16 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use core::ptr::addr_of;
-use millrace_abi::{Handoff, HandoffKind, Original, OriginalMode, Reason, ShownClient, Tuple, decide};
+use millrace_abi::{
+    Handoff, HandoffKind, Original, OriginalMode, PodKind, ProbeKey, Reason, ShownClient, Tuple, decide,
+};
 
 use crate::{
     connect,
     endpoint::{self, AF_INET6, Endpoint},
     flow,
-    maps::{CLIENT, DESTS, HANDOFFS, ORIGINAL, PODS},
+    maps::{CLIENT, DESTS, HANDOFFS, ORIGINAL, PODS, PROBES},
+    pending,
     storage::Socket,
 };
 
@@ -26,6 +29,7 @@ const DONE: u32 = 1;
 const NOTHING: Handoff = Handoff {
     socket: 0,
     source: 0,
+    netns: 0,
     original: Original {
         addr: [0; 16],
         backend: [0; 16],
@@ -62,8 +66,8 @@ fn connecting(ctx: &SockOpsContext) {
     if !fill(&mut record, socket, netns, &key) {
         return;
     }
-    if HANDOFFS.insert(key, record, 0).is_err() {
-        flow::count(Reason::HandoffFull);
+    if let Err(reason) = pending::write(&key, &record) {
+        flow::count(reason);
         return;
     }
     // The record goes with the socket, should the other end never take it. The one failure is an unknown flag.
@@ -78,6 +82,7 @@ fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
     {
         record.kind = HandoffKind::Outbound as u32;
         record.original = *original;
+        record.netns = netns;
         // SAFETY: read at once.
         record.source = unsafe { PODS.get(netns) }.map_or(0, |pod| pod.id);
         return true;
@@ -95,6 +100,11 @@ fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
     record.source = pod.id;
     record.original.addr = key.source;
     record.original.port = key.source_port;
+    if pod.kind == PodKind::Host as u32 {
+        let probe = ProbeKey { addr: key.target, port: key.target_port, reserved: [0; 2] };
+        return decide::attests_host(pod, dest, key.target_port, PROBES.get_ptr(probe).is_some());
+    }
+    record.netns = netns;
     let verdict = connect::verdict(pod.id, dest, key.target_port);
     decide::attests(pod, &key.source, dest, key.target_port, verdict)
 }
@@ -119,8 +129,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         Some(_) => true,
     };
     flow::count(if taken { Reason::HandoffTaken } else { Reason::HandoffLost });
-    // The one failure is that it is gone already: its socket closed meanwhile.
-    let _: Result<(), i32> = HANDOFFS.remove(key);
+    pending::remove(&key, record.netns);
 }
 
 /// The connecting end closes: a record that nobody took goes with it.
@@ -130,8 +139,7 @@ fn closed(ops: *mut bpf_sock_ops) {
     // SAFETY: read at once.
     let Some(record) = (unsafe { HANDOFFS.get(key) }) else { return };
     if record.socket == cookie(ops) {
-        // As in `accepted`: gone already is as good.
-        let _: Result<(), i32> = HANDOFFS.remove(key);
+        pending::remove(&key, record.netns);
     }
 }
 

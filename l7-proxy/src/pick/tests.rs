@@ -27,6 +27,7 @@ fn workload(name: &str, address: &str, node: &str, membership: Membership) -> Wo
         membership,
         encryption: Default::default(),
         policies: Default::default(),
+        probe_ports: Default::default(),
     }
 }
 

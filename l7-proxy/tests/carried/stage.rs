@@ -138,6 +138,7 @@ pub(crate) fn workload(name: &str, address: IpAddr, node: &str) -> Workload {
         membership: Membership::Enrolled,
         encryption: Encryption::default(),
         policies: Default::default(),
+        probe_ports: Default::default(),
     }
 }
 

@@ -36,6 +36,8 @@ pub fn gives(write: &Write) -> Option<Ground> {
         | Write::RemoveService(_)
         | Write::RemoveSlot(_)
         | Write::RemoveVerdict(_)
+        | Write::SetProbe(_)
+        | Write::RemoveProbe(_)
         | Write::RemoveListener(_) => None,
     }
 }
@@ -56,6 +58,8 @@ pub fn rests_on(write: &Write) -> [Option<Ground>; 2] {
         | Write::RemoveService(_)
         | Write::RemoveSlot(_)
         | Write::RemoveVerdict(_)
+        | Write::SetProbe(_)
+        | Write::RemoveProbe(_)
         | Write::RemoveListener(_) => [None, None],
     }
 }
@@ -72,6 +76,8 @@ pub fn judges(write: &Write) -> bool {
         | Write::RemoveService(_)
         | Write::SetSlot(..)
         | Write::RemoveSlot(_)
+        | Write::SetProbe(_)
+        | Write::RemoveProbe(_)
         | Write::RemoveListener(_) => false,
     }
 }
@@ -92,6 +98,8 @@ pub fn instead(write: &Write) -> Option<Write> {
         | Write::RemoveService(_)
         | Write::RemoveSlot(_)
         | Write::RemoveVerdict(_)
+        | Write::SetProbe(_)
+        | Write::RemoveProbe(_)
         | Write::RemoveListener(_) => None,
     }
 }

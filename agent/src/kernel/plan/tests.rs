@@ -2,11 +2,11 @@
 
 mod meshes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_abi::{
-    Action, Addr, Dest, DestKind, Pod, PodKind, Port, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue, Verdict,
-    VerdictKey, action, decide,
+    Action, Addr, Dest, DestKind, Pod, PodKind, Port, ProbeKey, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue,
+    Verdict, VerdictKey, action, decide,
 };
 use proptest::prelude::*;
 
@@ -60,6 +60,15 @@ fn verdicts() -> impl Strategy<Value = BTreeMap<VerdictKey, Verdict>> {
     prop::collection::btree_map(keys, verdict, 0..20)
 }
 
+fn probes() -> impl Strategy<Value = BTreeSet<ProbeKey>> {
+    let key = (ADDRS, prop::sample::select(PORTS.to_vec())).prop_map(|(last, port)| ProbeKey {
+        addr: addr(last),
+        port: port.to_be_bytes(),
+        reserved: [0; 2],
+    });
+    prop::collection::btree_set(key, 0..6)
+}
+
 /// Services over some of the addresses; each slot names a backend among `ADDRS`.
 fn services() -> impl Strategy<Value = BTreeMap<u8, Vec<u8>>> {
     prop::collection::btree_map(100u8..104, prop::collection::vec(ADDRS, 0..4), 0..4)
@@ -81,8 +90,8 @@ fn with_services(mut state: State, services: &BTreeMap<u8, Vec<u8>>, first: u32)
 }
 
 fn states(first_table: u32) -> impl Strategy<Value = State> {
-    (pods(), dests(), verdicts(), services()).prop_map(move |(pods, dests, verdicts, services)| {
-        with_services(State { pods, dests, verdicts, ..State::default() }, &services, first_table)
+    (pods(), dests(), verdicts(), services(), probes()).prop_map(move |(pods, dests, verdicts, services, probes)| {
+        with_services(State { pods, dests, verdicts, probes, ..State::default() }, &services, first_table)
     })
 }
 
@@ -130,6 +139,10 @@ fn is_safe(have: &State, want: &State) -> Result<(), TestCaseError> {
     prop_assert_eq!(reached.slots.len(), needed as usize, "slots were left behind");
     let (had, wanted) = (drawn(have), drawn(want));
     for (write, state) in &steps {
+        for key in state.probes.iter().filter(|key| !want.probes.contains(*key)) {
+            let is_same = state.dests.get(&key.addr) == have.dests.get(&key.addr);
+            prop_assert!(is_same, "{:?} gives an address away whose probe is open still: {:?}", write, key);
+        }
         for (cookie, to, port) in pairs() {
             let refused = !allows(have, cookie, to, port) && !allows(want, cookie, to, port);
             prop_assert!(

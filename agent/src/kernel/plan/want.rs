@@ -9,8 +9,8 @@ use std::{
 };
 
 use millrace_abi::{
-    Addr, Dest, DestKind, ListenerKey, ListenerKind, Pod, PodKind, ServiceKey, ServiceValue, SlotKey, SlotValue,
-    Verdict, VerdictKey,
+    Addr, Dest, DestKind, ListenerKey, ListenerKind, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, SlotKey,
+    SlotValue, Verdict, VerdictKey,
 };
 use millrace_model::{
     Destination, Facts, Membership, Mesh, ObjectName, Protocol, Source, Workload, authorize,
@@ -134,12 +134,21 @@ fn dests(mesh: &Mesh, node: &str, state: &mut State) -> BTreeMap<u64, Group> {
             let group = group(mesh, workload, base, *address);
             let id = group.as_ref().map_or(0, |group| group.id);
             state.dests.insert(addr(*address), Dest { id: workload.id(), group: id, kind: kind as u32, reserved: 0 });
+            if *workload.node == *node {
+                state.probes.extend(probes(workload, *address));
+            }
             if let Some(group) = group {
                 groups.entry(id).or_insert(group);
             }
         }
     }
     groups
+}
+
+/// What the host may reach of a workload at this address: the node's own kubelet probes it there.
+fn probes(workload: &Workload, address: IpAddr) -> impl Iterator<Item = ProbeKey> {
+    let key = move |port: &u16| ProbeKey { addr: addr(address), port: port.to_be_bytes(), reserved: [0; 2] };
+    workload.probe_ports.iter().map(key)
 }
 
 fn group(mesh: &Mesh, workload: &Arc<Workload>, base: u64, address: IpAddr) -> Option<Group> {

@@ -31,6 +31,7 @@ fn verdict(policies: Vec<Policy>, facts: &Facts) -> Verdict {
         membership: Membership::Enrolled,
         encryption: Encryption::default(),
         policies: names,
+        probe_ports: [].into(),
     };
     authorize(&Mesh::new(Arc::new(snapshot)), &workload, facts)
 }

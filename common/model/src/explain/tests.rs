@@ -24,6 +24,7 @@ fn workload(name: &str, node: &str, last: u8) -> Workload {
         membership: Membership::Enrolled,
         encryption: Encryption::default(),
         policies: [].into(),
+        probe_ports: [].into(),
     }
 }
 

@@ -13,6 +13,19 @@ fn a_pod_has_its_own_identity_zone_and_addresses() {
 }
 
 #[test]
+fn the_ports_of_its_probes_are_the_hosts_to_reach() {
+    let containers = ", containers: [{name: c, ports: [{name: health, containerPort: 8081}], \
+        livenessProbe: {httpGet: {port: health, path: /}}, readinessProbe: {tcpSocket: {port: 8082}}, \
+        startupProbe: {grpc: {port: 8083}}}, \
+        {name: d, livenessProbe: {httpGet: {port: 9, host: example.com}}, readinessProbe: {exec: {command: [x]}}, \
+        startupProbe: {tcpSocket: {port: nowhere}}}, {name: e, livenessProbe: {tcpSocket: {port: 15008}}}], \
+        initContainers: [{name: i, restartPolicy: Always, startupProbe: {tcpSocket: {port: \"8084\"}}, \
+        livenessProbe: {tcpSocket: {port: 8085}}}]";
+    let workload = snapshot(&format!("{BASE}{}", pod("web", "10.0.0.1", containers))).workloads[&name("web")].clone();
+    assert_eq!(workload.probe_ports, [8081, 8082, 8083, 8085].into());
+}
+
+#[test]
 fn the_pods_label_counts_before_its_namespaces_and_its_nodes_network_before_both() {
     let labelled = |wish: &str, host: &str| {
         format!(

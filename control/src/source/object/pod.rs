@@ -1,8 +1,12 @@
 //! Reads pods.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
-use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::util::intstr::IntOrString};
 use millrace_model::{ObjectName, Protocol, name::stable_id};
 
 use super::{addresses, meta, port, protocol};
@@ -48,6 +52,7 @@ pub(super) fn pod(name: &ObjectName, pod: &core::Pod, problems: &mut Problems) -
         life: life(meta.deletion_timestamp.is_some(), &status, problems),
         made: meta::made(meta),
         ports: named_ports(&spec, problems),
+        probe_ports: probe_ports(&spec),
         weight: weight(meta.annotations.as_ref(), problems),
     }
 }
@@ -153,6 +158,40 @@ fn life(told_to_go: bool, status: &core::PodStatus, problems: &mut Problems) -> 
                 );
             }
             Life::Unready
+        }
+    }
+}
+
+/// The ports that probes ask at the pod's own address. One that can't be told opens nothing: the kubelet fails that probe by
+/// itself, and says so on the pod.
+fn probe_ports(spec: &core::PodSpec) -> BTreeSet<u16> {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    containers.flat_map(|container| probes(container).filter_map(|probe| probe_port(container, probe))).collect()
+}
+
+fn probes(container: &core::Container) -> impl Iterator<Item = &core::Probe> {
+    [&container.liveness_probe, &container.readiness_probe, &container.startup_probe].into_iter().flatten()
+}
+
+fn probe_port(container: &core::Container, probe: &core::Probe) -> Option<u16> {
+    let is_elsewhere = |host: Option<&String>| host.is_some_and(|host| !host.is_empty());
+    let number = if let Some(http) = probe.http_get.as_ref().filter(|http| !is_elsewhere(http.host.as_ref())) {
+        number(container, &http.port)?
+    } else if let Some(tcp) = probe.tcp_socket.as_ref().filter(|tcp| !is_elsewhere(tcp.host.as_ref())) {
+        number(container, &tcp.port)?
+    } else {
+        probe.grpc.as_ref()?.port
+    };
+    u16::try_from(number).ok().filter(|port| *port > 0 && !millrace_model::port::is_mesh(*port))
+}
+
+/// A name is one of the container's own ports.
+fn number(container: &core::Container, port: &IntOrString) -> Option<i32> {
+    match port {
+        IntOrString::Int(number) => Some(*number),
+        IntOrString::String(name) => {
+            let mut ports = container.ports.iter().flatten();
+            ports.find(|port| port.name.as_ref() == Some(name)).map(|port| port.container_port)
         }
     }
 }

@@ -5,11 +5,12 @@ extern crate std;
 use std::vec::Vec;
 
 use super::{
-    arrival, attests, backend, caller, connect, inbound, is_loopback, is_mesh_port, is_v4, slot, tuple_cookie,
+    arrival, attests, attests_host, backend, caller, connect, inbound, is_loopback, is_mesh_port, is_v4, slot,
+    tuple_cookie, within_quota,
 };
 use crate::{
-    Addr, Dest, DestKind, Handoff, HandoffKind, LOOPBACK_V4, LOOPBACK_V6, OUTBOUND_PORT, Original, PLAINTEXT_PORT, Pod,
-    PodKind, Port, Reason, SlotValue, TUNNEL_PORT, Verdict,
+    Addr, Dest, DestKind, Handoff, HandoffKind, LOOPBACK_V4, LOOPBACK_V6, OUTBOUND_PORT, Original, PLAINTEXT_PORT,
+    Pending, Pod, PodKind, Port, Reason, SlotValue, TUNNEL_PORT, Verdict, capacity,
 };
 
 const OWN: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1];
@@ -102,9 +103,37 @@ fn an_unknown_namespace_is_nobody_and_known_ones_outside_the_mesh_are_left_alone
 }
 
 #[test]
+fn a_pod_at_its_quota_makes_no_connect_that_would_leave_a_record() {
+    let quota = i64::from(capacity::PENDING_PER_POD);
+    for reason in Reason::ALL {
+        let leaves = [Reason::Direct, Reason::Own, Reason::Proxied].contains(&reason);
+        assert_eq!(within_quota(reason, None), reason);
+        for (records, is_over) in [(-1, false), (0, false), (quota - 1, false), (quota, true), (quota + 1, true)] {
+            let expected = if leaves && is_over { Reason::TooManyPending } else { reason };
+            assert_eq!(within_quota(reason, Some(&Pending { records })), expected, "{reason:?} {records}");
+        }
+    }
+}
+
+#[test]
+fn the_host_is_vouched_for_at_the_ports_of_probes_on_this_node_alone() {
+    for kind in POD_KINDS {
+        for dest in dests().into_iter().flatten() {
+            for port in PORTS {
+                for is_probe in [false, true] {
+                    let expected = kind == 3 && is_probe && port == HTTP && [1, 3].contains(&dest.kind);
+                    let found = attests_host(&pod(kind), &dest, port, is_probe);
+                    assert_eq!(found, expected, "{kind} {dest:?} {port:?} {is_probe}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn an_arrival_goes_where_the_rules_say() {
     let original = Original { addr: OTHER, backend: OTHER, port: HTTP, backend_port: HTTP, mode: 0, reserved: [0; 3] };
-    let handoff = |kind| Some(Handoff { socket: 1, source: 2, original, kind, sequence: 0 });
+    let handoff = |kind| Some(Handoff { socket: 1, source: 2, netns: 3, original, kind, sequence: 0 });
     let handoffs = [None, handoff(HandoffKind::Outbound as u32), handoff(HandoffKind::Attested as u32)];
     for dest in dests() {
         for handoff in handoffs.into_iter().chain([handoff(HandoffKind::ProxyDial as u32), handoff(99)]) {

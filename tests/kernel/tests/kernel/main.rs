@@ -10,8 +10,10 @@
 
 mod connect;
 mod cost;
+mod host;
 mod inbound;
 mod load;
 mod names;
 mod node;
+mod pending;
 mod sockops;

@@ -17,10 +17,11 @@ use std::{
     },
 };
 
+use aya::maps::{HashMap, Map, MapData};
 use millrace_abi::{
-    Addr, Dest, DestKind, Pod as PodValue, PodKind, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue,
+    Addr, Dest, DestKind, Pod as PodValue, PodKind, ProbeKey, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue,
 };
-use millrace_abi::{Verdict, VerdictKey, config};
+use millrace_abi::{Verdict, VerdictKey, config, map};
 use millrace_agent::kernel::{Kernel, Options, Write};
 
 pub(crate) use self::{
@@ -168,6 +169,21 @@ impl Node {
         }
     }
 
+    /// The node's own namespace, at the bridge's address, as the agent registers it.
+    pub(crate) fn host(&self) -> Pod {
+        let host = Pod::host(&self.bridge, &self.cgroup);
+        let value = PodValue { id: 0, v4: [0; 16], v6: [0; 16], kind: PodKind::Host as u32, reserved: 0 };
+        self.write(&Write::SetPod(host.cookie, value));
+        host
+    }
+
+    /// Lets the host reach this port of the pod as such.
+    pub(crate) fn probe(&self, pod: &Pod, port: u16) {
+        for addr in [pod.v4, pod.v6] {
+            self.write(&Write::SetProbe(ProbeKey { addr, port: port.to_be_bytes(), reserved: [0; 2] }));
+        }
+    }
+
     /// Lets this pod call the group on every port, or forbids it.
     pub(crate) fn verdict(&self, source: &Pod, group: u64, allow: u32) {
         let key = VerdictKey { source: source.id, group, port: [0; 2], reserved: [0; 6] };
@@ -203,7 +219,14 @@ impl Node {
     /// How many hand-off records there are.
     pub(crate) fn handoffs(&self) -> u64 {
         let usage = self.kernel().map_usage().unwrap();
-        usage.into_iter().find(|(name, _, _)| *name == millrace_abi::map::HANDOFFS).unwrap().1
+        usage.into_iter().find(|(name, _, _)| *name == map::HANDOFFS).unwrap().1
+    }
+
+    /// How many hand-off records are counted for a pod; None where nothing was ever counted.
+    pub(crate) fn pending(&self, pod: &Pod) -> Option<i64> {
+        let data = MapData::from_pin(self.pins().join(map::PENDING)).unwrap();
+        let pending: HashMap<_, u64, i64> = Map::HashMap(data).try_into().unwrap();
+        pending.get(&pod.cookie, 0).ok()
     }
 
     /// The node's cgroup.
@@ -251,6 +274,16 @@ impl std::ops::DerefMut for Guard<'_> {
 pub(crate) fn service_key(address: &str) -> ServiceKey {
     let address: std::net::SocketAddr = address.parse().unwrap();
     ServiceKey { addr: bytes(address.ip()), port: port_bytes(address.port()), protocol: 6, reserved: 0 }
+}
+
+/// Waits for what nothing tells of; five seconds at most, after which the test says what is missing.
+pub(crate) fn until(is_so: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 /// An address, as the maps have it.

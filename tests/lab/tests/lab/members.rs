@@ -2,8 +2,15 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
-use millrace_lab::{Lab, Part, Plan, Pod, clock, manifests::encryption_policy, place::Place, pod};
+use anyhow::{Context as _, Result, ensure};
+use millrace_lab::{
+    Lab, Part, Plan, Pod, clock,
+    manifests::{Rule, access_policy, encryption_policy},
+    peer::Called,
+    place::Place,
+    pod,
+};
+use serde_json::json;
 
 use crate::scene::{self, CALL};
 
@@ -73,31 +80,58 @@ fn a_pod_outside_the_mesh_calls_permissive_pods_and_no_strict_one() {
 
 /// As the kubelet does: from the node's own namespace, by a process in the node's cgroup.
 #[test]
-#[ignore = "the host's own connections are not attested yet: a strict pod refuses its kubelet"]
 fn the_node_probes_its_own_pods_also_strict_ones() {
     scene::mesh(&plan(), |lab| {
         let near = lab.pod("shop/near")?;
-        let _serving = near.serves("[::]:8080", &[])?;
+        let _serving = [near.serves("[::]:8080", &[])?, near.serves("[::]:9090", &[])?];
+        let mut probed = millrace_lab::manifests::pod(lab.number(), lab.topology(), lab.topology().pod("shop/near")?);
+        let containers = probed.pointer_mut("/spec/containers").context("a pod has containers")?;
+        *containers = json!([{
+            "name": "app", "ports": [{"name": "health", "containerPort": 8080}],
+            "readinessProbe": {"httpGet": {"port": "health", "path": "/"}},
+        }]);
+        lab.apply(&probed)?;
         let host = lab.place("a")?;
         for target in both(near) {
-            probe(&host, lab, target)?;
+            ensure!(is_reached(&host, lab, target)?, "a permissive pod is probed at {target}");
         }
         lab.apply(&encryption_policy("shop/strict", "Strict", "web")?)?;
-        let loner = lab.pod("shop/loner")?;
-        clock::until(CALL, "the policy is in force", || loner.is_refused(near.at(8080)))?;
-        for target in both(near) {
-            probe(&host, lab, target)?;
+        // Policies name identities, and a kubelet has none: they are not asked.
+        lab.apply(&access_policy("shop/guard", "Allow", "web", &[Rule::identity("shop/client")])?)?;
+        let (client, loner) = (lab.pod("shop/client")?, lab.pod("shop/loner")?);
+        clock::until(CALL, "the policies are in force", || loner.is_refused(near.at(8080)))?;
+        let [v4, v6] = both(near);
+        for target in [v4, v6] {
+            let reached = || ensure_that(is_reached(&host, lab, target)?, "a strict pod is probed");
+            clock::until(CALL, &format!("the host reaches {target}"), reached)?;
+            let other = SocketAddr::new(target.ip(), 9090);
+            ensure!(!is_reached(&host, lab, other)?, "the host reaches {other}, which no probe names");
+            loner.is_refused(target)?;
+            client.connects(target)?;
         }
+        // With its probes the pod gives up what they opened.
+        lab.apply(&millrace_lab::manifests::pod(lab.number(), lab.topology(), lab.topology().pod("shop/near")?))?;
+        let refused = || ensure_that(!is_reached(&host, lab, v4)?, "the host is let in without a probe");
+        clock::until(CALL, "a port that is probed no more is closed to the host", refused)?;
         Ok(())
     });
 }
 
-fn probe(host: &Place, lab: &Lab, target: SocketAddr) -> Result<()> {
+fn ensure_that(holds: bool, what: &str) -> Result<()> {
+    ensure!(holds, "{what}");
+    Ok(())
+}
+
+/// True where the host reaches an application, which must then see the node's own address as its peer.
+fn is_reached(host: &Place, lab: &Lab, target: SocketAddr) -> Result<bool> {
     let mut command = host.command(lab.binaries().path("probe-peer")?)?;
     command.args(["call", &target.to_string()]);
     let said = millrace_lab::process::run(command, CALL)?.ok()?;
-    ensure!(said.contains("\"error\":null"), "the host reaches {target}: {said}");
-    Ok(())
+    let called: Called = serde_json::from_str(&said)?;
+    let Some(greeting) = called.greeting else { return Ok(false) };
+    let (seen, own) = (canonical(greeting.peer), called.local.map(canonical));
+    ensure!(Some(seen) == own && Some(canonical(greeting.accept)) == own, "{seen} is shown for the host's {own:?}");
+    Ok(true)
 }
 
 /// A pod is captured as soon as its namespace's label says so, and left alone again when it does not.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use millrace_abi::{DestKind, PodKind, Reason};
+use millrace_abi::{DestKind, PodKind, ProbeKey, Reason};
 use millrace_model::{
     Action, Encryption, Endpoint, Endpoints, Identity, Membership, Mesh, ObjectName, Policy, Protocol, Rule, Service,
     ServicePort, Snapshot, Source, Workload, service::Readiness,
@@ -31,6 +31,7 @@ fn workload(pod: &str, node: &str, addresses: &[&str]) -> Workload {
         membership: Membership::Enrolled,
         encryption: Encryption::default(),
         policies: BTreeSet::new(),
+        probe_ports: BTreeSet::new(),
     }
 }
 
@@ -116,6 +117,24 @@ fn a_policy_by_address_is_judged_for_each_family() {
     assert_eq!(asks(&state, 1, "[fd00::2]:80"), Reason::Denied);
 }
 
+/// The node's kubelet probes what its own node runs, and nothing of another.
+#[test]
+fn the_host_may_reach_the_probes_of_its_own_nodes_workloads() {
+    let probed = |pod: &str, node: &str, addresses: &[&str]| Workload {
+        probe_ports: [8080, 9090].into(),
+        ..workload(pod, node, addresses)
+    };
+    let outside = Workload { membership: Membership::Outside, ..probed("old", "a", &["10.0.0.9"]) };
+    let pending = Workload { membership: Membership::Pending, ..probed("new", "a", &["10.0.0.3"]) };
+    let workloads =
+        vec![probed("web", "a", &["10.0.0.1", "fd00::1"]), probed("db", "b", &["10.0.1.2"]), outside, pending];
+    let state = want(&mesh(workloads, vec![], vec![]), "a", &namespaces(&[(1, "web")]));
+    let key =
+        |at: &str, port: u16| ProbeKey { addr: addr(at.parse().unwrap()), port: port.to_be_bytes(), reserved: [0; 2] };
+    let expected = ["10.0.0.1", "fd00::1", "10.0.0.3"].into_iter().flat_map(|at| [key(at, 8080), key(at, 9090)]);
+    assert_eq!(state.probes, expected.collect());
+}
+
 #[test]
 fn a_policy_that_is_not_there_lets_nobody_in() {
     let db = Workload { policies: [name("unknown")].into(), ..workload("db", "a", &["10.0.0.2"]) };
@@ -168,6 +187,7 @@ fn meshes() -> impl Strategy<Value = State> {
             let last = n + 1;
             let mut pod = workload(&format!("w{n}"), if is_local { "a" } else { "b" }, &[&format!("10.0.0.{last}")]);
             pod.policies = bound.into_iter().map(id).collect();
+            pod.probe_ports = if membership == 2 { [80].into() } else { [].into() };
             pod.membership = [Membership::Outside, Membership::Pending, Membership::Enrolled][usize::from(membership)];
             if is_local && is_found {
                 let namespace = match pod.membership {

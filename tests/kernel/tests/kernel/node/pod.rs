@@ -56,6 +56,7 @@ pub(crate) struct Pod {
     pub(crate) v6: Addr,
     pub(crate) ip4: String,
     pub(crate) ip6: String,
+    is_host: bool,
 }
 
 impl Pod {
@@ -71,10 +72,21 @@ impl Pod {
         ip(&format!("-n {name} addr add {ip6}/64 dev eth0 nodad"));
         ip(&format!("-n {name} route add default via 10.77.0.1"));
         ip(&format!("-n {name} route add default via fd77::1"));
+        Self::of(name, cgroup, 1000 + u64::from(n), [ip4, ip6])
+    }
+
+    /// The node's own namespace, which is not the pod's to remove.
+    pub(super) fn host(bridge: &str, cgroup: &Path) -> Self {
+        let mut host = Self::of(bridge.to_owned(), cgroup, 0, ["10.77.0.1".to_owned(), "fd77::1".to_owned()]);
+        host.is_host = true;
+        host
+    }
+
+    fn of(name: String, cgroup: &Path, id: u64, [ip4, ip6]: [String; 2]) -> Self {
         let netns = File::open(format!("/run/netns/{name}")).unwrap();
         let cookie = netns_cookie(netns.as_fd()).unwrap();
         let (v4, v6) = (bytes(ip4.parse().unwrap()), bytes(ip6.parse().unwrap()));
-        Self { name, cgroup: cgroup.to_owned(), netns, cookie, id: 1000 + u64::from(n), v4, v6, ip4, ip6 }
+        Self { name, cgroup: cgroup.to_owned(), netns, cookie, id, v4, v6, ip4, ip6, is_host: false }
     }
 
     /// The name of its namespace.
@@ -142,7 +154,9 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        remove_netns(&self.name);
+        if !self.is_host {
+            remove_netns(&self.name);
+        }
     }
 }
 
