@@ -23,7 +23,8 @@ fn read(line: &str) -> Result<Task, Invalid> {
 fn three_flags_are_enough_to_run() {
     let Ok(Task::Run(config)) = read("--node a --control https://172.30.0.1:15012") else { panic!() };
     assert_eq!(config.control, ControlAddress { host: "172.30.0.1".into(), port: 15012 });
-    assert_eq!(config.place.pins.to_str(), Some("/sys/fs/bpf/millrace/a/v1"));
+    let pins = format!("/sys/fs/bpf/millrace/a/v{}", millrace_abi::SCHEMA);
+    assert_eq!(config.place.pins.to_str(), Some(pins.as_str()));
     assert_eq!(config.place.cgroup.to_str(), Some("/sys/fs/cgroup/unified"));
     assert_eq!(config.proxy_user, User { uid: 15008, gid: 15008 });
 }
