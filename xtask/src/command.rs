@@ -21,10 +21,7 @@ pub(crate) enum Task {
     /// Shows the mesh at work: two nodes and a shop of five services in network namespaces
     Demo(Demo),
     /// Runs every test: unit, property, kernel, lab, and the fuzz targets for a bounded time
-    Test {
-        /// Only the tests whose name holds this; the fuzz targets are then left out
-        filter: Option<String>,
-    },
+    Test(Test),
     /// Runs the fuzz targets, guided by coverage, from the committed seeds
     Fuzz {
         /// How long each target runs, in seconds
@@ -39,6 +36,16 @@ pub(crate) enum Task {
     Tidy,
     /// Formatting, lints, tidy, test and demo: what must pass before a change lands
     Ci,
+}
+
+/// Which tests are run.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Test {
+    /// Runs the tests that are ignored as long, instead: minutes of load each, one at a time, with their figures shown
+    #[arg(long)]
+    pub(crate) long: bool,
+    /// Only the tests whose name holds this; the fuzz targets are then left out
+    pub(crate) filter: Option<String>,
 }
 
 /// How the demo is run.

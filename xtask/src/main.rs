@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(&config),
         Task::Ebpf => ebpf::run(&config),
         Task::Demo(options) => demo::run(&config, options),
-        Task::Test { filter } => test::run(&config, filter.as_deref()),
+        Task::Test(options) => test::run(&config, &options),
         Task::Fuzz { seconds, target } => fuzz::run(&config, seconds, target.as_deref()),
         Task::Lint => lint::run(&config),
         Task::Tidy => tidy::run(&config),

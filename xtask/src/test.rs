@@ -3,6 +3,8 @@
 //! One `cargo build --workspace --all-targets` and no `cargo test -p ...`: each other choice of packages would unify features
 //! another way and compile the dependencies again.
 
+mod long;
+
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -14,6 +16,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use crate::{
+    command,
     config::Config,
     console, demo, fuzz, setup,
     steps::{Steps, Tally},
@@ -71,8 +74,12 @@ struct Binary {
     folder: PathBuf,
 }
 
-/// Sets up, builds and runs all tests whose name holds `filter`.
-pub(crate) fn run(config: &Config, filter: Option<&str>) -> Result<()> {
+/// Sets up, builds and runs all tests whose name holds the filter: the everyday ones, or the long ones.
+pub(crate) fn run(config: &Config, options: &command::Test) -> Result<()> {
+    let filter = options.filter.as_deref();
+    if options.long {
+        return long::run(config, filter);
+    }
     let mut steps = Steps::default();
     steps.run("setup", || setup::quietly(config));
     all(config, filter, &mut steps);
