@@ -162,6 +162,16 @@ pub struct Tuple {
     pub reserved: u32,
 }
 
+impl Tuple {
+    /// The key of a connection, whichever program writes it or looks it up. `netns` is the cookie of the namespace that this is
+    /// known of; 0 where a program has none, which then finds no connection over loopback.
+    #[inline(always)]
+    pub fn of(netns: u64, (source, source_port): (Addr, Port), (target, target_port): (Addr, Port)) -> Self {
+        let cookie = crate::decide::tuple_cookie(&source, &target, netns);
+        Self { cookie, source, target, source_port, target_port, reserved: 0 }
+    }
+}
+
 /// What a hand-off record is for.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

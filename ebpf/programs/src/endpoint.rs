@@ -18,6 +18,14 @@ pub struct Endpoint {
     pub port: Port,
 }
 
+impl Endpoint {
+    /// Both, as [`millrace_abi::Tuple::of`] takes them.
+    #[inline(always)]
+    pub fn parts(&self) -> (Addr, Port) {
+        (self.addr, self.port)
+    }
+}
+
 /// AF_INET6.
 pub const AF_INET6: u32 = 10;
 

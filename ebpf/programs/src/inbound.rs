@@ -62,7 +62,7 @@ pub fn inbound(ctx: &SkLookupContext) -> u32 {
 fn decided(lookup: *mut bpf_sk_lookup, own: &Endpoint) -> Reason {
     let peer = remote(lookup);
     // SAFETY: each is read at once.
-    let (dest, handoff) = unsafe { (DESTS.get(own.addr), HANDOFFS.get(tuple(&peer, own))) };
+    let (dest, handoff) = unsafe { (DESTS.get(own.addr), HANDOFFS.get(Tuple::of(0, peer.parts(), own.parts()))) };
     decide::inbound(dest, handoff, own.port)
 }
 
@@ -70,18 +70,6 @@ fn decided(lookup: *mut bpf_sk_lookup, own: &Endpoint) -> Reason {
 #[inline(always)]
 fn steer(ctx: &SkLookupContext, own: &Endpoint, kind: ListenerKind) -> bool {
     LISTENERS.redirect_sk_lookup(ctx, ListenerKey { addr: own.addr, kind: kind as u32 }, 0).is_ok()
-}
-
-#[inline(always)]
-fn tuple(source: &Endpoint, target: &Endpoint) -> Tuple {
-    Tuple {
-        cookie: 0,
-        source: source.addr,
-        target: target.addr,
-        source_port: source.port,
-        target_port: target.port,
-        reserved: 0,
-    }
 }
 
 #[inline(always)]

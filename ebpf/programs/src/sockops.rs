@@ -61,7 +61,7 @@ fn connecting(ctx: &SockOpsContext) {
     let ops = ctx.ops;
     let Some(socket) = socket(ops) else { return };
     let netns = netns(ops);
-    let key = tuple(netns, &local(ops), &remote(ops));
+    let key = Tuple::of(netns, local(ops).parts(), remote(ops).parts());
     let mut record = Handoff { socket: cookie(ops), ..NOTHING };
     if !fill(&mut record, socket, netns, &key) {
         return;
@@ -112,7 +112,7 @@ fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
 /// The accepting end is established: it takes the record.
 #[inline(always)]
 fn accepted(ops: *mut bpf_sock_ops) {
-    let key = tuple(netns(ops), &remote(ops), &local(ops));
+    let key = Tuple::of(netns(ops), remote(ops).parts(), local(ops).parts());
     // SAFETY: read before it is removed.
     let Some(record) = (unsafe { HANDOFFS.get(key) }) else { return };
     let taken = match socket(ops) {
@@ -135,23 +135,11 @@ fn accepted(ops: *mut bpf_sock_ops) {
 /// The connecting end closes: a record that nobody took goes with it.
 #[inline(always)]
 fn closed(ops: *mut bpf_sock_ops) {
-    let key = tuple(netns(ops), &local(ops), &remote(ops));
+    let key = Tuple::of(netns(ops), local(ops).parts(), remote(ops).parts());
     // SAFETY: read at once.
     let Some(record) = (unsafe { HANDOFFS.get(key) }) else { return };
     if record.socket == cookie(ops) {
         pending::remove(&key, record.netns);
-    }
-}
-
-#[inline(always)]
-fn tuple(netns: u64, source: &Endpoint, target: &Endpoint) -> Tuple {
-    Tuple {
-        cookie: decide::tuple_cookie(&source.addr, &target.addr, netns),
-        source: source.addr,
-        target: target.addr,
-        source_port: source.port,
-        target_port: target.port,
-        reserved: 0,
     }
 }
 
