@@ -6,7 +6,7 @@ use millrace_model::{Facts, Mesh, Verdict, Workload, authorize, resolve::hears_p
 
 use crate::{
     copy,
-    dial::{Connected, dial},
+    dial::{Connected, dial_for},
     fault::Why,
     home::Home,
     proxy::Proxy,
@@ -49,7 +49,7 @@ pub(crate) async fn dial_shown(
         return Err(Why::NotShown);
     }
     copy::abortive(&unconnected.socket);
-    dial(unconnected, target).await
+    dial_for(unconnected, client, target).await
 }
 
 /// Waits until the mesh denies what it allowed, or the workload is gone.

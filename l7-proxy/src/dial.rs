@@ -1,8 +1,11 @@
 //! Connects a socket from the stock, in its pod's namespace, to an address there or elsewhere.
 
+mod source;
+
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
+    os::fd::AsFd as _,
     time::Duration,
 };
 
@@ -31,6 +34,19 @@ const KEEPALIVE_PROBES: u32 = 6;
 pub(crate) struct Connected {
     pub(crate) socket: TcpStream,
     pub(crate) held: Held,
+}
+
+/// Connects to an application of the socket's own pod on behalf of `client`, from a source of the client's own.
+pub(crate) async fn dial_for(
+    unconnected: Unconnected,
+    client: SocketAddr,
+    target: SocketAddr,
+) -> Result<Connected, Why> {
+    if let Err(why) = source::bind(unconnected.socket.as_fd(), client, target) {
+        // A pod whose loopback device is down, say: from its own address there is room for fewer.
+        tracing::debug!(%why, %target, "a dial has no source of its own");
+    }
+    dial(unconnected, target).await
 }
 
 /// Connects to `target`, or says by name why not.

@@ -178,7 +178,8 @@ impl Why {
     /// Whether somebody was refused for who they are or what they asked for: what flow records show.
     pub(crate) fn is_denial(&self) -> bool {
         let is_cut = matches!(self, Self::ClientReset);
-        !is_cut && self.side() == Side::Client
+        // Who finds no room is told as one who may not: nobody else would say so of a connection that was never taken on.
+        !is_cut && self.side() == Side::Client || matches!(self, Self::NoDescriptor)
     }
 
     pub(crate) fn side(&self) -> Side {

@@ -29,6 +29,10 @@ const FLOOR: usize = 4;
 /// The most kept for one pod and family: two seconds at 2,000 connections/s. Above that a taker may wait for the agent.
 const CEILING: usize = 4096;
 
+/// Of the descriptors that connections have left, one in this many may be in one pod's stock: a stock is for connections to come,
+/// and must not be what there is no room for them because of.
+const SHARE: usize = 8;
+
 /// How much of the peak second's use is kept: the agent may be away for this many seconds before anybody waits.
 const SECONDS_KEPT: usize = 2;
 
@@ -126,11 +130,17 @@ impl Stock {
         let at_once = shelf.ready.try_acquire().map(SemaphorePermit::forget).is_ok();
         self.restock(&shelf, clock::now(), 1);
         if !at_once {
+            // Nobody else's socket becomes this one's within the time that a client waits.
+            if self.descriptors.left() == 0 {
+                self.metrics.stock_taken("empty");
+                return Err(Why::NoDescriptor);
+            }
             let waited = timeout(PATIENCE, self.wait(&shelf)).await;
             waited.unwrap_or(Err(Why::NoSocket)).inspect_err(|_| self.metrics.stock_taken("empty"))?;
         }
         let socket = shelf.lock().sockets.pop_front().ok_or(Why::NoSocket)?;
         self.metrics.stock_sockets.dec();
+        self.shed(&shelf);
         self.metrics.stock_taken(if at_once { "at_once" } else { "waited" });
         Ok(socket)
     }
@@ -193,16 +203,23 @@ impl Stock {
     /// Closes what a burst left over, once it is a minute old.
     pub(crate) fn trim(&self, now: Instant) {
         for shelf in self.all() {
-            let mut state = shelf.lock();
-            state.use_.note(now, 0);
-            while state.sockets.len() > state.wanted() {
-                // A permit stands for each socket that nobody is about to take.
-                let Ok(permit) = shelf.ready.try_acquire() else { break };
-                permit.forget();
-                drop(state.sockets.pop_front());
-                self.metrics.stock_sockets.dec();
-            }
+            shelf.lock().use_.note(now, 0);
+            while self.shed(&shelf) {}
         }
+    }
+
+    /// Closes a socket that the shelf has too many of, now that others need the descriptors; false where it has none.
+    fn shed(&self, shelf: &Shelf) -> bool {
+        let mut state = shelf.lock();
+        if state.sockets.len() <= state.wanted(self.descriptors.left()) {
+            return false;
+        }
+        // A permit stands for each socket that nobody is about to take.
+        let Ok(permit) = shelf.ready.try_acquire() else { return false };
+        permit.forget();
+        drop(state.sockets.pop_front());
+        self.metrics.stock_sockets.dec();
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelves> {
@@ -218,7 +235,7 @@ impl Stock {
         let mut left = {
             let mut state = shelf.lock();
             state.use_.note(now, taken);
-            let missing = state.missing(now);
+            let missing = state.missing(now, self.descriptors.left());
             if missing > 0 {
                 state.asked += missing;
                 state.asked_at = Some(now);
@@ -249,16 +266,18 @@ impl Shelf {
 }
 
 impl State {
-    fn wanted(&self) -> usize {
-        self.use_.peak().saturating_mul(SECONDS_KEPT).clamp(FLOOR, CEILING)
+    fn wanted(&self, descriptors_left: usize) -> usize {
+        // What it has is not among those left: a stock that is as it should be would want fewer the moment it is.
+        let room = (descriptors_left + self.sockets.len()) / SHARE;
+        self.use_.peak().saturating_mul(SECONDS_KEPT).min(room).clamp(FLOOR, CEILING)
     }
 
     /// How many to ask for now. Waits until a quarter is gone, so that a busy pod asks in batches.
-    fn missing(&mut self, now: Instant) -> usize {
+    fn missing(&mut self, now: Instant, descriptors_left: usize) -> usize {
         if self.asked_at.is_some_and(|at| now.saturating_duration_since(at) >= ANSWER) {
             self.asked = 0;
         }
-        let wanted = self.wanted();
+        let wanted = self.wanted(descriptors_left);
         let have = self.sockets.len() + self.asked;
         if have > wanted - wanted / 4 { 0 } else { wanted - have }
     }

@@ -36,12 +36,22 @@ pub fn kinds(workload: &Workload) -> impl Iterator<Item = ListenerKind> {
     KINDS.into_iter().filter(move |kind| address(*kind).is_some_and(|a| if a.is_ipv4() { v4 } else { v6 }))
 }
 
-/// Where a listener of this kind listens: on loopback alone, so that nothing from outside reaches it unsteered.
+/// The loopback device. One renamed by its pod leaves the pod pending, and nobody else.
+const LOOPBACK: &[u8] = b"lo";
+
+/// Whether a listener takes what comes by the loopback device alone: the one that all of 127.0.0.0/8 leads to, which has no
+/// address of its own to keep others out by.
+fn is_bound_to_loopback(kind: ListenerKind) -> bool {
+    kind == ListenerKind::OutboundV4
+}
+
+/// Where a listener of this kind listens: on loopback alone, so that nothing from outside reaches it unsteered. The outbound one
+/// listens on every address of the loopback device, as captured connections are spread over them.
 pub fn address(kind: ListenerKind) -> Option<SocketAddr> {
     let (v4, v6) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
     match kind {
         ListenerKind::Unspecified => None,
-        ListenerKind::OutboundV4 => Some((v4, port::OUTBOUND).into()),
+        ListenerKind::OutboundV4 => Some((Ipv4Addr::UNSPECIFIED, port::OUTBOUND).into()),
         ListenerKind::OutboundV6 => Some((v6, port::OUTBOUND).into()),
         ListenerKind::PlaintextV4 => Some((v4, port::PLAINTEXT).into()),
         ListenerKind::PlaintextV6 => Some((v6, port::PLAINTEXT).into()),
@@ -69,6 +79,9 @@ pub fn open(kind: ListenerKind) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if at.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if is_bound_to_loopback(kind) {
+        socket.bind_device(Some(LOOPBACK))?;
     }
     // Lets connections of a listener that is gone linger; another socket that listens there is an error all the same.
     socket.set_reuse_address(true)?;
@@ -106,6 +119,10 @@ pub fn check(socket: BorrowedFd<'_>, kind: ListenerKind, cookie: u64) -> Result<
     let there = netns_cookie(socket).map_err(|why| format!("its namespace is unknown: {why}"))?;
     if there != cookie {
         return Err("it is in another namespace".to_owned());
+    }
+    let device = socket2::SockRef::from(&socket).device().map_err(|why| format!("its device is unknown: {why}"))?;
+    if is_bound_to_loopback(kind) && device.as_deref() != Some(LOOPBACK) {
+        return Err("it is not bound to loopback".to_owned());
     }
     let at = rustix::net::getsockname(socket).map_err(unreadable)?;
     let at = SocketAddr::try_from(at).map_err(|why| format!("it has no address: {why}"))?;
@@ -153,6 +170,7 @@ mod tests {
         let kind = ListenerKind::TunnelV4;
         assert!(check(listener.as_fd(), kind, here).unwrap_err().starts_with("it listens on"));
         assert_eq!(check(listener.as_fd(), kind, here + 1).unwrap_err(), "it is in another namespace");
+        assert_eq!(check(listener.as_fd(), ListenerKind::OutboundV4, here).unwrap_err(), "it is not bound to loopback");
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(check(udp.as_fd(), kind, here).unwrap_err(), "it does not listen");
         let file = std::fs::File::open("/dev/null").unwrap();

@@ -78,10 +78,11 @@ pub fn attests_host(pod: &Pod, dest: &Dest, port: Port, is_probe: bool) -> bool 
         && (dest.kind == DestKind::Local as u32 || dest.kind == DestKind::Pending as u32)
 }
 
-/// The netns cookie that a [`crate::Tuple`] is keyed with: loopback addresses mean something else in every namespace.
+/// The netns cookie that a [`crate::Tuple`] is keyed with: a loopback target means something else in every namespace. Any other
+/// is one pod's alone, whatever it is called from (the proxy's dials come from loopback), and is looked up where no cookie is told.
 #[inline(always)]
-pub fn tuple_cookie(source: &Addr, target: &Addr, netns: u64) -> u64 {
-    if is_loopback(source) || is_loopback(target) { netns } else { 0 }
+pub fn tuple_cookie(target: &Addr, netns: u64) -> u64 {
+    if is_loopback(target) { netns } else { 0 }
 }
 
 /// What is known of a connection that arrives by the way it came alone: None goes on to [`inbound`].

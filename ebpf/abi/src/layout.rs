@@ -148,7 +148,7 @@ pub struct ProbeKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {
-    /// The netns cookie for loopback addresses, which mean something else in every namespace; 0 for others.
+    /// The netns cookie where the target is loopback, which means something else in every namespace; else 0.
     pub cookie: u64,
     /// The connecting end's address.
     pub source: Addr,
@@ -164,10 +164,10 @@ pub struct Tuple {
 
 impl Tuple {
     /// The key of a connection, whichever program writes it or looks it up. `netns` is the cookie of the namespace that this is
-    /// known of; 0 where a program has none, which then finds no connection over loopback.
+    /// known of; 0 where a program has none, which then finds no connection to a loopback address.
     #[inline(always)]
     pub fn of(netns: u64, (source, source_port): (Addr, Port), (target, target_port): (Addr, Port)) -> Self {
-        let cookie = crate::decide::tuple_cookie(&source, &target, netns);
+        let cookie = crate::decide::tuple_cookie(&target, netns);
         Self { cookie, source, target, source_port, target_port, reserved: 0 }
     }
 }

@@ -7,6 +7,7 @@
 pub mod decide;
 pub mod layout;
 pub mod reason;
+pub mod spread;
 
 pub use layout::{
     Dest, DestKind, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind, Original, OriginalMode,
@@ -21,7 +22,7 @@ pub type Addr = [u8; 16];
 pub type Port = [u8; 2];
 
 /// Grows with every change of a layout or of a map's meaning; the directory of pins carries it.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// HBONE's port, in network order.
 pub const TUNNEL_PORT: Port = 15008u16.to_be_bytes();
@@ -30,7 +31,7 @@ pub const OUTBOUND_PORT: Port = 15801u16.to_be_bytes();
 /// The in-pod plaintext listener's port, in network order.
 pub const PLAINTEXT_PORT: Port = 15806u16.to_be_bytes();
 
-/// 127.0.0.1 as v4-mapped: where a captured IPv4 connection is sent.
+/// 127.0.0.1 as v4-mapped.
 pub const LOOPBACK_V4: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
 /// ::1: where a captured IPv6 connection is sent.
 pub const LOOPBACK_V6: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];

@@ -6,8 +6,8 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use millrace_abi::{
-    Action, Dest, LOOPBACK_V4, LOOPBACK_V6, OUTBOUND_PORT, Original, OriginalMode, Pod, Port, Reason, ServiceKey,
-    ServiceValue, SlotKey, Verdict, VerdictKey, action, config, decide,
+    Action, Dest, LOOPBACK_V6, OUTBOUND_PORT, Original, OriginalMode, Pod, Port, Reason, ServiceKey, ServiceValue,
+    SlotKey, Verdict, VerdictKey, action, config, decide, spread,
 };
 
 use crate::{
@@ -129,10 +129,10 @@ fn carried_out(ctx: &SockAddrContext, family: Family, asked: &Endpoint, went: &O
     if endpoint::write(ctx.sock_addr, family, &to) { went.reason } else { Reason::NoBackend }
 }
 
-/// The in-pod listener that takes captured connections.
+/// Where the in-pod listener takes a connection that is captured.
 #[inline(always)]
 fn outbound_listener(target: &Endpoint) -> Endpoint {
-    let addr = if decide::is_v4(&target.addr) { LOOPBACK_V4 } else { LOOPBACK_V6 };
+    let addr = spread::outbound(&target.addr, target.port, draw()).unwrap_or(LOOPBACK_V6);
     Endpoint { addr, port: OUTBOUND_PORT }
 }
 

@@ -40,6 +40,7 @@ const FATAL: &[libc::c_long] = &[
 const PLAIN: &[libc::c_long] = &[
     // Sockets that are here already.
     libc::SYS_accept4,
+    libc::SYS_bind, // Of a dial's source; to listen is not allowed.
     libc::SYS_connect,
     libc::SYS_getpeername,
     libc::SYS_getsockname,

@@ -6,7 +6,7 @@ use millrace_model::ObjectName;
 use millrace_node::clock;
 use tokio::sync::mpsc;
 
-use super::{CEILING, FLOOR, Family, Stock, Use, WANTS, Want};
+use super::{CEILING, FLOOR, Family, SHARE, Stock, Use, WANTS, Want};
 use crate::{descriptors::Descriptors, fault::Why, home::Pod, metrics::Metrics};
 
 fn pod() -> Pod {
@@ -19,7 +19,7 @@ fn sockets(count: usize) -> Vec<OwnedFd> {
 
 fn stock() -> (Stock, mpsc::Receiver<Want>) {
     let (wants, asked) = mpsc::channel(WANTS);
-    (Stock::new(wants, Descriptors::new(10_000), Arc::new(Metrics::default())), asked)
+    (Stock::new(wants, Descriptors::new(100_000), Arc::new(Metrics::default())), asked)
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,6 +112,37 @@ async fn the_stock_of_one_pod_has_a_ceiling() {
         total += want.count;
     }
     assert_eq!(total, CEILING);
+}
+
+/// What is kept ready for connections to come must not be why there is no room for them.
+#[tokio::test(start_paused = true)]
+async fn a_stock_gives_way_as_descriptors_run_out() {
+    let (wants, mut asked) = mpsc::channel(WANTS);
+    let descriptors = Descriptors::new(256 + 1000); // Of which 256 are kept back.
+    let stock = Stock::new(wants, descriptors.clone(), Arc::new(Metrics::default()));
+    let pod = pod();
+    stock.open(&pod, Family::V4);
+    let shelf = stock.all().pop().unwrap();
+    stock.restock(&shelf, clock::now(), 500);
+    let mut total = 0;
+    while let Ok(want) = asked.try_recv() {
+        total += want.count;
+    }
+    assert_eq!(total, 1000 / SHARE);
+    stock.put(&pod, Family::V4, sockets(total));
+    let connections = descriptors.take(800).unwrap();
+    for _ in 0..50 {
+        drop(stock.take(&pod, Family::V4).await.unwrap());
+    }
+    let kept = usize::try_from(stock.metrics.stock_sockets.get()).unwrap();
+    assert!(kept <= 200 / SHARE, "{kept} are kept of 200");
+    let mut rest = Vec::new();
+    while stock.metrics.stock_sockets.get() > 0 {
+        rest.push(stock.take(&pod, Family::V4).await.unwrap());
+    }
+    let last = descriptors.take(u32::try_from(descriptors.left()).unwrap()).unwrap();
+    assert_eq!(stock.take(&pod, Family::V4).await.unwrap_err(), Why::NoDescriptor, "and nobody waits for one in vain");
+    drop((connections, rest, last));
 }
 
 #[tokio::test(start_paused = true)]

@@ -166,15 +166,9 @@ fn a_loopback_address_is_taken_over_loopback_alone() {
 }
 
 #[test]
-fn a_tuple_is_keyed_with_its_namespace_where_either_end_is_loopback() {
-    for (source, target, cookie) in [
-        (OWN, OTHER, 0),
-        (LOOPBACK_V4, OTHER, 5),
-        (OWN, LOOPBACK_V4, 5),
-        (OWN, LOOPBACK_V6, 5),
-        (LOOPBACK_V6, LOOPBACK_V6, 5),
-    ] {
-        assert_eq!(tuple_cookie(&source, &target, 5), cookie);
+fn a_tuple_is_keyed_with_its_namespace_where_its_target_is_loopback() {
+    for (target, cookie) in [(OTHER, 0), (LOOPBACK_V4, 5), (LOOPBACK_V6, 5)] {
+        assert_eq!(tuple_cookie(&target, 5), cookie);
     }
 }
 

@@ -16,4 +16,5 @@ mod load;
 mod names;
 mod node;
 mod pending;
+mod ports;
 mod sockops;

@@ -131,6 +131,15 @@ impl Pod {
         socket.into()
     }
 
+    /// The listener that all of 127.0.0.0/8 leads to, as the agent opens it.
+    pub(crate) fn listens_on_loopback(&self, port: u16) -> TcpListener {
+        let socket = self.socket(Domain::IPV4, Protocol::TCP);
+        socket.bind_device(Some(b"lo")).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()).unwrap();
+        socket.listen(4096).unwrap();
+        socket.into()
+    }
+
     /// Connects as an application of the pod does.
     pub(crate) fn connects(&self, to: SocketAddr) -> io::Result<TcpStream> {
         let socket = self.socket(Domain::for_address(to), Protocol::TCP);

@@ -32,7 +32,8 @@ impl Proxy {
     /// Opens the listeners and has what arrives steered to them.
     pub(crate) fn new(node: &Node, pod: &Pod) -> Self {
         let pair = |port| [pod.listens("127.0.0.1", port), pod.listens("::1", port)];
-        let (outbound, plaintext, tunnel) = (pair(15801), pair(15806), pair(15008));
+        let (plaintext, tunnel) = (pair(15806), pair(15008));
+        let outbound = [pod.listens_on_loopback(15801), pod.listens("::1", 15801)];
         let mut kernel = node.kernel();
         for (kind, [v4, v6]) in [(ListenerKind::Plaintext, &plaintext), (ListenerKind::Tunnel, &tunnel)] {
             let key = |addr| ListenerKey { addr, kind: kind as u32 };
