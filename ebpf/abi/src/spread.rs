@@ -35,7 +35,7 @@ pub fn dial(client: &Addr, port: Port) -> Option<Addr> {
 #[inline(always)]
 fn address(range: u32, hash: u32, draw: u32) -> Addr {
     let far_end = hash >> (u32::BITS - (FREE_BITS - VARIANT_BITS)) << VARIANT_BITS;
-    let v4 = (range | far_end | draw % VARIANTS).to_be_bytes();
+    let v4 = (range | far_end | (draw % VARIANTS)).to_be_bytes();
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
 }
 
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn every_address_is_loopback_of_its_own_range() {
         for n in 0..20_000u32 {
-            let port = (n as u16).to_be_bytes();
+            let port = u16::try_from(n).unwrap().to_be_bytes();
             let (sent, dialled) =
                 (outbound(&v4(n), port, n.wrapping_mul(77)).unwrap(), dial(&v4(n * 31), port).unwrap());
             assert!(is_loopback(&sent) && is_loopback(&dialled));

@@ -100,3 +100,16 @@ fn what_the_client_closed_first_does_not_use_its_ports_up() {
         drop(accepted);
     }
 }
+
+/// The listener has no address of its own to keep others out by, and steering may not be there yet, or any more.
+#[test]
+fn what_comes_by_another_device_does_not_reach_the_outbound_listener_even_unsteered() {
+    let node = Node::new();
+    let (near, far) = (node.stranger(), node.stranger());
+    let listener = near.listens_on_loopback(15801);
+    let to = near.address(Family::V4, 15801);
+    assert_eq!(far.refused(to), Some(libc::ECONNREFUSED));
+    assert_eq!(near.refused(to), Some(libc::ECONNREFUSED));
+    near.connects("127.99.0.1:15801".parse().unwrap()).unwrap();
+    listener.accept().unwrap();
+}
