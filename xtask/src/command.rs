@@ -20,6 +20,11 @@ pub(crate) enum Task {
     Ebpf,
     /// Shows the mesh at work: two nodes and a shop of five services in network namespaces
     Demo(Demo),
+    /// A real Kubernetes of processes on this host: up, down, status
+    Cluster {
+        #[command(subcommand)]
+        task: crate::cluster::Task,
+    },
     /// Runs every test: unit, property, kernel, lab, and the fuzz targets for a bounded time
     Test(Test),
     /// Runs the fuzz targets, guided by coverage, from the committed seeds

@@ -2,6 +2,7 @@
 
 mod ci;
 mod clock;
+mod cluster;
 mod command;
 mod config;
 mod console;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(&config),
         Task::Ebpf => ebpf::run(&config),
         Task::Demo(options) => demo::run(&config, options),
+        Task::Cluster { task } => cluster::run(&config, &task),
         Task::Test(options) => test::run(&config, &options),
         Task::Fuzz { seconds, target } => fuzz::run(&config, seconds, target.as_deref()),
         Task::Lint => lint::run(&config),

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use crate::{
+    cluster::binary,
     config::{Config, User},
     console,
     ebpf::toolchain,
@@ -35,6 +36,7 @@ pub(crate) fn run(config: &Config) -> Result<()> {
         None => console::say("missing  a compiler for BPF: compiles the kernel programs"),
     }
     say_one("bpf-linker: links the kernel programs", found.linker);
+    say_one("Go: builds Kubernetes for the cluster tests", found.go);
     for need in BUILD.iter().chain(TOOLS) {
         say_one(
             &format!("{}: {}", need.package, need.why),
@@ -45,6 +47,9 @@ pub(crate) fn run(config: &Config) -> Result<()> {
         return Ok(());
     }
     install(config, &found)?;
+    if !found.go {
+        binary::go(config)?;
+    }
     let left = look(config);
     if !left.is_complete() {
         bail!("after installing, this is still missing: {}", left.names().join(", "));
@@ -65,18 +70,20 @@ pub(crate) fn quietly(config: &Config) -> Result<()> {
 struct Found {
     compiler: Option<toolchain::Compiler>,
     linker: bool,
+    go: bool,
     missing: Vec<&'static Need>,
 }
 
 impl Found {
     fn is_complete(&self) -> bool {
-        self.compiler.is_some() && self.linker && self.missing.is_empty()
+        self.compiler.is_some() && self.linker && self.go && self.missing.is_empty()
     }
 
     fn names(&self) -> Vec<&'static str> {
         let compiler = self.compiler.is_none().then_some("a compiler for BPF");
         let linker = (!self.linker).then_some("bpf-linker");
-        compiler.into_iter().chain(linker).chain(self.missing.iter().map(|need| need.package)).collect()
+        let go = (!self.go).then_some("Go 1.26");
+        compiler.into_iter().chain(linker).chain(go).chain(self.missing.iter().map(|need| need.package)).collect()
     }
 }
 
@@ -84,6 +91,7 @@ fn look(config: &Config) -> Found {
     Found {
         compiler: toolchain::compiler(),
         linker: toolchain::linker().is_some_and(|linker| runs(&linker)),
+        go: binary::known(config).is_some(),
         missing: missing(config, BUILD.iter().chain(TOOLS)),
     }
 }

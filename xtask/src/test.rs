@@ -32,6 +32,8 @@ enum Level {
     Kernel,
     /// Whole nodes in network namespaces: as root.
     Lab,
+    /// The control plane on a real API server: any user may run it.
+    Cluster,
 }
 
 impl Level {
@@ -40,6 +42,7 @@ impl Level {
         match (package, kind) {
             ("millrace-kernel-tests", "test") => Self::Kernel,
             ("millrace-lab", "test") => Self::Lab,
+            ("millrace-cluster-tests", "test") => Self::Cluster,
             _ => Self::Unit,
         }
     }
@@ -49,7 +52,8 @@ impl Level {
     fn threads(self) -> Option<&'static str> {
         match self {
             Self::Unit => None,
-            Self::Kernel => Some("--test-threads=1"),
+            // Cluster tests share one API server, which some of them end.
+            Self::Kernel | Self::Cluster => Some("--test-threads=1"),
             Self::Lab => Some("--test-threads=2"),
         }
     }
@@ -58,6 +62,7 @@ impl Level {
     fn limit(self) -> Duration {
         match self {
             Self::Unit | Self::Kernel => Duration::from_secs(300),
+            Self::Cluster => Duration::from_secs(600),
             Self::Lab => Duration::from_secs(1200),
         }
     }
@@ -89,7 +94,8 @@ pub(crate) fn run(config: &Config, options: &command::Test) -> Result<()> {
 /// Builds and runs all tests as steps.
 pub(crate) fn all(config: &Config, filter: Option<&str>, steps: &mut Steps) {
     let Some(binaries) = steps.run("build everything", || build(config)) else { return };
-    let (unit, root): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.level == Level::Unit);
+    let (unit, rest): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.level == Level::Unit);
+    let (cluster, root): (Vec<_>, Vec<_>) = rest.into_iter().partition(|binary| binary.level == Level::Cluster);
     steps.count("unit and property tests", || {
         let mut sum = Tally::default();
         for binary in &unit {
@@ -102,9 +108,20 @@ pub(crate) fn all(config: &Config, filter: Option<&str>, steps: &mut Steps) {
         let level = if binary.level == Level::Kernel { "kernel tests" } else { "lab tests" };
         steps.count(&format!("{level}: {}", binary.target), || run_one(config, binary, filter));
     }
+    for binary in cluster.iter().filter(|binary| filter.is_none_or(|filter| has_test(binary, filter))) {
+        if steps.run("build Kubernetes' API server", || crate::cluster::prepare(config)).is_some() {
+            steps.count(&format!("cluster tests: {}", binary.target), || run_one(config, binary, filter));
+        }
+    }
     if filter.is_none() {
         fuzz::steps(config, fuzz::SECONDS, None, steps);
     }
+}
+
+/// True where a test's name holds the filter: an API server is not built for nothing.
+fn has_test(binary: &Binary, filter: &str) -> bool {
+    let said = Command::new(&binary.executable).args(["--list", "--format", "terse", filter]).output();
+    said.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).lines().any(|line| line.ends_with(": test")))
 }
 
 /// Builds all targets, and returns the test binaries in the order they are run.
@@ -147,7 +164,7 @@ fn binary(message: &Value) -> Option<Binary> {
 fn run_one(config: &Config, binary: &Binary, filter: Option<&str>) -> Result<Tally> {
     console::say(&format!("\n-- {} {}", binary.package, binary.target));
     let mut command = match binary.level {
-        Level::Unit => Command::new(&binary.executable),
+        Level::Unit | Level::Cluster => Command::new(&binary.executable),
         Level::Kernel | Level::Lab => demo::as_root(config, binary.executable.as_os_str())?,
     };
     command.args(filter).args(binary.level.threads());

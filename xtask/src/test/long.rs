@@ -39,7 +39,10 @@ pub(crate) fn run(config: &Config, filter: Option<&str>) -> Result<()> {
             continue;
         };
         let wanted = wanted(&ignored, &marked, filter);
-        if !wanted.is_empty() {
+        let is_ready = wanted.is_empty()
+            || binary.level != Level::Cluster
+            || steps.run("build Kubernetes' API server", || crate::cluster::prepare(config)).is_some();
+        if is_ready && !wanted.is_empty() {
             steps.count(&format!("long tests: {} {}", binary.package, binary.target), || {
                 run_these(config, binary, &wanted)
             });
@@ -57,7 +60,7 @@ fn run_these(config: &Config, binary: &Binary, names: &[&str]) -> Result<Tally> 
 
 fn command(config: &Config, binary: &Binary) -> Result<Command> {
     let mut command = match binary.level {
-        Level::Unit => Command::new(&binary.executable),
+        Level::Unit | Level::Cluster => Command::new(&binary.executable),
         Level::Kernel | Level::Lab => demo::as_root(config, binary.executable.as_os_str())?,
     };
     command.current_dir(&binary.folder).env("CARGO_MANIFEST_DIR", &binary.folder).env("CARGO", &config.cargo);

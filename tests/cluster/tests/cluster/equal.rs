@@ -1,0 +1,84 @@
+//! One world, read from a directory and from an API server, is one Snapshot.
+
+use std::{collections::BTreeMap, fs};
+
+use millrace_control::config::Source;
+use millrace_model::Snapshot;
+use serde_json::Value;
+
+use crate::{
+    mesh::{Mesh, kubernetes},
+    server::{Writer, server},
+    world::{access, account, encryption, pod, service, slice},
+};
+
+/// Enough that every kind, every node and every policy meets another.
+const APPS: u32 = 12;
+const PODS: u32 = 4;
+const NODES: u32 = 3;
+
+/// The objects of a world, in the order in which they are made: names in order of age.
+fn generated(shop: &str) -> Vec<Value> {
+    let mut objects = Vec::new();
+    for app in 0..APPS {
+        let name = format!("app-{app:02}");
+        objects.push(account(shop, &name));
+        let mut pods = Vec::new();
+        for pod_number in 0..PODS {
+            let (pod_name, address) = (format!("{name}-{pod_number}"), format!("10.7.{app}.{}", pod_number + 1));
+            let node = format!("equal-{}", (app + pod_number) % NODES);
+            let mut one = pod(shop, &pod_name, &name, (&node, &address));
+            match pod_number {
+                1 => one["metadata"]["annotations"] = serde_json::json!({"millrace.dev/weight": "5"}),
+                2 => one["status"]["conditions"][0]["status"] = "False".into(),
+                _ => {}
+            }
+            pods.push((pod_name, address));
+            objects.push(one);
+        }
+        objects.push(service(shop, &name, Some(&format!("10.96.77.{}", app + 1))));
+        objects.push(slice(shop, &name, &pods));
+        objects.push(access(shop, &format!("{name}-allow"), &name, "Allow"));
+        if app % 3 == 0 {
+            objects.push(access(shop, &format!("{name}-deny"), &name, "Deny"));
+            objects.push(encryption(shop, &format!("{name}-a"), &name, "Strict"));
+        }
+    }
+    objects
+}
+
+fn without_generation(mut snapshot: Snapshot) -> String {
+    snapshot.generation = 0;
+    serde_json::to_string_pretty(&snapshot).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_world_is_the_same_snapshot_from_a_directory_and_from_an_api_server() {
+    let server = server();
+    let shop = server.namespace("equal");
+    let writer = Writer { client: server.client().await };
+    let mut manifests: BTreeMap<usize, Value> = BTreeMap::new();
+    for (number, object) in generated(&shop).into_iter().enumerate() {
+        let made = writer.create(&object).await;
+        let mut manifest = object;
+        if manifest["kind"] == "Pod" {
+            // A workload is one pod and not its successor of the same name: the uid that the API server gave is part of it.
+            manifest["metadata"]["uid"] = made.metadata.uid.unwrap().into();
+        }
+        manifests.insert(number, manifest);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (number, manifest) in &manifests {
+        fs::write(folder.path().join(format!("{number:04}.yaml")), serde_yaml_ng::to_string(manifest).unwrap())
+            .unwrap();
+    }
+    let n_pods = usize::try_from(APPS * PODS).unwrap();
+    let mut watched = Mesh::over(kubernetes(server.kubeconfig(), &[&shop])).await;
+    let by_server = watched.until("all pods are read", |snapshot| snapshot.workloads.len() == n_pods).await;
+    let mut read = Mesh::over(Source::Directory(folder.path().to_owned())).await;
+    let by_directory = read.until("all pods are read", |snapshot| snapshot.workloads.len() == n_pods).await;
+    assert!(by_server.services.len() == 12 && by_server.policies.len() == 16, "{by_server:#?}");
+    let (by_server, by_directory) = (without_generation(by_server), without_generation(by_directory));
+    let differs = by_server.lines().zip(by_directory.lines()).find(|(a, b)| a != b);
+    assert!(by_server == by_directory, "the first difference: {differs:?}");
+}

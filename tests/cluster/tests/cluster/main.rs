@@ -1,0 +1,13 @@
+//! Tests the control plane on a real Kubernetes API server, which `cargo xtask cluster up --api-only` starts for them.
+//!
+//! They share one API server, each in namespaces of its own; what they do to the server itself they do one at a time.
+
+#![cfg(test)]
+
+mod equal;
+mod mesh;
+mod outage;
+mod server;
+mod source;
+mod wire;
+mod world;
