@@ -34,6 +34,7 @@ use crate::{
     metrics::Metrics,
     nodes::Nodes,
     publish::History,
+    source::kubernetes::Health,
     telemetry::LogLevel,
 };
 
@@ -67,6 +68,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// What is logged; None in a process that does not log.
     pub log: Option<LogLevel>,
+    /// How the watches of the API server are; empty where there are none.
+    pub health: Arc<Health>,
 }
 
 /// Binds the socket: nobody else can open it at any moment, and a live one is not taken over.
@@ -158,10 +161,11 @@ impl Admin {
     fn ready(&self) -> Response<Full<Bytes>> {
         let mut reasons = Vec::new();
         if self.history.borrow().now().is_none() {
-            reasons.push("nothing is published yet");
+            reasons.push("nothing is published yet".to_owned());
+            reasons.extend(self.health.missing());
         }
         if self.history.has_changed().is_err() {
-            reasons.push("the publisher has ended: no change is published any more");
+            reasons.push("the publisher has ended: no change is published any more".to_owned());
         }
         match reasons.as_slice() {
             [] => text(StatusCode::OK, "ready\n"),
@@ -205,6 +209,7 @@ impl Admin {
                 "trust_domain": snapshot.trust_domain,
                 "objects": count,
                 "nodes": nodes,
+                "watches": self.health.all(),
                 "diagnostics": self.told(),
             }),
         )

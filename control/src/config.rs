@@ -1,12 +1,12 @@
 //! Reads the settings: typed arguments first, their meaning second. All that is wrong is told at once.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Parser;
 use millrace_model::identity::{ROOT_NAMESPACE, is_trust_domain};
 use serde::Serialize;
 
-use crate::world::Settings;
+use crate::{source::object::meta::is_dns_label, world::Settings};
 
 /// Below this a leaf is renewed more often than a busy machine manages.
 const MIN_LEAF_LIFETIME: Duration = Duration::from_secs(5);
@@ -19,7 +19,16 @@ const MAX_LEAF_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub struct Args {
     /// The directory of manifests (*.yaml, *.yml), watched for changes.
     #[arg(long, value_name = "DIR")]
-    pub directory: PathBuf,
+    pub directory: Option<PathBuf>,
+    /// Watches a Kubernetes API server instead of a directory.
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// How the API server is reached; left out, as the pod that this process runs in.
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Reads this namespace's objects only; may be given more than once.
+    #[arg(long = "namespace", value_name = "NAME", requires = "kubernetes")]
+    pub namespaces: Vec<String>,
     /// Where nodes connect: gRPC over TLS 1.3.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
@@ -43,8 +52,8 @@ pub struct Args {
 /// The settings, once they mean something.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
-    /// The directory of manifests.
-    pub directory: PathBuf,
+    /// Where the objects come from.
+    pub source: Source,
     /// Where nodes connect.
     pub listen: SocketAddr,
     /// The admin socket.
@@ -59,6 +68,21 @@ pub struct Config {
     pub log: String,
 }
 
+/// Where the objects come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A directory of manifests.
+    Directory(PathBuf),
+    /// A Kubernetes API server.
+    Kubernetes {
+        /// How it is reached; None for as this pod.
+        kubeconfig: Option<PathBuf>,
+        /// The only namespaces that are read; all, where none is named.
+        namespaces: BTreeSet<String>,
+    },
+}
+
 /// Everything that is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("; "))]
@@ -67,27 +91,53 @@ pub struct Wrong(Vec<String>);
 impl Config {
     /// The settings that these arguments mean.
     pub fn from_args(args: Args) -> Result<Self, Wrong> {
-        let Args { directory, listen, admin, state_dir, trust_domain, leaf_ttl, log } = args;
+        let Args { listen, admin, state_dir, trust_domain, leaf_ttl, log, .. } = &args;
         let mut wrong = Vec::new();
-        if !directory.is_dir() {
-            // An empty mesh published by mistake would take every policy from every node.
-            wrong.push(format!("--directory: {} is no directory", directory.display()));
-        }
-        if !is_trust_domain(&trust_domain) {
+        let source = source(&args, &mut wrong);
+        if !is_trust_domain(trust_domain) {
             wrong.push(format!("--trust-domain: {trust_domain:?} is no trust domain; write lower-case letters, digits, '.', '-' and '_'"));
         }
-        let leaf_lifetime = duration(&leaf_ttl).unwrap_or_default();
+        let leaf_lifetime = duration(leaf_ttl).unwrap_or_default();
         if !(MIN_LEAF_LIFETIME..=MAX_LEAF_LIFETIME).contains(&leaf_lifetime) {
             wrong.push(format!("--leaf-ttl: {leaf_ttl:?} is not a time from 5s to 30d, such as 24h"));
         }
         if let Err(error) = log.parse::<tracing_subscriber::EnvFilter>() {
             wrong.push(format!("--log: {log:?} is no filter: {error}"));
         }
-        if !wrong.is_empty() {
+        let (Some(source), true) = (source, wrong.is_empty()) else {
             return Err(Wrong(wrong));
+        };
+        let mesh = Settings { trust_domain: Arc::from(&**trust_domain), root_namespace: Arc::from(ROOT_NAMESPACE) };
+        let (listen, admin, state_dir, log) = (*listen, admin.clone(), state_dir.clone(), log.clone());
+        Ok(Self { source, listen, admin, state_dir, mesh, leaf_lifetime, log })
+    }
+}
+
+fn source(args: &Args, wrong: &mut Vec<String>) -> Option<Source> {
+    let Args { directory, kubernetes, kubeconfig, namespaces, .. } = args;
+    match (directory, kubernetes) {
+        (Some(_), true) | (None, false) => {
+            wrong.push("--directory DIR or --kubernetes: one of the two says where the objects come from".to_owned());
+            None
         }
-        let mesh = Settings { trust_domain: Arc::from(trust_domain), root_namespace: Arc::from(ROOT_NAMESPACE) };
-        Ok(Self { directory, listen, admin, state_dir, mesh, leaf_lifetime, log })
+        (Some(directory), false) => {
+            if !directory.is_dir() {
+                // An empty mesh published by mistake would take every policy from every node.
+                wrong.push(format!("--directory: {} is no directory", directory.display()));
+            }
+            Some(Source::Directory(directory.clone()))
+        }
+        (None, true) => {
+            let mut namespaces: BTreeSet<String> = namespaces.iter().cloned().collect();
+            for name in namespaces.iter().filter(|name| !is_dns_label(name)) {
+                wrong.push(format!("--namespace: {name:?} is no namespace's name"));
+            }
+            if !namespaces.is_empty() {
+                // Its policies are for every namespace, those that are read too.
+                namespaces.insert(ROOT_NAMESPACE.to_owned());
+            }
+            Some(Source::Kubernetes { kubeconfig: kubeconfig.clone(), namespaces })
+        }
     }
 }
 
@@ -110,7 +160,7 @@ mod tests {
 
     use clap::Parser as _;
 
-    use super::{Args, Config, duration};
+    use super::{Args, Config, Source, duration};
 
     #[test]
     fn times_have_a_unit() {
@@ -135,5 +185,20 @@ mod tests {
         for flag in ["--directory", "--trust-domain", "--leaf-ttl", "--log"] {
             assert!(message.contains(flag), "{message}");
         }
+    }
+
+    #[test]
+    fn the_objects_come_from_one_source() {
+        let parse = |more: &[&str]| {
+            let all = ["millrace-control", "--listen=[::1]:0"].iter().chain(more);
+            Config::from_args(Args::try_parse_from(all).map_err(|e| e.to_string())?).map_err(|e| e.to_string())
+        };
+        assert!(parse(&[]).unwrap_err().contains("--kubernetes"));
+        assert!(parse(&["--directory=/", "--kubernetes"]).unwrap_err().contains("one of the two"));
+        assert!(parse(&["--directory=/", "--namespace=shop"]).unwrap_err().contains("--kubernetes"));
+        assert!(parse(&["--kubernetes", "--namespace=UPPER"]).unwrap_err().contains("UPPER"));
+        let both = ["shop".to_owned(), "millrace-system".to_owned()].into();
+        let source = parse(&["--kubernetes", "--namespace=shop"]).unwrap().source;
+        assert_eq!(source, Source::Kubernetes { kubeconfig: None, namespaces: both });
     }
 }

@@ -40,12 +40,22 @@ pub struct Metrics {
     refusals: Family<RefusalLabel, Counter>,
     /// Connections refused before any request.
     pub connections_refused: Family<ReasonLabel, Counter>,
+    /// Whole lists read from the API server.
+    lists: Family<KindLabel, Counter>,
+    /// Faults of watches of the API server.
+    watch_faults: Family<KindLabel, Counter>,
 }
 
 /// What becomes of the objects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EffectLabel {
     effect: &'static str,
+}
+
+/// Of which kind of object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
 }
 
 /// How an update began.
@@ -92,6 +102,8 @@ impl Default for Metrics {
             certificates: Family::default(),
             refusals: Family::default(),
             connections_refused: Family::default(),
+            lists: Family::default(),
+            watch_faults: Family::default(),
         };
         registry.register("generation", "The newest generation published", this.generation.clone());
         registry.register("editions", "Generations published", this.editions.clone());
@@ -117,6 +129,8 @@ impl Default for Metrics {
             "Connections refused before any request, by reason",
             this.connections_refused.clone(),
         );
+        registry.register("lists", "Whole lists of objects read from the API server", this.lists.clone());
+        registry.register("watch_faults", "Faults of watches of the API server", this.watch_faults.clone());
         Self { registry: Mutex::new(registry), ..this }
     }
 }
@@ -138,6 +152,14 @@ impl Metrics {
 
     pub(crate) fn refused(&self, call: &'static str, refusal: &Refusal) {
         self.refusals.get_or_create(&RefusalLabel { call, reason: refusal.reason() }).inc();
+    }
+
+    pub(crate) fn listed(&self, kind: &'static str) {
+        self.lists.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    pub(crate) fn watch_failed(&self, kind: &'static str) {
+        self.watch_faults.get_or_create(&KindLabel { kind }).inc();
     }
 
     /// All of it, as Prometheus reads it.

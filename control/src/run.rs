@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use futures_util::future::BoxFuture;
 use millrace_wire::control::control_server::ControlServer;
 use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::PrivateKeyDer;
@@ -22,13 +23,17 @@ use tonic::transport::Server;
 use crate::{
     admin::{self, Admin},
     clock,
-    config::Config,
+    config::{Config, Source},
     issue::{self, Issuer, authority::Authority, token::Tokens},
     metrics::Metrics,
     nodes::Nodes,
     publish::{self, Ends, History, Publisher},
     serve::Service,
-    source::directory::Directory,
+    source::{
+        Sourced,
+        directory::Directory,
+        kubernetes::{self, Health, Kubernetes},
+    },
     store,
     telemetry::LogLevel,
     transport::{self, Acceptor, Shown},
@@ -63,6 +68,8 @@ pub struct Control {
     pub history: watch::Receiver<Arc<History>>,
     /// What is wrong with the objects.
     pub diagnostics: watch::Receiver<Arc<Vec<crate::diagnostic::Diagnostic>>>,
+    /// What stands on the policies' status, where the source has one.
+    pub standing: watch::Receiver<Arc<kubernetes::Standing>>,
     admin: PathBuf,
     tasks: JoinSet<anyhow::Result<()>>,
 }
@@ -81,10 +88,7 @@ impl Control {
         let issuer = Arc::new(open_issuer(&config)?);
         metrics.root_expires.set(i64::try_from(issuer.authority.root_expires_unix()).unwrap_or(i64::MAX));
 
-        let (directory, sourced) =
-            Directory::open(&config.directory, &config.state_dir.join(COPIES), config.mesh.clone())
-                .context("the directory of manifests")?;
-        let (source, source_end) = watch::channel(Arc::new(sourced));
+        let Begun { source_end, standing, health, task: source } = begin(&config, &metrics).await?;
         let (reports, reports_end) = mpsc::channel(publish::REPORTS);
         let (history, history_end) = watch::channel(Arc::new(History::default()));
         let (diagnostics, diagnostics_end) = watch::channel(Arc::default());
@@ -125,6 +129,7 @@ impl Control {
             .add_service(ControlServer::new(service));
         let admin_socket = admin::bind(&config.admin).with_context(|| format!("--admin {}", config.admin.display()))?;
         let admin_path = config.admin.clone();
+        let is_directory = matches!(config.source, Source::Directory(_));
         let admin = Admin {
             config,
             issuer: issuer.clone(),
@@ -133,13 +138,18 @@ impl Control {
             nodes,
             metrics,
             log,
+            health,
         };
 
         let ends = Ends { source: source_end, reports: reports_end, history, diagnostics };
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { directory.follow(source).await.context("watching the directory") });
+        tasks.spawn(source);
         tasks.spawn(async move {
-            publisher.run(ends).await;
+            let mut first = ends.source.clone();
+            let is_read = is_directory || first.changed().await.is_ok();
+            if is_read {
+                publisher.run(ends).await;
+            }
             anyhow::bail!("no change is published any more")
         });
         tasks.spawn(renew(shown, issuer.clone()));
@@ -158,7 +168,8 @@ impl Control {
         tasks.spawn(
             async move { server.serve_with_incoming_shutdown(incoming, stop).await.context("serving the nodes") },
         );
-        Ok(Self { address, issuer, history: history_end, diagnostics: diagnostics_end, admin: admin_path, tasks })
+        let (history, diagnostics) = (history_end, diagnostics_end);
+        Ok(Self { address, issuer, history, diagnostics, standing, admin: admin_path, tasks })
     }
 
     /// Stops every part now.
@@ -176,6 +187,43 @@ impl Control {
         match ended {
             Some(ended) => ended.context("a part of the control plane failed")?,
             None => Ok(()),
+        }
+    }
+}
+
+/// The source of objects, before its task runs.
+struct Begun {
+    source_end: watch::Receiver<Arc<Sourced>>,
+    /// What stands on the policies' status; never anything for a directory, which has none.
+    standing: watch::Receiver<Arc<kubernetes::Standing>>,
+    health: Arc<Health>,
+    task: BoxFuture<'static, anyhow::Result<()>>,
+}
+
+/// A directory has been read when this returns; an API server is asked from then on.
+async fn begin(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Begun> {
+    let health = Arc::new(Health::default());
+    let (standing_sender, standing) = watch::channel(Arc::default());
+    match &config.source {
+        Source::Directory(path) => {
+            let (directory, sourced) = Directory::open(path, &config.state_dir.join(COPIES), config.mesh.clone())
+                .context("the directory of manifests")?;
+            let (source, source_end) = watch::channel(Arc::new(sourced));
+            let task = Box::pin(async move { directory.follow(source).await.context("watching the directory") });
+            Ok(Begun { source_end, standing, health, task })
+        }
+        Source::Kubernetes { kubeconfig, namespaces } => {
+            let (sourced, source_end) = watch::channel(Arc::default());
+            let watched = Kubernetes {
+                client: kubernetes::client::connect(kubeconfig.as_deref()).await?,
+                settings: config.mesh.clone(),
+                namespaces: namespaces.clone(),
+                metrics: metrics.clone(),
+                health: health.clone(),
+            };
+            let ends = kubernetes::Ends { sourced, standing: standing_sender };
+            let task = Box::pin(async move { watched.follow(ends).await.context("watching the API server") });
+            Ok(Begun { source_end, standing, health, task })
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where the objects come from: today a directory of manifests. A source ends in `watch`ed [`Sourced`] values, whole each time.
+//! Where the objects come from: a directory of manifests, or a Kubernetes API server. A source ends in `watch`ed [`Sourced`] values, whole each time.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,6 +9,7 @@ use crate::{
 
 pub mod directory;
 pub mod inotify;
+pub mod kubernetes;
 pub mod manifest;
 pub mod object;
 pub mod shelf;
@@ -23,6 +24,8 @@ pub struct Sourced {
     pub places: BTreeMap<Key, Place>,
     /// What is wrong with what could not be taken.
     pub diagnostics: Vec<Diagnostic>,
+    /// Which version of each object was read, where its status is to say so.
+    pub revisions: Arc<kubernetes::Revisions>,
 }
 
 /// An object of any kind, parsed and checked.

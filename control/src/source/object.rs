@@ -27,6 +27,7 @@ mod typed;
 
 pub use meta::MESH_LABEL;
 pub use pod::{NETNS_ANNOTATION, WEIGHT_ANNOTATION};
+pub(super) use typed::is_unknown_field;
 
 /// The object in `value`, of this kind and name, and its problems. None where one of them is fatal.
 pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Vec<Problem>) {

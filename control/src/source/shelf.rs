@@ -2,7 +2,7 @@
 //!
 //! Pure. What is in force depends on the files and on what was in force before, never on the order of events.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Object, Sourced,
@@ -99,7 +99,7 @@ impl Shelf {
             objects.insert(key, object.clone());
             places.insert(key.clone(), place.clone());
         }
-        Sourced { objects, places, diagnostics }
+        Sourced { objects, places, diagnostics, revisions: Arc::default() }
     }
 }
 

@@ -117,7 +117,7 @@ impl Mesh {
 
 fn config(directory: &Path, state: &Path) -> Config {
     Config {
-        directory: directory.to_owned(),
+        source: millrace_control::config::Source::Directory(directory.to_owned()),
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: state.join("admin.sock"),
         state_dir: state.to_owned(),

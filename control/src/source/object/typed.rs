@@ -3,7 +3,14 @@
 use k8s_openapi::serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::diagnostic::Problems;
+use crate::diagnostic::{Problem, Problems, Weight};
+
+const NO_SUCH_FIELD: &str = "there is no such field";
+
+/// True for the problem of a field that this program does not know, in an object of Kubernetes' own kinds.
+pub(in crate::source) fn is_unknown_field(problem: &Problem) -> bool {
+    problem.problem == NO_SUCH_FIELD && problem.weight == Weight::Slight
+}
 
 /// The typed object. A field the type does not have is fatal to an object of our own kinds, whose reader knows them all: a
 /// misspelt `from` would let everybody in. Kubernetes' own kinds may be newer than this program: there it is told, and no more.
@@ -16,7 +23,7 @@ pub(super) fn typed<T: DeserializeOwned>(value: Value, own: bool, problems: &mut
     };
     // The reader chose the type by these two: the types that kube derives do not have them.
     for field in unknown.into_iter().filter(|field| field != "apiVersion" && field != "kind") {
-        let problem = "there is no such field";
+        let problem = NO_SUCH_FIELD;
         let mend = "correct its spelling and indentation, or leave it out";
         if own {
             problems.fatal(field, problem, mend);

@@ -1,0 +1,203 @@
+//! Keeps what the watches read: the good, the last good of what is bad now, and of a new list only where it differs. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::BitOrAssign,
+    sync::Arc,
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use millrace_model::ObjectName;
+
+use super::{Revision, Revisions};
+use crate::{
+    diagnostic::{self, Diagnostic, Effect, Key, Kind, Problem},
+    source::{Object, Sourced},
+    world::Objects,
+};
+
+/// The conditions on the status of the objects that have one, by name.
+pub type Standing = BTreeMap<Key, Arc<Vec<Condition>>>;
+
+/// What one watch is of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Id {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace; None for all.
+    pub namespace: Option<Arc<str>>,
+}
+
+/// One object as the API server has it.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// Its kind and name.
+    pub key: Key,
+    /// Which version of it.
+    pub revision: Revision,
+    /// What stands on its status.
+    pub conditions: Vec<Condition>,
+    /// What the World holds of it, where it is fit for use.
+    pub object: Option<Object>,
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+}
+
+/// What a watch has seen.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// All there is.
+    Whole(Id, Vec<Read>),
+    /// One that is new, or another than before.
+    Put(Id, Box<Read>),
+    /// One that is gone.
+    Gone(Id, Key),
+}
+
+/// What a sight changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// What is in force, or wrong, or of which version.
+    pub objects: bool,
+    /// What stands on a status.
+    pub standing: bool,
+}
+
+impl BitOrAssign for Change {
+    fn bitor_assign(&mut self, other: Self) {
+        self.objects |= other.objects;
+        self.standing |= other.standing;
+    }
+}
+
+/// What all watches have read.
+#[derive(Debug, Default)]
+pub struct Cabinet {
+    /// Watches that have not shown a whole list yet.
+    waiting: BTreeSet<Id>,
+    /// The names that each watch knows.
+    names: BTreeMap<Id, BTreeSet<ObjectName>>,
+    objects: Objects,
+    faults: BTreeMap<Key, (Vec<Problem>, Effect)>,
+    revisions: Arc<Revisions>,
+    standing: Standing,
+}
+
+impl Cabinet {
+    /// An empty one, to be filled by these watches.
+    pub fn new(watches: BTreeSet<Id>) -> Self {
+        Self { waiting: watches, ..Self::default() }
+    }
+
+    /// True once every watch has shown a whole list: less would look like objects deleted.
+    pub fn is_whole(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// What stands on the statuses.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// All of it, as a source says it.
+    pub fn sourced(&self) -> Sourced {
+        let told = self.faults.iter().flat_map(|(key, (problems, effect))| {
+            problems.iter().map(move |Problem { field, problem, mend, weight: _ }| Diagnostic {
+                place: None,
+                object: diagnostic::Object::Known(key.clone()),
+                field: field.clone(),
+                problem: problem.clone(),
+                mend: mend.clone(),
+                effect: *effect,
+            })
+        });
+        let mut diagnostics: Vec<Diagnostic> = told.collect();
+        diagnostics.sort();
+        diagnostics.dedup();
+        Sourced {
+            objects: self.objects.clone(),
+            places: BTreeMap::new(),
+            diagnostics,
+            revisions: self.revisions.clone(),
+        }
+    }
+
+    /// Takes in what a watch saw.
+    pub fn take(&mut self, seen: Seen) -> Change {
+        match seen {
+            Seen::Put(id, read) => {
+                self.names.entry(id).or_default().insert(read.key.name.clone());
+                self.put(*read)
+            }
+            Seen::Gone(id, key) => {
+                self.names.entry(id).or_default().remove(&key.name);
+                self.remove(&key)
+            }
+            Seen::Whole(id, reads) => {
+                let now: BTreeSet<ObjectName> = reads.iter().map(|read| read.key.name.clone()).collect();
+                let mut change = Change { objects: self.waiting.remove(&id), standing: false };
+                let before = self.names.insert(id.clone(), now.clone()).unwrap_or_default();
+                for read in reads {
+                    change |= self.put(read);
+                }
+                for gone in before.difference(&now) {
+                    change |= self.remove(&Key { kind: id.kind, name: gone.clone() });
+                }
+                change
+            }
+        }
+    }
+
+    fn put(&mut self, read: Read) -> Change {
+        let Read { key, revision, conditions, object, problems } = read;
+        let mut change = Change::default();
+        let before = self.objects.get(&key);
+        // Another object of the same name is no later version of it: what the first one said does not hold for the second.
+        let is_successor = self.revisions.get(&key).is_some_and(|known| known.uid != revision.uid);
+        let effect = match (&object, &before) {
+            (Some(_), _) => Effect::Applied,
+            (None, Some(_)) if !is_successor => Effect::Kept,
+            (None, _) => Effect::Refused,
+        };
+        match object {
+            Some(object) if before.as_ref() != Some(&object) => {
+                self.objects.insert(&key, object);
+                change.objects = true;
+            }
+            None if effect == Effect::Refused => change.objects |= self.objects.remove(&key),
+            Some(_) | None => {}
+        }
+        let fault = (!problems.is_empty()).then_some((problems, effect));
+        if self.faults.get(&key) != fault.as_ref() {
+            change.objects = true;
+            match fault {
+                Some(fault) => drop(self.faults.insert(key.clone(), fault)),
+                None => drop(self.faults.remove(&key)),
+            }
+        }
+        if key.kind.is_own() {
+            if self.revisions.get(&key) != Some(&revision) {
+                change.objects = true;
+                Arc::make_mut(&mut self.revisions).insert(key.clone(), revision);
+            }
+            if self.standing.get(&key).is_none_or(|known| **known != conditions) {
+                change.standing = true;
+                self.standing.insert(key, Arc::new(conditions));
+            }
+        }
+        change
+    }
+
+    fn remove(&mut self, key: &Key) -> Change {
+        let known = self.objects.remove(key);
+        let faulty = self.faults.remove(key).is_some();
+        let revised = self.revisions.contains_key(key);
+        if revised {
+            Arc::make_mut(&mut self.revisions).remove(key);
+        }
+        Change { objects: known || faulty || revised, standing: self.standing.remove(key).is_some() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

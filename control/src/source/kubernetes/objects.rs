@@ -1,0 +1,45 @@
+//! Finds and takes out single objects of those in force.
+
+use std::sync::Arc;
+
+use crate::{
+    diagnostic::{Key, Kind},
+    source::Object,
+    world::Objects,
+};
+
+impl Objects {
+    /// The object of this kind and name.
+    pub(super) fn get(&self, key: &Key) -> Option<Object> {
+        let name = &key.name;
+        match key.kind {
+            Kind::Namespace => self.namespaces.get(&name.name).cloned().map(Object::Namespace),
+            Kind::Node => self.nodes.get(&name.name).cloned().map(Object::Node),
+            Kind::ServiceAccount => self.service_accounts.contains(name).then_some(Object::ServiceAccount),
+            Kind::Pod => self.pods.get(name).cloned().map(Object::Pod),
+            Kind::Service => self.services.get(name).cloned().map(Object::Service),
+            Kind::EndpointSlice => self.slices.get(name).cloned().map(Object::Slice),
+            Kind::AccessPolicy => self.access.get(name).cloned().map(Object::Access),
+            Kind::EncryptionPolicy => self.encryption.get(name).cloned().map(Object::Encryption),
+        }
+    }
+
+    /// Takes it out; true if it was there.
+    pub(super) fn remove(&mut self, key: &Key) -> bool {
+        let name = &key.name;
+        match key.kind {
+            Kind::Namespace => taken(self.namespaces.remove(&name.name)),
+            Kind::Node => taken(self.nodes.remove(&name.name)),
+            Kind::ServiceAccount => self.service_accounts.remove(name),
+            Kind::Pod => taken(self.pods.remove(name)),
+            Kind::Service => taken(self.services.remove(name)),
+            Kind::EndpointSlice => taken(self.slices.remove(name)),
+            Kind::AccessPolicy => taken(self.access.remove(name)),
+            Kind::EncryptionPolicy => taken(self.encryption.remove(name)),
+        }
+    }
+}
+
+fn taken<T>(one: Option<Arc<T>>) -> bool {
+    one.is_some()
+}
