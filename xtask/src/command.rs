@@ -1,5 +1,7 @@
 //! Says what can be asked of xtask.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 /// The project's commands.
@@ -27,6 +29,8 @@ pub(crate) enum Task {
     },
     /// Runs every test: unit, property, kernel, lab, and the fuzz targets for a bounded time
     Test(Test),
+    /// Measures the mesh against no mesh and against other proxies; fails unless every figure is what it must be
+    Bench(Bench),
     /// Runs the fuzz targets, guided by coverage, from the committed seeds
     Fuzz {
         /// How long each target runs, in seconds
@@ -51,6 +55,20 @@ pub(crate) struct Test {
     pub(crate) long: bool,
     /// Only the tests whose name holds this; the fuzz targets are then left out
     pub(crate) filter: Option<String>,
+}
+
+/// What is measured.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Bench {
+    /// Only the figures of this name, or whose name begins so
+    #[arg(long, num_args = 1.., value_name = "NAME-OR-PREFIX")]
+    pub(crate) only: Vec<String>,
+    /// Writes the figures there too, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Rounds of each figure, to try something out; by default 7 between nodes, 21 within one
+    #[arg(long, value_name = "N")]
+    pub(crate) rounds: Option<usize>,
 }
 
 /// How the demo is run.

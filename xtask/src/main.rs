@@ -1,5 +1,6 @@
 //! Runs the project's commands; `cargo xtask --help` lists them.
 
+mod bench;
 mod ci;
 mod clock;
 mod cluster;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&config, options),
         Task::Cluster { task } => cluster::run(&config, &task),
         Task::Test(options) => test::run(&config, &options),
+        Task::Bench(options) => bench::run(&config, &options),
         Task::Fuzz { seconds, target } => fuzz::run(&config, seconds, target.as_deref()),
         Task::Lint => lint::run(&config),
         Task::Tidy => tidy::run(&config),

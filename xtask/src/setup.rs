@@ -6,6 +6,7 @@
 mod debian;
 mod need;
 mod nightly;
+pub(crate) mod peers;
 
 use std::process::{Command, Stdio};
 

@@ -58,8 +58,10 @@ fn refusal(apt: &Path, needs: &[&Need]) -> Result<Option<String>> {
 
 fn apt_get(apt: &Path) -> Command {
     let mut command = Command::new(apt);
-    // Nobody is there to answer; and nothing that runs on the machine is restarted for a library.
-    command.env("DEBIAN_FRONTEND", "noninteractive").env("NEEDRESTART_SUSPEND", "1").stdin(Stdio::null());
+    // Nobody is there to answer; nothing that runs on the machine is restarted for a library; and in this runlevel no
+    // service is started because its package came.
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("NEEDRESTART_SUSPEND", "1").env("RUNLEVEL", "1");
+    command.stdin(Stdio::null());
     command
 }
 

@@ -82,3 +82,7 @@ pub(crate) const TOOLS: &[Need] = &[
     program("python3", "python3", "is an application in the lab's pods that knows nothing of Rust"),
     program("bpftool", "bpftool", "shows what is attached in the kernel when a test fails"),
 ];
+
+/// What the benchmark compares with, beside Envoy.
+pub(crate) const PEERS: &[Need] =
+    &[program("haproxy", "haproxy", "is one of the proxies that the benchmark compares with")];

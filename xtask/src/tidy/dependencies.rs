@@ -28,7 +28,8 @@ const OURS: &[(&str, &[&str])] = &[
 ];
 
 /// Tests may name everything.
-const TESTS: &[&str] = &["millrace-lab", "millrace-kernel-tests", "millrace-cluster-tests", "millrace-fuzz"];
+const TESTS: &[&str] =
+    &["millrace-lab", "millrace-bench", "millrace-kernel-tests", "millrace-cluster-tests", "millrace-fuzz"];
 
 /// Crates of others that belong to a few of ours: who else names one is where it must not be.
 const THEIRS: &[(&str, &[&str])] = &[

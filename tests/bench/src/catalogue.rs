@@ -1,0 +1,92 @@
+//! Every figure by its name, and which are measured together.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    args::Run,
+    console,
+    cross_node::Session,
+    figure::Figure,
+    kernel,
+    machine::Machine,
+    report::{self, Report},
+    rounds::Surroundings,
+    stage::{Programs, Stage},
+};
+
+/// The figures between nodes; those that one measurement yields stand together.
+const CROSS_NODE: [&[&str]; 7] = [
+    &["cross-node.memory"], // First, while nothing has run yet.
+    &["cross-node.throughput", "cross-node.cpu-per-gb"],
+    &["cross-node.rtt64-added-p50"],
+    &["cross-node.short"],
+    &["cross-node.http-cpu"],
+    &["cross-node.latency-1k"],
+    &["cross-node.latency-5k"],
+];
+
+/// Whether one of these names was asked for; all are, where none was named.
+fn is_asked(only: &[String], names: &[&str]) -> bool {
+    only.is_empty() || names.iter().any(|name| only.iter().any(|prefix| name.starts_with(prefix.as_str())))
+}
+
+/// Says each as soon as it is known: the run goes on for minutes.
+fn shown(figures: Vec<Figure>) -> Vec<Figure> {
+    figures.iter().for_each(|figure| console::progress(report::row(figure).trim_end()));
+    figures
+}
+
+/// Measures what is asked for, and reports. True when all that has a requirement meets it.
+pub fn run(options: &Run) -> Result<bool> {
+    let known: Vec<&str> = CROSS_NODE.iter().flat_map(|names| names.iter().copied()).chain(kernel::names()).collect();
+    for prefix in &options.only {
+        ensure!(
+            is_asked(std::slice::from_ref(prefix), &known),
+            "no figure is called {prefix}; there are: {}",
+            known.join(", ")
+        );
+    }
+    let programs = Programs { envoy: options.envoy.clone(), haproxy: options.haproxy.clone() };
+    console::progress("bringing up two labs");
+    let stage = Stage::up(&programs)?;
+    let mut session = Session { stage: &stage, n_rounds: options.rounds, surroundings: Surroundings::default() };
+    let mut figures: Vec<Figure> = Vec::new();
+    for names in CROSS_NODE.iter().filter(|names| is_asked(&options.only, names)) {
+        let found = match names {
+            ["cross-node.memory"] => session.memory()?,
+            ["cross-node.throughput", ..] => session.bulk()?,
+            ["cross-node.rtt64-added-p50"] => session.round_trips()?,
+            ["cross-node.short"] => session.short()?,
+            ["cross-node.http-cpu"] => session.http_cpu()?,
+            ["cross-node.latency-1k"] => session.latency(1000)?,
+            _ => session.latency(5000)?,
+        };
+        figures.extend(shown(found));
+    }
+    for name in kernel::names().filter(|name| is_asked(&options.only, &[name])) {
+        figures.extend(shown(session.kernel(name)?));
+    }
+    console::clear();
+    let surroundings = session.surroundings;
+    let report = Report { machine: Machine::this(), surroundings, figures, tables: Vec::new() };
+    console::say(&report.text());
+    if let Some(path) = &options.json {
+        fs::write(path, serde_json::to_string_pretty(&report)?)?;
+    }
+    Ok(report.counts().1 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_asked;
+
+    #[test]
+    fn a_prefix_asks_for_all_that_begin_so_and_nothing_for_all() {
+        assert!(is_asked(&[], &["kernel.connects"]));
+        assert!(is_asked(&["kernel".to_owned()], &["kernel.connects"]));
+        assert!(!is_asked(&["kernel".to_owned()], &["cross-node.short"]));
+        assert!(is_asked(&["cross-node.cpu-per-gb".to_owned()], &["cross-node.throughput", "cross-node.cpu-per-gb"]));
+    }
+}

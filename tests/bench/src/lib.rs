@@ -1,0 +1,21 @@
+//! Measures the mesh against no mesh, and against other proxies, on one machine: real nodes of the lab, real programs.
+//!
+//! [`figure`], [`stats`] and [`report`] are values and pure functions; [`load`] and [`serve`] are what runs in pods; [`stage`] brings
+//! everything up; [`rounds`] measures, and [`kernel`] and [`cross_node`] say what.
+
+pub mod args;
+pub mod catalogue;
+pub mod clock;
+pub mod console;
+pub mod cross_node;
+pub mod figure;
+pub mod kernel;
+pub mod load;
+pub mod machine;
+pub mod peer;
+pub mod poll;
+pub mod report;
+pub mod rounds;
+pub mod serve;
+pub mod stage;
+pub mod stats;

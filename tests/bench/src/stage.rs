@@ -1,0 +1,271 @@
+//! Where everything is measured: two labs of the same plan side by side, one with the mesh, one without; in the one without, the
+//! other proxies.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use millrace_lab::{
+    Lab, Part, Plan, Pod,
+    clock::until,
+    place::Place,
+    process::{Process, run},
+};
+
+use crate::{
+    load::{Load, Measured, Task},
+    machine::Memory,
+    peer::{
+        certificates::Certificates,
+        envoy::{self, Way},
+        haproxy,
+    },
+    serve::{ECHO, HTTP, SINK},
+};
+
+/// How long a proxy or server may take to listen.
+const READY: Duration = Duration::from_secs(20);
+
+/// What a load may take beyond its warm-up and window.
+const SLACK: Duration = Duration::from_secs(30);
+
+/// Set in every pod, for all alike: a load that connects and closes thousands of times a second would otherwise wait for ports.
+const FOR_MANY_CONNECTIONS: [(&str, &str); 2] =
+    [("net/ipv4/ip_local_port_range", "10240 65535"), ("net/ipv4/tcp_tw_reuse", "1")];
+
+const CLIENT: &str = "shop/client";
+const NEAR: &str = "shop/near";
+const FAR: &str = "shop/web";
+
+/// Programs of others.
+#[derive(Clone, Debug, Default)]
+pub struct Programs {
+    /// Envoy.
+    pub envoy: Option<PathBuf>,
+    /// haproxy.
+    pub haproxy: Option<PathBuf>,
+}
+
+/// The ways from a client to a server that are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To the other node, with nothing between.
+    Direct,
+    /// To the other node through the mesh, by a service.
+    Mesh,
+    /// To the other node through two Envoys with so many workers each.
+    Envoy(u16, Way),
+    /// To the other node through two haproxys.
+    Haproxy,
+    /// Within the node, with nothing between.
+    NearDirect,
+    /// Within the node in the mesh, by the pod's address.
+    NearMesh,
+    /// Within the node in the mesh, by a service.
+    NearService,
+}
+
+impl Route {
+    /// As the table calls it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Direct | Self::NearDirect => "no mesh".to_owned(),
+            Self::Mesh | Self::NearMesh => "Millrace".to_owned(),
+            Self::NearService => "Millrace, by service".to_owned(),
+            Self::Envoy(1, way) => format!("two Envoys, 1 worker{}", parsing(way)),
+            Self::Envoy(n, way) => format!("two Envoys, {n} workers{}", parsing(way)),
+            Self::Haproxy => "two haproxys, 2 threads".to_owned(),
+        }
+    }
+}
+
+fn parsing(way: Way) -> &'static str {
+    match way {
+        Way::Tcp => " (TCP)",
+        Way::Http => " (HTTP)",
+    }
+}
+
+/// The labs. Dropped, everything in them ends.
+#[derive(Debug)]
+pub struct Stage {
+    mesh: Lab,
+    plain: Lab,
+    envoys: Vec<(u16, [u32; 2])>,
+    holders: Vec<u32>,
+    has_haproxy: bool,
+    own: PathBuf,
+}
+
+fn plan(name: &str) -> Plan {
+    let ports = [SINK, ECHO, HTTP].map(|port| (port, port));
+    Plan::new(name)
+        .node("a", [Pod::new(CLIENT), Pod::new(NEAR)])
+        .node("b", [Pod::new(FAR)])
+        .service(FAR, &ports)
+        .service(NEAR, &ports)
+}
+
+impl Stage {
+    /// Brings both labs up, with servers, and the others' proxies where they are given.
+    pub fn up(programs: &Programs) -> Result<Self> {
+        let own = std::env::current_exe()?;
+        let (mut mesh, mut plain) = (Lab::up(&plan("bench"))?, Lab::up(&plan("bench-plain"))?);
+        for lab in [&mut mesh, &mut plain] {
+            for pod in [CLIENT, NEAR, FAR] {
+                widen(&lab.place(pod)?)?;
+            }
+            for pod in [NEAR, FAR] {
+                let mut command = lab.place(pod)?.command(&own)?;
+                command.arg("serve");
+                let mut server = Process::start(command, &format!("{}-serve", pod.replace('/', "-")), &lab.logs())?;
+                server.says("listening", READY)?;
+                lab.adopt(server);
+            }
+        }
+        mesh.start_mesh()?;
+        let mut holders = Vec::new();
+        for node in ["a", "b"] {
+            let mut command = mesh.place(node)?.command(mesh.binaries().path("millrace-agent")?)?;
+            command.arg("hold").arg("--run-dir").arg(mesh.run_directory(node));
+            let holder = Process::start(command, &format!("{node}-holder"), &mesh.logs())?;
+            holders.push(holder.pid());
+            mesh.adopt(holder);
+        }
+        let mut stage = Self { mesh, plain, envoys: Vec::new(), holders, has_haproxy: false, own };
+        stage.start_others(programs)?;
+        Ok(stage)
+    }
+
+    /// The lab that has the mesh.
+    pub fn mesh(&self) -> &Lab {
+        &self.mesh
+    }
+
+    /// How many workers each set of Envoys has.
+    pub fn envoys(&self) -> Vec<u16> {
+        self.envoys.iter().map(|(n_workers, _)| *n_workers).collect()
+    }
+
+    /// Whether haproxy can be measured.
+    pub fn has_haproxy(&self) -> bool {
+        self.has_haproxy
+    }
+
+    /// Runs a load over a route against this port of the server.
+    pub fn run(&self, route: Route, port: u16, load: Load, [warm, window]: [Duration; 2]) -> Result<Measured> {
+        let (lab, target) = self.target(route, port)?;
+        let mut command = lab.place(CLIENT)?.command(&self.own)?;
+        let seconds = |time: Duration| time.as_secs_f64().to_string();
+        command.args(["load", &target.to_string(), "--warm", &seconds(warm), "--window", &seconds(window)]);
+        command.args(load.arguments());
+        let said = run(command, warm + window + SLACK)?.ok();
+        let said = said.with_context(|| format!("{load:?} over {}\n{}", route.name(), lab.story()))?;
+        serde_json::from_str(&said).with_context(|| format!("the load said {said:?}"))
+    }
+
+    fn target(&self, route: Route, port: u16) -> Result<(&Lab, SocketAddr)> {
+        let pod = |lab: &Lab, pod: &str| -> Result<SocketAddr> { Ok(lab.pod(pod)?.at(port)) };
+        let service = |name: &str| -> Result<SocketAddr> {
+            Ok(SocketAddr::new(self.mesh.topology().service(name)?.addresses.v4.into(), port))
+        };
+        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        Ok(match route {
+            Route::Direct => (&self.plain, pod(&self.plain, FAR)?),
+            Route::Mesh => (&self.mesh, service(FAR)?),
+            Route::Envoy(n_workers, way) => (&self.plain, local(envoy::port(n_workers, port, way))),
+            Route::Haproxy => (&self.plain, local(haproxy::port(port))),
+            Route::NearDirect => (&self.plain, pod(&self.plain, NEAR)?),
+            Route::NearMesh => (&self.mesh, pod(&self.mesh, NEAR)?),
+            Route::NearService => (&self.mesh, service(NEAR)?),
+        })
+    }
+
+    /// Memory of all processes of the mesh on both nodes, by kind: agents, proxies, holders.
+    pub fn memory(&self) -> Result<[(&'static str, Memory); 3]> {
+        let both = |pids: [u32; 2]| -> Result<Memory> { Ok(Memory::of(pids[0])?.plus(Memory::of(pids[1])?)) };
+        let holders: [u32; 2] = self.holders.clone().try_into().ok().context("two holders")?;
+        Ok([
+            ("agents", both([self.mesh.pid(Part::Agent("a"))?, self.mesh.pid(Part::Agent("b"))?])?),
+            ("proxies", both([self.mesh.pid(Part::Proxy("a"))?, self.mesh.pid(Part::Proxy("b"))?])?),
+            ("holders", both(holders)?),
+        ])
+    }
+
+    /// Memory of two Envoys, by how many workers each has.
+    pub fn envoys_memory(&self) -> Result<Vec<(u16, Memory)>> {
+        let of = |(n, [a, b]): &(u16, [u32; 2])| -> Result<_> { Ok((*n, Memory::of(*a)?.plus(Memory::of(*b)?))) };
+        self.envoys.iter().map(of).collect()
+    }
+
+    fn start_others(&mut self, programs: &Programs) -> Result<()> {
+        let certificates = Certificates::make(&self.plain.directory().join("certificates"))?;
+        let server: IpAddr = self.plain.pod(FAR)?.addresses().v4.into();
+        if let Some(program) = &programs.envoy {
+            for n_workers in [1, 2] {
+                let near = envoy::client(n_workers, server, &certificates).to_string();
+                let far = envoy::server(n_workers, &certificates).to_string();
+                let mut pids = [0; 2];
+                for ((end, pod, text), pid) in [("client", CLIENT, near), ("server", FAR, far)].iter().zip(&mut pids) {
+                    let file = self.plain.directory().join(format!("envoy-{n_workers}-{end}.json"));
+                    fs::write(&file, text)?;
+                    let mut command = self.plain.place(pod)?.command(program)?;
+                    command.arg("--config-path").arg(&file).args(["--concurrency", &n_workers.to_string()]);
+                    command.args(["--disable-hot-restart", "--log-level", "warning"]);
+                    let port = envoy::port(n_workers, ECHO, Way::Tcp);
+                    *pid = self.start_other(command, &format!("envoy-{n_workers}-{end}"), pod, port)?;
+                }
+                self.envoys.push((n_workers, pids));
+            }
+        }
+        if let Some(program) = &programs.haproxy {
+            let n_threads = 2;
+            let near = haproxy::client(server, n_threads, &certificates);
+            let far = haproxy::server(n_threads, &certificates);
+            for (end, pod, text) in [("client", CLIENT, near), ("server", FAR, far)] {
+                let file = self.plain.directory().join(format!("haproxy-{end}.cfg"));
+                fs::write(&file, text)?;
+                let mut command = self.plain.place(pod)?.command(program)?;
+                command.arg("-db").arg("-f").arg(&file);
+                self.start_other(command, &format!("haproxy-{end}"), pod, haproxy::port(ECHO))?;
+            }
+            self.has_haproxy = true;
+        }
+        Ok(())
+    }
+
+    fn start_other(&mut self, command: Command, name: &str, pod: &str, port: u16) -> Result<u32> {
+        let place = self.plain.place(pod)?;
+        let mut process = Process::start(command, name, &self.plain.logs())?;
+        let listens = until(READY, &format!("{name} listens"), || {
+            process.still_runs()?;
+            place.inside(|| TcpStream::connect(("127.0.0.1", port)))??;
+            Ok(())
+        });
+        listens.with_context(|| format!("{name}: {}", process.errors()))?;
+        let pid = process.pid();
+        self.plain.adopt(process);
+        Ok(pid)
+    }
+}
+
+fn widen(place: &Place) -> Result<()> {
+    place.inside(|| -> Result<()> {
+        for (name, value) in FOR_MANY_CONNECTIONS {
+            let path = format!("/proc/sys/{name}");
+            fs::write(&path, value).with_context(|| format!("write {value} to {path}"))?;
+        }
+        Ok(())
+    })?
+}
+
+/// Runs the load of the command line; here, in the pod.
+pub fn load(task: Task, load: Load) -> Result<String> {
+    ensure!(!task.window.is_zero(), "a window has a length");
+    Ok(serde_json::to_string(&load.run(task)?)?)
+}
