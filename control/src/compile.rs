@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod endpoint;
+mod place;
 mod policy;
 mod workload;
 

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::{Action, Encryption, ObjectName, Protocol, Rule};
+use millrace_model::{Action, Encryption, ObjectName, Place, Protocol, Rule, Traffic};
 use serde::{Deserialize, Serialize};
 
 /// What holds for the whole mesh.
@@ -127,7 +127,9 @@ pub enum Life {
     Ready,
     /// It does not serve now.
     Unready,
-    /// It was told to go.
+    /// It was told to go, and serves still.
+    Leaving,
+    /// It was told to go, and serves no more.
     Terminating,
     /// All its containers ended: its addresses are no longer its own.
     Ended,
@@ -146,6 +148,22 @@ pub struct Service {
     pub selector: Option<BTreeMap<String, String>>,
     /// Whether pods that are not ready take connections all the same.
     pub unready: Unready,
+    /// How its connections are spread.
+    pub traffic: Traffic,
+    /// Whom its connections go to first.
+    pub distribution: Distribution,
+}
+
+/// Whom a service's connections go to first (`trafficDistribution`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Distribution {
+    /// Nobody before another.
+    #[default]
+    Even,
+    /// Endpoints of the client's zone: `PreferSameZone`, and `PreferClose`, its older name.
+    SameZone,
+    /// Endpoints of the client's node, then of its zone: `PreferSameNode`.
+    SameNode,
 }
 
 /// Whether a service gives connections to pods that are not ready.
@@ -208,6 +226,10 @@ pub struct SliceEndpoint {
     pub addresses: Vec<IpAddr>,
     /// Whether it serves.
     pub ready: millrace_model::service::Readiness,
+    /// Where it is and for whom it is the near one, by the slice's word.
+    pub place: Place,
+    /// Its zone, where the slice says so.
+    pub zone: Option<Arc<str>>,
     /// The pod, where it says so.
     pub pod: Option<ObjectName>,
 }

@@ -1,5 +1,7 @@
 //! Converts between the model and its protobufs by full destructuring; what can't be read is named by its path.
 
+mod traffic;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use millrace_model as model;
@@ -264,7 +266,7 @@ fn protocol_from(protocol: i32, field: &'static str) -> Result<model::Protocol, 
 }
 
 fn service(service: &model::Service) -> pb::Service {
-    let model::Service { name: own_name, addresses, ports } = service;
+    let model::Service { name: own_name, addresses, ports, traffic } = service;
     pb::Service {
         name: Some(name(own_name)),
         addresses: addresses.iter().map(address).collect(),
@@ -276,11 +278,12 @@ fn service(service: &model::Service) -> pb::Service {
                 name: name.to_string(),
             })
             .collect(),
+        traffic: Some(traffic::traffic(traffic)),
     }
 }
 
 fn service_from(service: pb::Service) -> Result<model::Service, Undecodable> {
-    let pb::Service { name, addresses, ports } = service;
+    let pb::Service { name, addresses, ports, traffic } = service;
     Ok(model::Service {
         name: name_from(name, "service.name")?,
         addresses: addresses.iter().map(|a| address_from(a, "service.addresses")).collect::<Result<_, _>>()?,
@@ -294,6 +297,7 @@ fn service_from(service: pb::Service) -> Result<model::Service, Undecodable> {
                 })
             })
             .collect::<Result<_, Undecodable>>()?,
+        traffic: traffic::traffic_from(traffic)?,
     })
 }
 
@@ -303,7 +307,7 @@ fn endpoints_to(endpoints: &model::Endpoints) -> pb::Endpoints {
 }
 
 fn endpoint(endpoint: &model::Endpoint) -> pb::Endpoint {
-    let model::Endpoint { address: at, workload, ports, weight, readiness } = endpoint;
+    let model::Endpoint { address: at, workload, ports, weight, readiness, place } = endpoint;
     pb::Endpoint {
         address: address(at),
         workload: workload.as_ref().map(name),
@@ -316,10 +320,8 @@ fn endpoint(endpoint: &model::Endpoint) -> pb::Endpoint {
             })
             .collect(),
         weight: *weight,
-        ready: match readiness {
-            model::service::Readiness::Ready => true,
-            model::service::Readiness::Unready => false,
-        },
+        readiness: traffic::readiness(*readiness),
+        place: Some(traffic::place(place)),
     }
 }
 
@@ -332,7 +334,7 @@ fn endpoints_from(endpoints: pb::Endpoints) -> Result<model::Endpoints, Undecoda
 }
 
 fn endpoint_from(endpoint: pb::Endpoint) -> Result<model::Endpoint, Undecodable> {
-    let pb::Endpoint { address, workload, ports, weight, ready } = endpoint;
+    let pb::Endpoint { address, workload, ports, weight, readiness, place } = endpoint;
     Ok(model::Endpoint {
         address: address_from(&address, "endpoint.address")?,
         workload: workload.map(|n| name_from(Some(n), "endpoint.workload")).transpose()?,
@@ -345,7 +347,8 @@ fn endpoint_from(endpoint: pb::Endpoint) -> Result<model::Endpoint, Undecodable>
             })
             .collect::<Result<_, Undecodable>>()?,
         weight,
-        readiness: if ready { model::service::Readiness::Ready } else { model::service::Readiness::Unready },
+        readiness: traffic::readiness_from(readiness)?,
+        place: traffic::place_from(place)?,
     })
 }
 

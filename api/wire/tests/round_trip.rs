@@ -6,12 +6,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use ipnet::IpNet;
 use millrace_model::{
-    Action, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Membership, ObjectName, Policy,
-    Protocol, Rule, Service, ServicePort, Snapshot, Source, Workload, service::Readiness,
+    Action, Affinity, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Membership, ObjectName,
+    Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source, Traffic, Workload,
+    service::Readiness,
 };
 use millrace_wire::{Undecodable, convert, mesh as pb};
 use proptest::prelude::*;
@@ -83,14 +85,43 @@ fn workload() -> impl Strategy<Value = Workload> {
 
 fn service() -> impl Strategy<Value = Service> {
     let one = (port(), protocol(), text()).prop_map(|(port, protocol, name)| ServicePort { port, protocol, name });
-    (name(), few(any::<IpAddr>()), few(one)).prop_map(|(name, addresses, ports)| Service { name, addresses, ports })
+    (name(), few(any::<IpAddr>()), few(one), traffic()).prop_map(|(name, addresses, ports, traffic)| Service {
+        name,
+        addresses,
+        ports,
+        traffic,
+    })
+}
+
+fn traffic() -> impl Strategy<Value = Traffic> {
+    let seconds = (1..=u32::MAX).prop_map(|seconds| Duration::from_secs(seconds.into()));
+    let affinity = prop::option::of(seconds)
+        .prop_map(|timeout| timeout.map_or(Affinity::None, |timeout| Affinity::ClientIp { timeout }));
+    let reach = prop_oneof![Just(Reach::Cluster), Just(Reach::Local)];
+    (affinity, reach).prop_map(|(affinity, reach)| Traffic { affinity, reach })
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    let some = || prop::collection::btree_set(text(), 0..3);
+    (prop::option::of(text()), some(), some()).prop_map(|(node, for_nodes, for_zones)| Place {
+        node,
+        for_nodes,
+        for_zones,
+    })
 }
 
 fn endpoints() -> impl Strategy<Value = Endpoints> {
-    let ready = prop_oneof![Just(Readiness::Ready), Just(Readiness::Unready)];
+    let ready = prop_oneof![Just(Readiness::Ready), Just(Readiness::Leaving), Just(Readiness::Unready)];
     let ports = prop::collection::btree_map((port(), protocol()), port(), 0..4);
-    let one = (any::<IpAddr>(), prop::option::of(name()), ports, any::<u32>(), ready).prop_map(
-        |(address, workload, ports, weight, readiness)| Endpoint { address, workload, ports, weight, readiness },
+    let one = (any::<IpAddr>(), prop::option::of(name()), ports, any::<u32>(), ready, place()).prop_map(
+        |(address, workload, ports, weight, readiness, place)| Endpoint {
+            address,
+            workload,
+            ports,
+            weight,
+            readiness,
+            place,
+        },
     );
     (name(), few(one)).prop_map(|(service, endpoints)| Endpoints { service, endpoints })
 }
@@ -210,6 +241,7 @@ fn update() -> pb::Update {
         name: object.clone(),
         addresses: vec!["fd00::1".parse().unwrap()],
         ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: "".into() }],
+        traffic: Traffic::default(),
     };
     let endpoint = Endpoint {
         address: "10.0.0.1".parse().unwrap(),
@@ -217,6 +249,7 @@ fn update() -> pb::Update {
         ports: [((80, Protocol::Tcp), 8080)].into(),
         weight: 1,
         readiness: Readiness::Ready,
+        place: Place::default(),
     };
     let policy = Policy {
         name: object.clone(),
@@ -245,7 +278,7 @@ fn set_mode(update: &mut pb::Update, port: u32, mode: i32) {
 #[test]
 fn what_is_unknown_missing_or_out_of_range_is_refused_by_the_name_of_its_field() {
     type Edit = fn(&mut pb::Update);
-    let edits: [(&str, Edit); 27] = [
+    let edits: [(&str, Edit); 32] = [
         ("workload.name", |u| u.workloads[0].name = None),
         ("workload.name", |u| u.workloads[0].name = Some(pb::ObjectName::default())),
         ("workload.identity", |u| u.workloads[0].identity = "spiffe://td/web".to_owned()),
@@ -263,6 +296,13 @@ fn what_is_unknown_missing_or_out_of_range_is_refused_by_the_name_of_its_field()
         ("service.addresses", |u| u.services[0].addresses[0] = Vec::new()),
         ("service.ports.port", |u| u.services[0].ports[0].port = 0),
         ("service.ports.protocol", |u| u.services[0].ports[0].protocol = 3),
+        ("service.traffic", |u| u.services[0].traffic = None),
+        ("service.traffic.client_ip_affinity_s", |u| {
+            u.services[0].traffic.as_mut().unwrap().client_ip_affinity_s = Some(0);
+        }),
+        ("service.traffic.reach", |u| u.services[0].traffic.as_mut().unwrap().reach = 9),
+        ("endpoint.readiness", |u| u.endpoints[0].endpoints[0].readiness = 0),
+        ("endpoint.place", |u| u.endpoints[0].endpoints[0].place = None),
         ("endpoints.service", |u| u.endpoints[0].service = None),
         ("endpoint.address", |u| u.endpoints[0].endpoints[0].address = vec![0; 17]),
         ("endpoint.workload", |u| u.endpoints[0].endpoints[0].workload = Some(pb::ObjectName::default())),

@@ -47,6 +47,7 @@ fn snapshot() -> Value {
         name: name.clone(),
         addresses: vec![[10, 96, 0, 1].into()],
         ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: "".into() }],
+        traffic: Default::default(),
     };
     let endpoint = Endpoint {
         address: [10, 0, 0, 2].into(),
@@ -54,6 +55,7 @@ fn snapshot() -> Value {
         ports: [((80, Protocol::Tcp), 8080)].into(),
         weight: 1,
         readiness: Readiness::Ready,
+        place: Default::default(),
     };
     let pods = [workload("web", "a", 1, Some("/run/netns/web")), workload("reviews-1", "b", 2, None)];
     let snapshot = Snapshot {

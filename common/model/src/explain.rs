@@ -12,10 +12,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Destination, Endpoint, Facts, Ground, Identity, Membership, Mesh, ObjectName, Protocol, Verdict, Workload,
-    authorize, port,
-    resolve::{self, Hop, hears_plaintext, resolve},
-    service::Readiness,
+    Destination, Facts, Ground, Identity, Membership, Mesh, ObjectName, Protocol, Verdict, Workload, authorize, port,
+    resolve::{self, Hop, Standing, hears_plaintext, resolve, survey},
 };
 
 /// What will happen to a connection, and why.
@@ -131,6 +129,12 @@ pub enum Absence {
     NoWeight,
     /// Its node has not opened its listeners yet.
     NotEnrolled,
+    /// It was told to go, and others are ready.
+    Leaving,
+    /// It runs on another node, and the service keeps to the caller's.
+    OtherNode,
+    /// Others are nearer to the caller.
+    Farther,
 }
 
 /// What it comes to.
@@ -175,7 +179,7 @@ pub fn explain(mesh: &Mesh, from: &Workload, to: SocketAddr) -> Explanation {
         Destination::Service { name, .. } if from.membership == Membership::Outside => (Some(name), vec![], vec![]),
         Destination::Service { name, backends } => {
             let total: f64 = backends.iter().map(|b| f64::from(b.weight)).sum();
-            let left_out = left_out(mesh, from, &name, to);
+            let left_out = left_out(mesh, from, to);
             let routes = backends
                 .into_iter()
                 .map(|b| route(mesh, from, b.address, b.hop, f64::from(b.weight) / total.max(1.0)))
@@ -277,33 +281,20 @@ fn verdict(mesh: &Mesh, from: &Workload, identity: Option<Identity>, to: &Worklo
     }
 }
 
-fn left_out(mesh: &Mesh, from: &Workload, service: &ObjectName, to: SocketAddr) -> Vec<LeftOut> {
-    let endpoints = mesh.endpoints_of(service).into_iter().flat_map(|e| &e.endpoints);
-    endpoints
-        .filter_map(|endpoint| {
-            let why = absence(mesh, from, endpoint, to)?;
+/// Those that clients of the caller's node are not given, and why.
+fn left_out(mesh: &Mesh, from: &Workload, to: SocketAddr) -> Vec<LeftOut> {
+    let service = mesh.service_at(to.ip(), to.port(), Protocol::Tcp);
+    let surveyed = service.into_iter().flat_map(|service| survey(mesh, &from.node, service, to));
+    surveyed
+        .filter_map(|(endpoint, standing)| {
+            let why = match standing {
+                Standing::Chosen(_) => return None,
+                Standing::Spare(_) => Absence::Farther,
+                Standing::LeftOut(why) => why,
+            };
             Some(LeftOut { address: endpoint.address, workload: endpoint.workload.clone(), why })
         })
         .collect()
-}
-
-/// Why `resolve` passes an endpoint over; None for one that it takes.
-fn absence(mesh: &Mesh, from: &Workload, endpoint: &Endpoint, to: SocketAddr) -> Option<Absence> {
-    if endpoint.address.is_ipv4() != to.is_ipv4() {
-        return Some(Absence::OtherFamily);
-    }
-    let Some(port) = endpoint.ports.get(&(to.port(), Protocol::Tcp)) else { return Some(Absence::NoSuchPort) };
-    if endpoint.weight == 0 {
-        return Some(Absence::NoWeight);
-    }
-    match endpoint.readiness {
-        Readiness::Unready => return Some(Absence::Unready),
-        Readiness::Ready => {}
-    }
-    match resolve::hop(mesh, &from.node, SocketAddr::new(endpoint.address, *port)) {
-        Hop::Pending(_) => Some(Absence::NotEnrolled),
-        Hop::Plain | Hop::Local(_) | Hop::Tunnel(_) => None,
-    }
 }
 
 fn outcome(from: &Workload, service: Option<&ObjectName>, routes: &[Route]) -> Outcome {

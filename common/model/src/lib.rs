@@ -15,6 +15,7 @@ pub mod port;
 pub mod resolve;
 pub mod service;
 pub mod snapshot;
+pub mod traffic;
 pub mod workload;
 
 pub use authorize::{Facts, Ground, Verdict, authorize};
@@ -27,4 +28,5 @@ pub use policy::{Action, Policy, Rule, Source};
 pub use resolve::{Destination, resolve};
 pub use service::{Endpoint, Endpoints, Protocol, Service, ServicePort};
 pub use snapshot::Snapshot;
+pub use traffic::{Affinity, Place, Reach, Traffic};
 pub use workload::{Encryption, EncryptionMode, Membership, Workload};

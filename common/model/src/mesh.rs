@@ -14,13 +14,18 @@ pub struct Mesh {
     pub snapshot: Arc<Snapshot>,
     by_address: HashMap<IpAddr, Arc<Workload>>,
     by_virtual_address: HashMap<VirtualAddress, Arc<Service>>,
+    zones: HashMap<Arc<str>, Arc<str>>,
 }
 
 impl Mesh {
     /// Indexes `snapshot`. Where two workloads claim an address, the first by name has it: order must not matter.
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
         let mut by_address = HashMap::with_capacity(snapshot.workloads.len());
+        let mut zones = HashMap::new();
         for workload in snapshot.workloads.values() {
+            if let Some(zone) = &workload.zone {
+                zones.entry(workload.node.clone()).or_insert_with(|| zone.clone());
+            }
             for address in &workload.addresses {
                 by_address.entry(*address).or_insert_with(|| workload.clone());
             }
@@ -33,7 +38,7 @@ impl Mesh {
                 }
             }
         }
-        Self { snapshot, by_address, by_virtual_address }
+        Self { snapshot, by_address, by_virtual_address, zones }
     }
 
     /// The workload that has this address; None for an address outside the mesh's world. A v4-mapped address is its IPv4 one.
@@ -49,6 +54,11 @@ impl Mesh {
     /// What stands behind a service; None where this node was not told.
     pub fn endpoints_of(&self, service: &ObjectName) -> Option<&Arc<Endpoints>> {
         self.snapshot.endpoints.get(service)
+    }
+
+    /// The zone of a node that has a workload; None where it has no zone.
+    pub fn zone_of(&self, node: &str) -> Option<&Arc<str>> {
+        self.zones.get(node)
     }
 
     /// True where some workload on `node` has this identity.

@@ -1,8 +1,12 @@
 //! Says where a connection goes: the one answer that the agent compiles into kernel maps, the proxy dials by and `explain` prints.
 
+mod survey;
+
 use std::{net::SocketAddr, sync::Arc};
 
-use crate::{EncryptionMode, Endpoint, Identity, Membership, Mesh, ObjectName, Protocol, Workload, service::Readiness};
+use crate::{EncryptionMode, Identity, Membership, Mesh, ObjectName, Protocol, Workload};
+
+pub use survey::{Standing, survey};
 
 /// Where a connection to an address goes, seen from one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +17,7 @@ pub enum Destination {
     Service {
         /// The service.
         name: ObjectName,
-        /// Its ready backends with a positive weight, of the address's family.
+        /// Those that clients of this node are given: see [`survey`].
         backends: Vec<Backend>,
     },
     /// A workload's own address.
@@ -59,31 +63,18 @@ pub struct Peer {
 pub fn resolve(mesh: &Mesh, node: &str, address: SocketAddr) -> Destination {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     if let Some(service) = mesh.service_at(address.ip(), address.port(), Protocol::Tcp) {
-        let endpoints = mesh.endpoints_of(&service.name);
-        let backends = endpoints
-            .iter()
-            .flat_map(|e| &e.endpoints)
-            .filter(|e| e.address.is_ipv4() == address.is_ipv4())
-            .filter_map(|endpoint| backend(mesh, node, endpoint, address.port()))
+        let backends = survey(mesh, node, service, address)
+            .into_iter()
+            .filter_map(|(_, standing)| match standing {
+                Standing::Chosen(backend) => Some(backend),
+                Standing::Spare(_) | Standing::LeftOut(_) => None,
+            })
             .collect();
         return Destination::Service { name: service.name.clone(), backends };
     }
     match hop(mesh, node, address) {
         Hop::Plain => Destination::Untouched,
         hop @ (Hop::Local(_) | Hop::Tunnel(_) | Hop::Pending(_)) => Destination::Workload(hop),
-    }
-}
-
-fn backend(mesh: &Mesh, node: &str, endpoint: &Endpoint, port: u16) -> Option<Backend> {
-    let Endpoint { address, workload: _, ports, weight, readiness } = endpoint;
-    let target = *ports.get(&(port, Protocol::Tcp))?;
-    if *weight == 0 || *readiness == Readiness::Unready {
-        return None;
-    }
-    let address = SocketAddr::new(*address, target);
-    match hop(mesh, node, address) {
-        Hop::Pending(_) => None,
-        hop @ (Hop::Plain | Hop::Local(_) | Hop::Tunnel(_)) => Some(Backend { address, weight: *weight, hop }),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ObjectName;
+use crate::{ObjectName, Place, Traffic};
 
 /// The transport protocols a service port can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// Its ports, ordered by number and protocol.
     pub ports: Vec<ServicePort>,
+    /// How its connections are spread.
+    pub traffic: Traffic,
 }
 
 /// One port of a service.
@@ -60,6 +62,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// Whether it may be given connections.
     pub readiness: Readiness,
+    /// Where it is, and for whom it is the near one.
+    pub place: Place,
 }
 
 /// Whether an endpoint may be given new connections.
@@ -67,7 +71,9 @@ pub struct Endpoint {
 pub enum Readiness {
     /// It serves.
     Ready,
-    /// It does not serve now: not ready, terminating, or not yet enrolled.
+    /// It was told to go and serves still: given connections only where no endpoint is ready.
+    Leaving,
+    /// It does not serve now: not ready, gone, or not yet enrolled.
     Unready,
 }
 
@@ -116,6 +122,7 @@ mod tests {
             ports: BTreeMap::from([((80, Protocol::Tcp), 8080), ((53, Protocol::Udp), 5353)]),
             weight: 1,
             readiness: Readiness::Ready,
+            place: Default::default(),
         };
         let text = serde_json::to_string(&endpoint).unwrap();
         assert_eq!(serde_json::from_str::<Endpoint>(&text).unwrap(), endpoint, "{text}");

@@ -37,6 +37,7 @@ fn endpoint(address: [u8; 4], weight: u32, readiness: Readiness) -> Endpoint {
         ports: BTreeMap::from([((80, Protocol::Tcp), 8080)]),
         weight,
         readiness,
+        place: Default::default(),
     }
 }
 
@@ -47,6 +48,7 @@ fn mesh(pods: Vec<Workload>, endpoints: Vec<Endpoint>) -> Mesh {
         name: name.clone(),
         addresses: vec![[10, 96, 0, 1].into()],
         ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: "".into() }],
+        traffic: Default::default(),
     };
     Mesh::new(Arc::new(Snapshot {
         generation: 1,

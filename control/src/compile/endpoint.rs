@@ -7,11 +7,11 @@ use std::{
 };
 
 use millrace_model::{
-    Endpoint, Endpoints, Membership, ObjectName, Protocol, Service, ServicePort, Workload, service::Readiness,
+    Endpoint, Endpoints, Membership, ObjectName, Place, Protocol, Service, ServicePort, Workload, service::Readiness,
 };
 
 use super::{
-    Notes,
+    Notes, place,
     workload::{Owners, is_workload},
 };
 use crate::{
@@ -56,7 +56,7 @@ fn is_served(service: &world::Service) -> bool {
 }
 
 fn model(service: &world::Service) -> Service {
-    let world::Service { name, addresses, ports, selector: _, unready: _ } = service;
+    let world::Service { name, addresses, ports, selector: _, unready: _, traffic, distribution: _ } = service;
     Service {
         name: name.clone(),
         addresses: addresses.clone(),
@@ -68,6 +68,7 @@ fn model(service: &world::Service) -> Service {
                 name: name.clone(),
             })
             .collect(),
+        traffic: traffic.clone(),
     }
 }
 
@@ -91,7 +92,7 @@ pub(super) fn endpoints(
     let mut all = BTreeMap::new();
     for service in world.objects.services.values().filter(|s| is_served(s)) {
         let found = match (slices.get(&service.name), &service.selector) {
-            (Some(slices), _) => sliced(service, slices, owners, workloads),
+            (Some(slices), _) => sliced(world, (service, slices), owners, workloads),
             (None, Some(selector)) => {
                 selected(service, &pods.with(&service.name.namespace, selector), workloads, notes)
             }
@@ -148,7 +149,8 @@ fn selected(
     for pod in pods {
         let Some(workload) = workloads.get(&pod.name) else { continue };
         let serves = match (pod.life, service.unready) {
-            (Life::Ready, _) | (Life::Unready | Life::Terminating, Unready::Taken) => Readiness::Ready,
+            (Life::Ready, _) | (Life::Unready | Life::Leaving | Life::Terminating, Unready::Taken) => Readiness::Ready,
+            (Life::Leaving, Unready::LeftOut) => Readiness::Leaving,
             (Life::Unready | Life::Terminating, Unready::LeftOut) | (Life::Ended, _) => Readiness::Unready,
         };
         let ports = pod_ports(service, pod, notes);
@@ -162,6 +164,7 @@ fn selected(
                     ports: ports.clone(),
                     weight: pod.weight,
                     readiness: reachable(serves, workload),
+                    place: place::place(service.distribution, Some(&workload.node), workload.zone.as_ref()),
                 },
             );
         }
@@ -193,12 +196,13 @@ fn pod_ports(service: &world::Service, pod: &Pod, notes: &mut Notes) -> BTreeMap
 /// The endpoints that a service's slices list, by address. Where two list one address, it has the ports of both, and serves
 /// only if both say so.
 fn sliced(
-    service: &world::Service,
-    slices: &[&Slice],
+    world: &World,
+    (service, slices): (&world::Service, &[&Slice]),
     owners: &Owners<'_>,
     workloads: &BTreeMap<ObjectName, Arc<Workload>>,
 ) -> BTreeMap<IpAddr, Endpoint> {
     let mut found: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+    let distribution = place::unwritten(service.distribution, slices);
     for slice in slices {
         let ports: BTreeMap<(u16, Protocol), u16> = service
             .ports
@@ -212,22 +216,35 @@ fn sliced(
             for address in &one.addresses {
                 let pod = owners.of(*address);
                 let workload = pod.and_then(|pod| workloads.get(&pod.name));
-                let ready = match pod.map(|pod| pod.life) {
-                    Some(Life::Terminating | Life::Ended) => Readiness::Unready,
-                    Some(Life::Ready | Life::Unready) | None => one.ready,
-                };
+                let ready = serves(service, pod, one.ready);
+                let node = pod.and_then(|pod| pod.node.as_ref()).or(one.place.node.as_ref());
+                let zone = node.and_then(|node| world.objects.nodes.get(node)?.zone.as_ref()).or(one.zone.as_ref());
                 let endpoint = Endpoint {
                     address: *address,
                     workload: workload.map(|workload| workload.name.clone()),
                     ports: ports.clone(),
                     weight: pod.map_or(WEIGHT, |pod| pod.weight),
                     readiness: workload.map_or(ready, |workload| reachable(ready, workload)),
+                    place: place::joined(place::place(distribution, node, zone), hints(&one.place)),
                 };
                 merge(&mut found, endpoint);
             }
         }
     }
     found
+}
+
+/// What a slice says of its endpoint, unless the pod is on its way out and the slice has not heard of it yet.
+fn serves(service: &world::Service, pod: Option<&Pod>, said: Readiness) -> Readiness {
+    match (pod.map(|pod| pod.life), said, service.unready) {
+        (Some(Life::Ended), _, _) | (Some(Life::Terminating), _, Unready::LeftOut) => Readiness::Unready,
+        (Some(Life::Leaving), Readiness::Ready, Unready::LeftOut) => Readiness::Leaving,
+        (Some(Life::Ready | Life::Unready | Life::Leaving | Life::Terminating) | None, said, _) => said,
+    }
+}
+
+fn hints(place: &Place) -> Place {
+    Place { node: None, ..place.clone() }
 }
 
 fn merge(found: &mut BTreeMap<IpAddr, Endpoint>, endpoint: Endpoint) {
@@ -239,9 +256,12 @@ fn merge(found: &mut BTreeMap<IpAddr, Endpoint>, endpoint: Endpoint) {
                 // Two targets for one port of one address: the lower, so that order does not matter.
                 have.ports.entry(port).and_modify(|t| *t = (*t).min(target)).or_insert(target);
             }
-            if endpoint.readiness == Readiness::Unready {
-                have.readiness = Readiness::Unready;
-            }
+            have.readiness = match (have.readiness, endpoint.readiness) {
+                (Readiness::Unready, _) | (_, Readiness::Unready) => Readiness::Unready,
+                (Readiness::Leaving, _) | (_, Readiness::Leaving) => Readiness::Leaving,
+                (Readiness::Ready, Readiness::Ready) => Readiness::Ready,
+            };
+            have.place = place::joined(std::mem::take(&mut have.place), endpoint.place);
         }
     }
 }

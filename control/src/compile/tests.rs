@@ -16,6 +16,7 @@ use crate::{
 
 mod policies;
 mod services;
+mod traffic;
 mod workloads;
 
 fn settings() -> Settings {

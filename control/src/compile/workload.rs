@@ -46,7 +46,7 @@ impl<'w> Owners<'w> {
         }
         for (pod, address) in losers {
             // A pod on its way out whose address was given on already is nothing to tell of.
-            if let (false, Some(owner)) = (pod.life == Life::Terminating, owners.get(&address)) {
+            if let (false, Some(owner)) = (is_going(pod), owners.get(&address)) {
                 let problem = format!("{address} is an address of pod {} too, which has it", owner.name);
                 notes.add(Kind::Pod, &pod.name, ("status.podIPs", problem, "give each pod addresses of its own"));
             }
@@ -61,7 +61,15 @@ impl<'w> Owners<'w> {
 }
 
 fn rank(pod: &Pod) -> (bool, Made, &ObjectName) {
-    (pod.life == Life::Terminating, pod.made, &pod.name)
+    (is_going(pod), pod.made, &pod.name)
+}
+
+/// True for a pod that was told to go.
+fn is_going(pod: &Pod) -> bool {
+    match pod.life {
+        Life::Leaving | Life::Terminating => true,
+        Life::Ready | Life::Unready | Life::Ended => false,
+    }
 }
 
 /// A pod that has a node and has not ended.

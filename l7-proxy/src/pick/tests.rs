@@ -49,12 +49,14 @@ fn mesh() -> Mesh {
             ports: BTreeMap::from([((80, Protocol::Tcp), 8080)]),
             weight: 1,
             readiness: Readiness::Ready,
+            place: Default::default(),
         });
         snapshot.workloads.insert(workload.name.clone(), Arc::new(workload));
     }
     let name = ObjectName::new("shop", "web");
     let port = ServicePort { port: 80, protocol: Protocol::Tcp, name: "".into() };
-    let service = Service { name: name.clone(), addresses: vec!["10.96.0.1".parse().unwrap()], ports: vec![port] };
+    let addresses = vec!["10.96.0.1".parse().unwrap()];
+    let service = Service { name: name.clone(), addresses, ports: vec![port], traffic: Default::default() };
     snapshot.services.insert(name.clone(), Arc::new(service));
     snapshot.endpoints.insert(name.clone(), Arc::new(Endpoints { service: name, endpoints }));
     Mesh::new(Arc::new(snapshot))

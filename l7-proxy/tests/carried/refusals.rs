@@ -322,7 +322,8 @@ async fn a_dead_endpoint_costs_a_retry_and_no_connection() {
             let gone = workload("dead", dead, "there");
             snapshot.workloads.insert(gone.name.clone(), Arc::new(gone));
             let port = ServicePort { port: 80, protocol: Protocol::Tcp, name: "".into() };
-            let service = Service { name: name.clone(), addresses: vec![virtual_address.ip()], ports: vec![port] };
+            let addresses = vec![virtual_address.ip()];
+            let service = Service { name: name.clone(), addresses, ports: vec![port], traffic: Default::default() };
             snapshot.services.insert(name.clone(), Arc::new(service));
             let endpoint = |address| Endpoint {
                 address,
@@ -330,6 +331,7 @@ async fn a_dead_endpoint_costs_a_retry_and_no_connection() {
                 ports: [((80, Protocol::Tcp), 8080)].into(),
                 weight: 1,
                 readiness: Readiness::Ready,
+                place: Default::default(),
             };
             let endpoints = addresses.map(endpoint).to_vec();
             snapshot.endpoints.insert(name.clone(), Arc::new(Endpoints { service: name, endpoints }));

@@ -35,6 +35,7 @@ fn endpoint(name: &str, last: u8, weight: u32) -> Endpoint {
         ports: BTreeMap::from([((80, Protocol::Tcp), 8080)]),
         weight,
         readiness: Readiness::Ready,
+        place: Default::default(),
     }
 }
 
@@ -60,6 +61,7 @@ fn mesh(endpoints: Vec<Endpoint>, change: impl FnOnce(&mut BTreeMap<&str, Worklo
         name: shop("store"),
         addresses: vec![[10, 96, 0, 1].into()],
         ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: "".into() }],
+        traffic: Default::default(),
     };
     let policies = [allow("only-web", "web"), allow("only-api", "api")];
     Mesh::new(Arc::new(Snapshot {

@@ -122,6 +122,9 @@ fn absence(why: Absence) -> &'static str {
         Absence::Unready => "it is not ready",
         Absence::NoWeight => "its weight is 0",
         Absence::NotEnrolled => "its node has not opened its listeners yet",
+        Absence::Leaving => "it was told to go, and others are ready",
+        Absence::OtherNode => "it runs on another node, and the service's internalTrafficPolicy is Local",
+        Absence::Farther => "others are nearer to the caller",
     }
 }
 

@@ -31,11 +31,12 @@ fn endpoints_are_the_pods_that_the_selector_finds_in_its_namespace() {
         format!("{BASE}{}{}{}{elsewhere}", service(SELECTS), pod("web", "10.0.0.1", ""), pod("db", "10.0.0.2", ""));
     let found = endpoints(&snapshot(&text), "web");
     assert_eq!(found.len(), 1);
-    let Endpoint { address, workload, ports, weight, readiness } = &found[0];
+    let Endpoint { address, workload, ports, weight, readiness, place } = &found[0];
     assert_eq!(address.to_string(), "10.0.0.1");
     assert_eq!(*workload, Some(name("web")));
     assert_eq!(ports.iter().collect::<Vec<_>>(), [(&(80, Protocol::Tcp), &8080)]);
     assert_eq!((*weight, *readiness), (1, Readiness::Unready), "a workload not yet enrolled is given nothing");
+    assert_eq!(place.node.as_deref(), Some("a"));
     let both = text.replace("selector: {app: web}", "selector: {tier: all}");
     assert_eq!(endpoints(&snapshot(&both), "web").len(), 2);
     let none = text.replace("selector: {app: web}", "selector: {app: web, tier: none}");
@@ -60,6 +61,12 @@ fn readiness_is_what_the_pod_says_of_itself() {
         (
             format!(
                 ", deletionTimestamp: \"2026-01-01T00:00:00Z\"{at}, conditions: [{{type: Ready, status: \"True\"}}]}}}}"
+            ),
+            Readiness::Leaving,
+        ),
+        (
+            format!(
+                ", deletionTimestamp: \"2026-01-01T00:00:00Z\"{at}, conditions: [{{type: Ready, status: \"False\"}}]}}}}"
             ),
             Readiness::Unready,
         ),
@@ -137,7 +144,7 @@ fn slices_of_one_service_are_joined() {
         slice("web-2", "{addresses: [192.0.2.1]}, {addresses: [192.0.2.2]}", "{name: admin, port: 9090}"),
         slice(
             "web-3",
-            "{addresses: [192.0.2.2], conditions: {ready: true, terminating: true}}",
+            "{addresses: [192.0.2.2], conditions: {ready: false, serving: false, terminating: true}}",
             "{name: http, port: 8080}"
         ),
     );

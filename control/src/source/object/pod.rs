@@ -128,8 +128,7 @@ fn checked_name(text: Option<&str>, field: &str, problems: &mut Problems) -> Opt
     Some(text.into())
 }
 
-/// A pod whose status tells no condition at all was written by hand: it is taken for ready. One that tells some, but not
-/// `Ready`, is not.
+/// How far a pod is, by its phase, its deletionTimestamp and what its status says.
 fn life(told_to_go: bool, status: &core::PodStatus, problems: &mut Problems) -> Life {
     match status.phase.as_deref() {
         Some("Succeeded" | "Failed") => return Life::Ended,
@@ -140,15 +139,23 @@ fn life(told_to_go: bool, status: &core::PodStatus, problems: &mut Problems) -> 
             "write Pending, Running, Succeeded, Failed or Unknown, or leave it out",
         ),
     }
-    if told_to_go {
-        return Life::Terminating;
+    match (is_ready(status, problems), told_to_go) {
+        (true, false) => Life::Ready,
+        (false, false) => Life::Unready,
+        (true, true) => Life::Leaving,
+        (false, true) => Life::Terminating,
     }
+}
+
+/// A pod whose status tells no condition at all was written by hand: it is taken for ready. One that tells some, but not
+/// `Ready`, is not.
+fn is_ready(status: &core::PodStatus, problems: &mut Problems) -> bool {
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let mut ready = conditions.iter().enumerate().filter(|(_, c)| c.type_ == "Ready");
     match (ready.next(), conditions.is_empty()) {
-        (None, true) => Life::Ready,
-        (None, false) => Life::Unready,
-        (Some((_, condition)), _) if condition.status == "True" => Life::Ready,
+        (None, true) => true,
+        (None, false) => false,
+        (Some((_, condition)), _) if condition.status == "True" => true,
         (Some((index, condition)), _) => {
             if !matches!(condition.status.as_str(), "False" | "Unknown") {
                 problems.fatal(
@@ -157,7 +164,7 @@ fn life(told_to_go: bool, status: &core::PodStatus, problems: &mut Problems) -> 
                     "write \"True\", \"False\" or \"Unknown\", in quotes",
                 );
             }
-            Life::Unready
+            false
         }
     }
 }

@@ -1,14 +1,16 @@
 //! Reads services.
 
+mod traffic;
+
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::util::intstr::IntOrString};
-use millrace_model::ObjectName;
+use millrace_model::{ObjectName, Traffic};
 
 use super::{addresses, application_port, meta, port, protocol};
 use crate::{
     diagnostic::Problems,
-    world::{Service, ServicePort, TargetPort, Unready},
+    world::{Distribution, Service, ServicePort, TargetPort, Unready},
 };
 
 /// Each takes an entry of the kernel's tables for every address, and a slot for every endpoint: with 1,000 of those, half
@@ -22,7 +24,15 @@ pub(super) fn service(name: &ObjectName, service: &core::Service, problems: &mut
     }
     let spec = service.spec.clone().unwrap_or_default();
     let unready = if spec.publish_not_ready_addresses == Some(true) { Unready::Taken } else { Unready::LeftOut };
-    let mut service = Service { name: name.clone(), addresses: Vec::new(), ports: Vec::new(), selector: None, unready };
+    let mut service = Service {
+        name: name.clone(),
+        addresses: Vec::new(),
+        ports: Vec::new(),
+        selector: None,
+        unready,
+        traffic: Traffic::default(),
+        distribution: Distribution::Even,
+    };
     match spec.type_.as_deref() {
         // A name in DNS and nothing else: the mesh sees what it resolves to.
         Some("ExternalName") => return service,
@@ -35,6 +45,8 @@ pub(super) fn service(name: &ObjectName, service: &core::Service, problems: &mut
     }
     service.addresses = virtual_addresses(&spec, problems);
     service.ports = ports(&spec, problems);
+    service.traffic = traffic::traffic(&spec, problems);
+    service.distribution = traffic::distribution(&spec, problems);
     service.selector = spec
         .selector
         .as_ref()

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
-use millrace_model::{ObjectName, service::Readiness};
+use millrace_model::{ObjectName, Place, service::Readiness};
 
 use super::{address, application_port, meta, named, protocol};
 use crate::{
@@ -111,13 +111,33 @@ fn one(
             Some(address)
         })
         .collect();
-    let conditions = endpoint.conditions.clone().unwrap_or_default();
-    // A missing `ready` is to be read as true (EndpointConditions in the Kubernetes API).
-    let ready = conditions.ready != Some(false) && conditions.terminating != Some(true);
     SliceEndpoint {
         addresses,
-        ready: if ready { Readiness::Ready } else { Readiness::Unready },
+        ready: readiness(&endpoint.conditions.clone().unwrap_or_default()),
+        place: place(endpoint),
+        zone: endpoint.zone.as_deref().filter(|zone| !zone.is_empty()).map(Into::into),
         pod: endpoint.target_ref.as_ref().and_then(|target| pod(namespace, target)),
+    }
+}
+
+/// As EndpointConditions in the Kubernetes API say: a missing `ready` is true, a missing `serving` is what `ready` is, a missing
+/// `terminating` is false. One that is ready although it terminates is so by `publishNotReadyAddresses`.
+fn readiness(conditions: &discovery::EndpointConditions) -> Readiness {
+    let ready = conditions.ready != Some(false);
+    let (serving, terminating) = (conditions.serving.unwrap_or(ready), conditions.terminating == Some(true));
+    match (ready, serving && terminating) {
+        (true, _) => Readiness::Ready,
+        (false, true) => Readiness::Leaving,
+        (false, false) => Readiness::Unready,
+    }
+}
+
+fn place(endpoint: &discovery::Endpoint) -> Place {
+    let hints = endpoint.hints.clone().unwrap_or_default();
+    Place {
+        node: endpoint.node_name.as_deref().filter(|node| !node.is_empty()).map(Into::into),
+        for_nodes: hints.for_nodes.into_iter().flatten().map(|node| node.name.into()).collect(),
+        for_zones: hints.for_zones.into_iter().flatten().map(|zone| zone.name.into()).collect(),
     }
 }
 

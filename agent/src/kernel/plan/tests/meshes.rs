@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use millrace_abi::{DestKind, PodKind, ProbeKey, Reason};
 use millrace_model::{
     Action, Encryption, Endpoint, Endpoints, Identity, Membership, Mesh, ObjectName, Policy, Protocol, Rule, Service,
-    ServicePort, Snapshot, Source, Workload, service::Readiness,
+    ServicePort, Snapshot, Source, Traffic, Workload, service::Readiness,
 };
 use proptest::prelude::*;
 
@@ -151,8 +151,10 @@ fn service(vip: &str, backends: &[(&str, u32, Readiness)]) -> (Service, Vec<Endp
         ports: [((80, Protocol::Tcp), 8080)].into(),
         weight: *weight,
         readiness: *readiness,
+        place: Default::default(),
     };
-    let service = Service { name: name("svc"), addresses: vec![vip.parse::<IpAddr>().unwrap()], ports };
+    let addresses = vec![vip.parse::<IpAddr>().unwrap()];
+    let service = Service { name: name("svc"), addresses, ports, traffic: Traffic::default() };
     (service, backends.iter().map(endpoint).collect())
 }
 
