@@ -27,6 +27,18 @@ pub struct Asked {
     pub address: SocketAddr,
     /// The backend that the kernel picked; `address` again where no service was asked for.
     pub backend: SocketAddr,
+    /// Whether that pick is to be kept to.
+    pub pick: Pick,
+}
+
+/// Whether another backend than the kernel's may be dialled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pick {
+    /// It may: the kernel drew for this connection alone.
+    #[default]
+    Free,
+    /// It may not: the client was given this backend for longer (`sessionAffinity`).
+    Binding,
 }
 
 /// bpf(2)'s command to look an element up.
@@ -97,10 +109,11 @@ fn asked(value: &[u8; size_of::<Original>()]) -> Option<Asked> {
     let (backend, rest) = rest.split_first_chunk::<16>()?;
     let (port, rest) = rest.split_first_chunk::<2>()?;
     let (backend_port, rest) = rest.split_first_chunk::<2>()?;
-    let mode = *rest.first()?;
+    let [mode, binds, _, _] = *rest.first_chunk::<4>()?;
     (mode == OriginalMode::Accepted as u8).then(|| Asked {
         address: SocketAddr::new(address(*addr), u16::from_be_bytes(*port)),
         backend: SocketAddr::new(address(*backend), u16::from_be_bytes(*backend_port)),
+        pick: if binds == 0 { Pick::Free } else { Pick::Binding },
     })
 }
 
@@ -125,6 +138,7 @@ const _: () = assert!(std::mem::offset_of!(Original, backend) == 16);
 const _: () = assert!(std::mem::offset_of!(Original, port) == 32);
 const _: () = assert!(std::mem::offset_of!(Original, backend_port) == 34);
 const _: () = assert!(std::mem::offset_of!(Original, mode) == 36);
+const _: () = assert!(std::mem::offset_of!(Original, binds) == 37);
 const _: () = assert!(std::mem::offset_of!(ShownClient, port) == 16);
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ async fn open<'w>(
     while record.attempts < ATTEMPTS {
         let draws = [rand::rng().random(), rand::rng().random()];
         let outstanding = |endpoints| worker.proxy.outstanding.of(endpoints);
-        let Some(candidate) = pick(&mut left, source.zone.as_deref(), draws, outstanding) else { break };
+        let Some(candidate) = pick(&mut left, draws, outstanding) else { break };
         let client = client_of(&source, accepted.peer, candidate.address)?;
         record.attempts += 1;
         record.source = Party::of(&source, client);

@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 
 use millrace_model::{
-    Destination, Mesh,
+    Mesh, Protocol,
     balance::{less_loaded, weighted},
-    resolve::{Backend, Hop, Peer, hop, resolve},
+    resolve::{Backend, Hop, Peer, Standing, hop, survey},
 };
 
-use crate::{fault::Why, maps::Asked};
+use crate::{
+    fault::Why,
+    maps::{Asked, Pick},
+};
 
 /// An endpoint that a tunnel leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,43 +22,65 @@ pub(crate) struct Candidate {
     pub(crate) weight: u32,
     /// The tunnel's far end.
     pub(crate) peer: Peer,
+    /// When it is tried.
+    pub(crate) turn: Turn,
+}
+
+/// When a candidate is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Turn {
+    /// Among the first.
+    First,
+    /// Where those failed: they were nearer.
+    Later,
+}
+
+impl Candidate {
+    /// A backend that a tunnel leads to.
+    fn of(Backend { address, weight, hop }: Backend, turn: Turn) -> Option<Self> {
+        match hop {
+            Hop::Tunnel(peer) => Some(Self { address, weight, peer, turn }),
+            Hop::Plain | Hop::Local(_) | Hop::Pending(_) => None,
+        }
+    }
 }
 
 /// Every endpoint that may take a connection: the asked service's remote ones, or the one that the kernel picked.
 ///
 /// The kernel drew among all of a service's endpoints and decided that this connection leaves the node; among those that
-/// do, the proxy draws again, because it alone knows how many connections each has open.
+/// do, the proxy draws again, because it alone knows how many connections each has open. A pick that binds is kept.
 pub(crate) fn candidates(mesh: &Mesh, node: &str, asked: Asked) -> Result<Vec<Candidate>, Why> {
-    if let Destination::Service { name: _, backends } = resolve(mesh, node, asked.address) {
-        let remote: Vec<Candidate> = backends
+    let service = mesh.service_at(asked.address.ip(), asked.address.port(), Protocol::Tcp);
+    if let (Some(service), Pick::Free) = (service, asked.pick) {
+        let remote: Vec<Candidate> = survey(mesh, node, service, asked.address)
             .into_iter()
-            .filter_map(|Backend { address, weight, hop }| match hop {
-                Hop::Tunnel(peer) => Some(Candidate { address, weight, peer }),
-                Hop::Plain | Hop::Local(_) | Hop::Pending(_) => None,
+            .filter_map(|(_, standing)| match standing {
+                Standing::Chosen(backend) => Candidate::of(backend, Turn::First),
+                Standing::Spare(backend) => Candidate::of(backend, Turn::Later),
+                Standing::LeftOut(_) => None,
             })
             .collect();
-        if !remote.is_empty() {
+        if remote.iter().any(|candidate| candidate.turn == Turn::First) {
             return Ok(remote);
         }
     }
     match hop(mesh, node, asked.backend) {
-        Hop::Tunnel(peer) => Ok(vec![Candidate { address: asked.backend, weight: 1, peer }]),
+        Hop::Tunnel(peer) => Ok(vec![Candidate { address: asked.backend, weight: 1, peer, turn: Turn::First }]),
         Hop::Plain => Err(Why::BackendOutside),
         Hop::Local(_) => Err(Why::BackendLocal),
         Hop::Pending(_) => Err(Why::BackendPending),
     }
 }
 
-/// Takes one of `candidates` away: of two weighted draws the one with less open per weight. Those of `zone` go first.
+/// Takes one of `candidates` away: of two weighted draws the one with less open per weight. Those farther away come when no
+/// other is left.
 pub(crate) fn pick(
     candidates: &mut Vec<Candidate>,
-    zone: Option<&str>,
     draws: [u64; 2],
     outstanding: impl Fn([SocketAddr; 2]) -> [usize; 2],
 ) -> Option<Candidate> {
-    let is_near = |candidate: &Candidate| zone.is_some() && candidate.peer.workload.zone.as_deref() == zone;
-    let near = candidates.iter().any(is_near);
-    let weights = candidates.iter().map(|c| if !near || is_near(c) { c.weight } else { 0 });
+    let turn = candidates.iter().map(|candidate| candidate.turn).min()?;
+    let weights = candidates.iter().map(|c| if c.turn == turn { c.weight } else { 0 });
     let [first, second] = draws.map(|draw| weighted(weights.clone(), draw));
     let (first, second) = (first?, second?);
     let (one, other) = (candidates.get(first)?, candidates.get(second)?);

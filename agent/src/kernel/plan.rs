@@ -159,13 +159,17 @@ fn tables(have: &State, want: &State) -> Tables {
         let is_same =
             |held: &&ServiceValue| held.n_slots == wanted.n_slots && contents(have, **held).eq(contents(want, *wanted));
         if let Some(held) = have.services.get(key).filter(is_same) {
-            made.services.insert(*key, *held);
+            let value = ServiceValue { table: held.table, ..*wanted };
+            if value != *held {
+                made.flip.push(Write::SetService(*key, value));
+            }
+            made.services.insert(*key, value);
             continue;
         }
         let table = if wanted.n_slots == 0 { Some(0) } else { fresh.next() };
         let Some(table) = table else { continue };
         let slots = contents(want, *wanted).map(|(slot, value)| Write::SetSlot(SlotKey { table, slot }, *value));
-        let value = ServiceValue { table, n_slots: wanted.n_slots };
+        let value = ServiceValue { table, ..*wanted };
         made.slots.extend(slots);
         made.flip.push(Write::SetService(*key, value));
         made.services.insert(*key, value);
@@ -175,7 +179,7 @@ fn tables(have: &State, want: &State) -> Tables {
 
 /// The slots that a draw can fall on, by number.
 fn contents(state: &State, value: ServiceValue) -> impl Iterator<Item = (u32, &SlotValue)> {
-    let ServiceValue { table, n_slots } = value;
+    let ServiceValue { table, n_slots, affinity_s: _, local: _ } = value;
     let range = SlotKey { table, slot: 0 }..SlotKey { table, slot: n_slots };
     state.slots.range(range).map(|(key, slot)| (key.slot, slot))
 }

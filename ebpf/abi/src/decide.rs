@@ -1,7 +1,8 @@
 //! Decides what the programs do once their look-ups are done. Pure, so that it is tested on the host; the programs do the pointer work.
 
 use crate::{
-    Addr, Dest, DestKind, Handoff, HandoffKind, Pending, Pod, PodKind, Port, Reason, SlotValue, Verdict, capacity,
+    Addr, AffinityValue, Dest, DestKind, Handoff, HandoffKind, Pending, Pod, PodKind, Port, Reason, ServiceValue,
+    SlotValue, Verdict, capacity,
 };
 
 /// Where a connect goes, once the destination address has been looked up.
@@ -117,6 +118,48 @@ pub fn inbound(own: Option<&Dest>, handoff: Option<&Handoff>, port: Port) -> Rea
     } else {
         Reason::InPlaintext
     }
+}
+
+/// Why a service gives no backend; None where it has some.
+#[inline(always)]
+pub fn without_slots(service: &ServiceValue) -> Option<Reason> {
+    match (service.n_slots, service.local) {
+        (0, 0) => Some(Reason::NoBackend),
+        (0, _) => Some(Reason::NoLocalBackend),
+        _ => None,
+    }
+}
+
+/// True where a client that was last given its backend then has it still, as far as time goes.
+#[inline(always)]
+pub fn affinity_holds(given: &AffinityValue, now_ns: u64, affinity_s: u32) -> bool {
+    now_ns.saturating_sub(given.at_ns) < u64::from(affinity_s) * 1_000_000_000
+}
+
+/// True where a slot gives this backend, of its own or as its alias.
+#[inline(always)]
+pub fn names(slot: &SlotValue, addr: &Addr, port: Port) -> bool {
+    (slot.addr == *addr && slot.port == port) || (slot.alias_addr == *addr && slot.alias_port == port)
+}
+
+/// True where `one` comes before `other` in the order that a table's slots have: by address, as a number of 16 bytes, then port.
+#[inline(always)]
+pub fn is_before(one: (&Addr, Port), other: (&Addr, Port)) -> bool {
+    let ([high, low], [other_high, other_low]) = (halves(one.0), halves(other.0));
+    if high != other_high {
+        high < other_high
+    } else if low != other_low {
+        low < other_low
+    } else {
+        u16::from_be_bytes(one.1) < u16::from_be_bytes(other.1)
+    }
+}
+
+/// Without a call of memcmp, which no program can make.
+#[inline(always)]
+fn halves(addr: &Addr) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *addr;
+    [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])]
 }
 
 /// The backend that a draw takes from an alias slot.

@@ -76,8 +76,40 @@ pub struct ServiceKey {
 pub struct ServiceValue {
     /// The table whose slots are drawn from.
     pub table: u32,
-    /// How many slots it has; 0 refuses at once: no ready backend.
+    /// How many slots it has; 0 refuses at once: no ready backend. They stand in the order of their own backends' addresses and ports.
     pub n_slots: u32,
+    /// For how many seconds after its last connection a client stays with its backend; 0: each connection is drawn anew.
+    pub affinity_s: u32,
+    /// 1 where the table holds this node's backends alone, by the service's word.
+    pub local: u32,
+}
+
+/// Key of AFFINITY: a client and what it asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AffinityKey {
+    /// The client's netns cookie: it is a client whatever address it binds.
+    pub netns: u64,
+    /// The service's address, port and protocol.
+    pub service: ServiceKey,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Value of AFFINITY: the backend that the client was given.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AffinityValue {
+    /// CLOCK_MONOTONIC when it last connected.
+    pub at_ns: u64,
+    /// The backend's address.
+    pub addr: Addr,
+    /// The backend's port.
+    pub port: Port,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// A slot that named it last: where to look first.
+    pub slot: u32,
 }
 
 /// Key of SLOTS.
@@ -238,8 +270,10 @@ pub struct Original {
     pub backend_port: Port,
     /// An [`OriginalMode`].
     pub mode: u8,
+    /// 1 where `backend` was given to the client for longer than this connection: who carries it must not draw again.
+    pub binds: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 
 /// Value of CLIENT: whom the application shall see as its peer.
@@ -315,6 +349,6 @@ macro_rules! sizes {
     };
 }
 sizes! {
-    Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 8, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16, ProbeKey = 20,
+    Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 16, AffinityKey = 32, AffinityValue = 32, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16, ProbeKey = 20,
     Tuple = 48, Pending = 8, Original = 40, Handoff = 72, ShownClient = 20, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
 }

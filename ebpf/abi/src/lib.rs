@@ -10,7 +10,7 @@ pub mod reason;
 pub mod spread;
 
 pub use layout::{
-    Dest, DestKind, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind, Original, OriginalMode,
+    AffinityKey, AffinityValue, Dest, DestKind, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind, Original, OriginalMode,
     Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict,
     VerdictKey,
 };
@@ -46,6 +46,8 @@ pub mod capacity {
     pub const SERVICES: u32 = 65_536;
     /// Backend slots over all tables, of which a flip holds two copies for a moment.
     pub const SLOTS: u32 = 524_288;
+    /// Clients that stay with a backend: 250 pods with 250 such services each. Past it the one unused longest is drawn for anew.
+    pub const AFFINITIES: u32 = 65_536;
     /// Verdicts: sources on this node times policy groups times ports named.
     pub const VERDICTS: u32 = 262_144;
     /// Ports that probes name, by address: three probes a container, four containers, both families, of 250 pods, and room.
@@ -81,6 +83,8 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// `HashMap<SlotKey, SlotValue>`.
     pub const SLOTS: &str = "SLOTS";
+    /// `LruHashMap<AffinityKey, AffinityValue>`: written by programs alone.
+    pub const AFFINITY: &str = "AFFINITY";
     /// `HashMap<VerdictKey, Verdict>`.
     pub const VERDICTS: &str = "VERDICTS";
     /// `HashMap<ProbeKey, u32>`: the value says nothing.
@@ -102,8 +106,8 @@ pub mod map {
     /// `RingBuf` of [`crate::FlowEvent`].
     pub const FLOWS: &str = "FLOWS";
     /// Every map that is pinned.
-    pub const ALL: [&str; 15] = [
-        CONFIG, PODS, DESTS, SERVICES, SLOTS, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS, ORIGINAL, CLIENT, EXEMPT,
+    pub const ALL: [&str; 16] = [
+        CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS, ORIGINAL, CLIENT, EXEMPT,
         REASONS, FLOWS,
     ];
 }

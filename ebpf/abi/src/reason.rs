@@ -36,6 +36,8 @@ pub enum Reason {
     BoundToDevice = 14,
     /// Refused: the pod has as many connects under way as one pod may.
     TooManyPending = 15,
+    /// Refused: the service keeps to its clients' node, and has no ready backend on this one.
+    NoLocalBackend = 16,
     /// Inbound: attested by the kernel, straight to the application.
     InAttested = 32,
     /// Inbound: the proxy's own dial.
@@ -105,7 +107,9 @@ pub const fn action(reason: Reason) -> Action {
         | Reason::HandoffTaken
         | Reason::HandoffLost
         | Reason::FlowDropped => Action::Pass,
-        Reason::NoBackend | Reason::Denied | Reason::NotEnrolled | Reason::NoVerdict => Action::Refuse(ECONNREFUSED),
+        Reason::NoBackend | Reason::NoLocalBackend | Reason::Denied | Reason::NotEnrolled | Reason::NoVerdict => {
+            Action::Refuse(ECONNREFUSED)
+        }
         Reason::TooManyPending => Action::Refuse(ENOBUFS),
         Reason::UnknownNamespace
         | Reason::MeshPort
@@ -118,7 +122,7 @@ pub const fn action(reason: Reason) -> Action {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Untouched,
         Self::Exempt,
         Self::Direct,
@@ -135,6 +139,7 @@ impl Reason {
         Self::NoVerdict,
         Self::BoundToDevice,
         Self::TooManyPending,
+        Self::NoLocalBackend,
         Self::InAttested,
         Self::InProxyDial,
         Self::InLoopback,
@@ -169,6 +174,7 @@ impl Reason {
             Self::NoVerdict => "no_verdict",
             Self::BoundToDevice => "bound_to_device",
             Self::TooManyPending => "too_many_pending",
+            Self::NoLocalBackend => "no_local_backend",
             Self::InAttested => "in_attested",
             Self::InProxyDial => "in_proxy_dial",
             Self::InLoopback => "in_loopback",

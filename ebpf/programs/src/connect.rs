@@ -1,20 +1,21 @@
 //! Decides a connect: where it goes, whether it may, and what the socket remembers of it.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_set_retval},
+    helpers::generated::{bpf_get_netns_cookie, bpf_set_retval},
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
 use millrace_abi::{
-    Action, Dest, LOOPBACK_V6, OUTBOUND_PORT, Original, OriginalMode, Pod, Port, Reason, ServiceKey, ServiceValue,
-    SlotKey, Verdict, VerdictKey, action, config, decide, spread,
+    Action, Dest, LOOPBACK_V6, OUTBOUND_PORT, Original, OriginalMode, Pod, Port, Reason, ServiceKey, Verdict,
+    VerdictKey, action, config, decide, spread,
 };
 
 use crate::{
     endpoint::{self, Endpoint, Family},
     flow::{self, Flow},
-    maps::{DESTS, ORIGINAL, PODS, SERVICES, SLOTS, VERDICTS},
+    maps::{DESTS, ORIGINAL, PODS, VERDICTS},
     pending,
+    service::{self, Pick, Picked},
     storage::{self, Socket},
 };
 
@@ -26,10 +27,6 @@ const REFUSE: i32 = 0;
 const SOCK_STREAM: u32 = 1;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_MPTCP: u32 = 262;
-
-/// How often a service's table is read before it counts as torn. A table is swept only after its service was flipped,
-/// so a slot that is missing means another table by now; one more try would do unless this program was preempted twice.
-const TRIES: u32 = 3;
 
 /// The life of a connect.
 #[inline(always)]
@@ -49,14 +46,14 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let pod = unsafe { PODS.get(netns) };
     let is_mesh_address = pod.is_none() && is_mesh_address(&asked);
     let mut went = match decide::caller(pod.map(|pod| pod.kind), is_mesh_address) {
-        Some(reason) => Outcome { reason, target: asked, policy: 0 },
+        Some(reason) => Outcome::of(reason, &asked),
         None => match pod {
             // A socket that connects again must not keep what it once asked for.
             Some(pod) => {
                 socket.remove(&ORIGINAL);
                 decided(pod, netns, &asked)
             }
-            None => Outcome { reason: Reason::UnknownNamespace, target: asked, policy: 0 },
+            None => Outcome::of(Reason::UnknownNamespace, &asked),
         },
     };
     went.reason = carried_out(ctx, family, &asked, &went);
@@ -83,25 +80,35 @@ struct Outcome {
     /// The backend, or what was asked for.
     target: Endpoint,
     policy: u64,
+    /// Whether the client was given the target for longer than this connection.
+    binds: bool,
+}
+
+impl Outcome {
+    /// Of what was asked for, and no other.
+    #[inline(always)]
+    fn of(reason: Reason, asked: &Endpoint) -> Self {
+        Self { reason, target: *asked, policy: 0, binds: false }
+    }
 }
 
 /// What becomes of a mesh pod's connect.
 #[inline(always)]
 fn decided(pod: &Pod, netns: u64, asked: &Endpoint) -> Outcome {
     if decide::is_loopback(&asked.addr) {
-        return Outcome { reason: Reason::Untouched, target: *asked, policy: 0 };
+        return Outcome::of(Reason::Untouched, asked);
     }
-    let (target, is_service) = match pick(asked) {
-        Pick::NoService => (*asked, false),
-        Pick::Backend(backend) => (backend, true),
-        Pick::Refused(reason) => return Outcome { reason, target: *asked, policy: 0 },
+    let (target, is_service, binds) = match service::pick(netns, &service_key(asked)) {
+        Pick::NoService => (*asked, false, false),
+        Pick::Backend(Picked { backend, binds }) => (backend, true, binds),
+        Pick::Refused(reason) => return Outcome::of(reason, asked),
     };
     // SAFETY: copied at once.
     let dest = unsafe { DESTS.get(target.addr) };
     let verdict = dest.and_then(|dest| verdict(pod.id, dest, target.port));
     let reason = decide::connect(pod, dest, is_service, target.port, verdict);
     let reason = decide::within_quota(reason, pending::of(netns));
-    Outcome { reason, target, policy: verdict.map_or(0, |verdict| verdict.policy) }
+    Outcome { reason, target, policy: verdict.map_or(0, |verdict| verdict.policy), binds }
 }
 
 /// Writes to socket and call what was decided, and returns the reason, or why it could not be.
@@ -120,7 +127,8 @@ fn carried_out(ctx: &SockAddrContext, family: Family, asked: &Endpoint, went: &O
         port: asked.port,
         backend_port: went.target.port,
         mode: mode as u8,
-        reserved: [0; 3],
+        binds: went.binds.into(),
+        reserved: [0; 2],
     };
     if !Socket::of_call(ctx).set(&ORIGINAL, &mut original) {
         return Reason::StorageFull;
@@ -134,42 +142,6 @@ fn carried_out(ctx: &SockAddrContext, family: Family, asked: &Endpoint, went: &O
 fn outbound_listener(target: &Endpoint) -> Endpoint {
     let addr = spread::outbound(&target.addr, target.port, draw()).unwrap_or(LOOPBACK_V6);
     Endpoint { addr, port: OUTBOUND_PORT }
-}
-
-/// What a service's table says of a destination.
-enum Pick {
-    NoService,
-    Backend(Endpoint),
-    Refused(Reason),
-}
-
-#[inline(always)]
-fn pick(asked: &Endpoint) -> Pick {
-    let key = service_key(asked);
-    let mut tries = 0;
-    while tries < TRIES {
-        let Some(service) = service(&key) else { return Pick::NoService };
-        if service.n_slots == 0 {
-            return Pick::Refused(Reason::NoBackend);
-        }
-        let slot = SlotKey { table: service.table, slot: decide::slot(draw(), service.n_slots) };
-        // SAFETY: copied by `backend` at once.
-        if let Some(slot) = unsafe { SLOTS.get(slot) } {
-            let (addr, port) = decide::backend(slot, draw());
-            return Pick::Backend(Endpoint { addr, port });
-        }
-        tries += 1;
-    }
-    Pick::Refused(Reason::TornTable)
-}
-
-#[inline(always)]
-fn service(key: &ServiceKey) -> Option<ServiceValue> {
-    let found = SERVICES.get_ptr(key)?;
-    // One load of both halves. SAFETY: values of hash maps are aligned to 8, and this one has 8 bytes.
-    let both = unsafe { found.cast::<u64>().read_volatile() };
-    // SAFETY: both are 8 bytes and take any value.
-    Some(unsafe { core::mem::transmute::<u64, ServiceValue>(both) })
 }
 
 #[inline(always)]
@@ -195,7 +167,7 @@ pub fn verdict(source: u64, dest: &Dest, port: Port) -> Option<&'static Verdict>
 /// True for a service's address or a mesh workload's.
 #[inline(always)]
 fn is_mesh_address(asked: &Endpoint) -> bool {
-    DESTS.get_ptr(asked.addr).is_some() || SERVICES.get_ptr(service_key(asked)).is_some()
+    DESTS.get_ptr(asked.addr).is_some() || service::is_service(&service_key(asked))
 }
 
 #[inline(always)]
@@ -203,12 +175,6 @@ fn is_tcp(ctx: &SockAddrContext) -> bool {
     // SAFETY: the context is valid while the program runs.
     let (kind, protocol) = unsafe { ((*ctx.sock_addr).type_, (*ctx.sock_addr).protocol) };
     kind == SOCK_STREAM && (protocol == IPPROTO_TCP.into() || protocol == IPPROTO_MPTCP)
-}
-
-#[inline(always)]
-fn draw() -> u32 {
-    // SAFETY: takes nothing, touches nothing.
-    unsafe { bpf_get_prandom_u32() }
 }
 
 #[inline(always)]

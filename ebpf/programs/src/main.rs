@@ -15,6 +15,7 @@ mod inbound;
 mod maps;
 mod names;
 mod pending;
+mod service;
 mod sockops;
 mod storage;
 

@@ -4,10 +4,10 @@ use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use millrace_abi::{
-    Addr, Dest, Exempt, Handoff, ListenerKey, N_REASONS, Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue,
+    Addr, AffinityKey, AffinityValue, Dest, Exempt, Handoff, ListenerKey, N_REASONS, Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue,
     ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, capacity,
 };
 
@@ -24,6 +24,9 @@ pub static DESTS: HashMap<Addr, Dest> = HashMap::with_max_entries(capacity::DEST
 pub static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::with_max_entries(capacity::SERVICES, AS_NEEDED);
 #[map]
 pub static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(capacity::SLOTS, AS_NEEDED);
+/// The kernel makes the entries of an LRU beforehand: 8 MiB.
+#[map]
+pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(capacity::AFFINITIES, 0);
 #[map]
 pub static VERDICTS: HashMap<VerdictKey, Verdict> = HashMap::with_max_entries(capacity::VERDICTS, AS_NEEDED);
 #[map]

@@ -10,7 +10,7 @@ use std::{
 
 use storage::storage;
 
-use super::{Asked, BPF_MAP_LOOKUP_ELEM, KernelMaps, SocketMaps as _, asked, element, shown};
+use super::{Asked, BPF_MAP_LOOKUP_ELEM, KernelMaps, Pick, SocketMaps as _, asked, element, shown};
 
 fn socket_address(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -23,8 +23,10 @@ fn a_record_is_read_as_the_kernel_writes_it() {
     value[16..32].copy_from_slice(&[0xfd, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
     value[32..36].copy_from_slice(&[0, 80, 0x1f, 0x90]);
     value[36] = 3;
-    let read = Asked { address: socket_address("10.96.0.1:80"), backend: socket_address("[fd10::7]:8080") };
+    let read = Asked { address: socket_address("10.96.0.1:80"), backend: socket_address("[fd10::7]:8080"), pick: Default::default() };
     assert_eq!(asked(&value), Some(read));
+    value[37] = 1;
+    assert_eq!(asked(&value), Some(Asked { pick: Pick::Binding, ..read }));
     value[36] = 1;
     assert_eq!(asked(&value), None, "a record on the application's own socket is not the proxy's to read");
 }

@@ -8,8 +8,11 @@ use millrace_model::{
 };
 use proptest::prelude::*;
 
-use super::{Candidate, candidates, pick};
-use crate::{fault::Why, maps::Asked};
+use super::{Candidate, Turn, candidates, pick};
+use crate::{
+    fault::Why,
+    maps::{Asked, Pick},
+};
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -68,7 +71,7 @@ fn addresses(candidates: &[Candidate]) -> Vec<String> {
 
 #[test]
 fn a_service_is_reached_at_its_endpoints_on_other_nodes() {
-    let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080") };
+    let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080"), pick: Default::default() };
     assert_eq!(addresses(&candidates(&mesh(), "a", asked).unwrap()), ["10.0.1.1:8080", "10.0.2.1:8080"]);
 }
 
@@ -81,7 +84,7 @@ fn an_address_is_reached_by_tunnel_or_refused_by_name() {
         ("10.0.4.1:8080", Err(Why::BackendOutside)),
         ("192.0.2.1:8080", Err(Why::BackendOutside)),
     ] {
-        let asked = Asked { address: at(backend), backend: at(backend) };
+        let asked = Asked { address: at(backend), backend: at(backend), pick: Default::default() };
         assert_eq!(candidates(&mesh(), "a", asked).map(|found| addresses(&found)), answer, "{backend}");
     }
 }
@@ -93,42 +96,57 @@ fn a_service_without_remote_endpoints_falls_back_to_the_kernels_pick() {
     let mut snapshot = (*mesh.snapshot).clone();
     snapshot.endpoints.clear();
     let mesh = Mesh::new(Arc::new(snapshot));
-    let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080") };
+    let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080"), pick: Default::default() };
     assert_eq!(addresses(&candidates(&mesh, "a", asked).unwrap()), ["10.0.1.1:8080"]);
 }
 
 fn weighted(weights: &[u32]) -> Vec<Candidate> {
-    let asked = Asked { address: at("10.0.1.1:1"), backend: at("10.0.1.1:1") };
+    let asked = Asked { address: at("10.0.1.1:1"), backend: at("10.0.1.1:1"), pick: Default::default() };
     let one = candidates(&mesh(), "a", asked).unwrap().remove(0);
     let number = |i: usize| u16::try_from(i + 1).unwrap();
     let each = |(i, weight): (usize, &u32)| Candidate {
         address: SocketAddr::new(one.address.ip(), number(i)),
         weight: *weight,
         peer: one.peer.clone(),
+        turn: Turn::First,
     };
     weights.iter().enumerate().map(each).collect()
 }
 
 #[test]
 fn the_nearer_endpoint_goes_first_and_the_others_after_it() {
-    let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080") };
-    for draw in 0..10 {
-        let mut left = candidates(&mesh(), "a", asked).unwrap();
-        let first = pick(&mut left, Some("zone-c"), [draw, draw + 1], |_| [0, 0]).unwrap();
-        assert_eq!(first.address, at("10.0.2.1:8080"));
-        let second = pick(&mut left, Some("zone-c"), [draw, draw + 1], |_| [0, 0]).unwrap();
-        assert_eq!(second.address, at("10.0.1.1:8080"));
-        assert_eq!(pick(&mut left, Some("zone-c"), [draw, draw], |_| [0, 0]), None);
+    let mut snapshot = (*mesh().snapshot).clone();
+    for endpoints in snapshot.endpoints.values_mut() {
+        for (endpoint, zone) in Arc::make_mut(endpoints).endpoints.iter_mut().zip(["a", "b", "a", "d", "d"]) {
+            endpoint.place.for_zones = [format!("zone-{zone}").into()].into();
+        }
     }
+    let mesh = Mesh::new(Arc::new(snapshot));
+    let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080"), pick: Default::default() };
+    for draw in 0..10 {
+        let mut left = candidates(&mesh, "a", asked).unwrap();
+        let first = pick(&mut left, [draw, draw + 1], |_| [0, 0]).unwrap();
+        assert_eq!(first.address, at("10.0.2.1:8080"), "it is for clients of zone a, as on-a is");
+        let second = pick(&mut left, [draw, draw + 1], |_| [0, 0]).unwrap();
+        assert_eq!(second.address, at("10.0.1.1:8080"));
+        assert_eq!(pick(&mut left, [draw, draw], |_| [0, 0]), None);
+    }
+}
+
+/// The client was given this one for hours: another would not know its session.
+#[test]
+fn a_pick_that_binds_is_the_only_candidate() {
+    let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.2.1:8080"), pick: Pick::Binding };
+    assert_eq!(addresses(&candidates(&mesh(), "a", asked).unwrap()), ["10.0.2.1:8080"]);
 }
 
 #[test]
 fn of_two_the_one_with_less_open_per_weight_is_picked() {
     let open = |n: [usize; 2]| move |of: [SocketAddr; 2]| of.map(|a| if a.port() == 1 { n[0] } else { n[1] });
     // Draws 0 and 10 fall on the first and second of weights 10 and 1.
-    assert_eq!(pick(&mut weighted(&[10, 1]), None, [0, 10], open([9, 1])).unwrap().address.port(), 1);
-    assert_eq!(pick(&mut weighted(&[10, 1]), None, [0, 10], open([11, 1])).unwrap().address.port(), 2);
-    assert_eq!(pick(&mut weighted(&[10, 1]), None, [10, 0], open([0, 0])).unwrap().address.port(), 2);
+    assert_eq!(pick(&mut weighted(&[10, 1]), [0, 10], open([9, 1])).unwrap().address.port(), 1);
+    assert_eq!(pick(&mut weighted(&[10, 1]), [0, 10], open([11, 1])).unwrap().address.port(), 2);
+    assert_eq!(pick(&mut weighted(&[10, 1]), [10, 0], open([0, 0])).unwrap().address.port(), 2);
 }
 
 proptest! {
@@ -138,7 +156,7 @@ proptest! {
         let total: u32 = weights.iter().sum();
         let mut seen = vec![0u32; weights.len()];
         for draw in 0..u64::from(total) {
-            let picked = pick(&mut weighted(&weights), None, [draw, draw + 1], |_| [0, 0]).unwrap();
+            let picked = pick(&mut weighted(&weights), [draw, draw + 1], |_| [0, 0]).unwrap();
             seen[usize::from(picked.address.port()) - 1] += 1;
         }
         prop_assert_eq!(seen, if total == 0 { vec![0; weights.len()] } else { weights });

@@ -339,7 +339,7 @@ async fn a_dead_endpoint_costs_a_retry_and_no_connection() {
         .await;
     let listener = stage.api_listens(8080);
     for _ in 0..20 {
-        let service = Asked { address: virtual_address, backend: SocketAddr::new(dead, 8080) };
+        let service = Asked { address: virtual_address, backend: SocketAddr::new(dead, 8080), pick: Default::default() };
         let (mut client, accepted) = tokio::join!(stage.web_connects_to(service), listener.accept());
         let (mut server, _) = accepted.unwrap();
         server.write_all(b"!").await.unwrap();

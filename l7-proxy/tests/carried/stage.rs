@@ -95,7 +95,7 @@ pub(crate) async fn wait_for(is_so: impl Fn() -> bool, what: &str) {
 
 /// What is asked for by the address of a pod.
 pub(crate) fn asked(target: SocketAddr) -> Asked {
-    Asked { address: target, backend: target }
+    Asked { address: target, backend: target, pick: Default::default() }
 }
 
 /// True once this client was shown to an application.

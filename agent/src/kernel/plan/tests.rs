@@ -79,7 +79,7 @@ fn with_services(mut state: State, services: &BTreeMap<u8, Vec<u8>>, first: u32)
         let n_slots = u32::try_from(backends.len()).unwrap();
         let table = if n_slots == 0 { 0 } else { table };
         let key = ServiceKey { addr: addr(*vip), port: [0, 80], protocol: 6, reserved: 0 };
-        state.services.insert(key, ServiceValue { table, n_slots });
+        state.services.insert(key, ServiceValue { table, n_slots, affinity_s: 0, local: 0 });
         for (slot, backend) in (0..).zip(backends) {
             let (addr, port) = (addr(*backend), [0, 80]);
             let value = SlotValue { addr, alias_addr: addr, port, alias_port: port, threshold: u32::MAX };
@@ -249,7 +249,7 @@ fn a_service_is_flipped_by_one_value() {
     let Plan { tighten, add, flip, sweep } = plan(&have, &want);
     assert!(tighten.is_empty());
     assert!(add.iter().all(|write| matches!(write, Write::SetSlot(SlotKey { table: 8, .. }, _))), "{add:?}");
-    let [Write::SetService(_, ServiceValue { table: 8, n_slots: 3 })] = flip[..] else { panic!("{flip:?}") };
+    let [Write::SetService(_, ServiceValue { table: 8, n_slots: 3, .. })] = flip[..] else { panic!("{flip:?}") };
     assert!(sweep.iter().all(|write| matches!(write, Write::RemoveSlot(SlotKey { table: 7, .. }))), "{sweep:?}");
 }
 

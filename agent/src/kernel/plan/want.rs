@@ -13,7 +13,7 @@ use millrace_abi::{
     SlotValue, Verdict, VerdictKey,
 };
 use millrace_model::{
-    Destination, Facts, Membership, Mesh, ObjectName, Protocol, Source, Workload, authorize,
+    Affinity, Destination, Facts, Membership, Mesh, ObjectName, Protocol, Reach, Source, Traffic, Workload, authorize,
     balance::alias_table,
     name::stable_id,
     resolve,
@@ -196,15 +196,23 @@ fn services(mesh: &Mesh, node: &str, state: &mut State) {
         for (address, port) in tcp.flat_map(|port| service.addresses.iter().map(|address| (*address, port.port))) {
             let at = SocketAddr::new(address, port);
             // Of two services that claim one address and port, the Mesh says whose it is.
-            let Destination::Service { name, backends } = resolve(mesh, node, at) else { continue };
+            let Destination::Service { name, mut backends } = resolve(mesh, node, at) else { continue };
             if name != service.name {
                 continue;
             }
+            // The programs look for a client's backend by halving.
+            backends.sort_by_key(|backend| backend.address);
             let slots = slots(&backends);
             let table = if slots.is_empty() { Some(0) } else { tables.next() };
             let (Some(table), Ok(n_slots)) = (table, u32::try_from(slots.len())) else { continue };
             let key = ServiceKey { addr: addr(address), port: port.to_be_bytes(), protocol: TCP, reserved: 0 };
-            state.services.insert(key, ServiceValue { table, n_slots });
+            let Traffic { affinity, reach } = &service.traffic;
+            let affinity_s = match affinity {
+                Affinity::None => 0,
+                Affinity::ClientIp { timeout } => u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
+            };
+            let local = u32::from(*reach == Reach::Local);
+            state.services.insert(key, ServiceValue { table, n_slots, affinity_s, local });
             state.slots.extend((0..).zip(slots).map(|(slot, value)| (SlotKey { table, slot }, value)));
         }
     }

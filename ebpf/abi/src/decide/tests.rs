@@ -5,12 +5,12 @@ extern crate std;
 use std::vec::Vec;
 
 use super::{
-    arrival, attests, attests_host, backend, caller, connect, inbound, is_loopback, is_mesh_port, is_v4, slot,
-    tuple_cookie, within_quota,
+    affinity_holds, arrival, attests, attests_host, backend, caller, connect, inbound, is_before, is_loopback,
+    is_mesh_port, is_v4, slot, tuple_cookie, within_quota, without_slots,
 };
 use crate::{
-    Addr, Dest, DestKind, Handoff, HandoffKind, LOOPBACK_V4, LOOPBACK_V6, OUTBOUND_PORT, Original, PLAINTEXT_PORT,
-    Pending, Pod, PodKind, Port, Reason, SlotValue, TUNNEL_PORT, Verdict, capacity,
+    Addr, AffinityValue, Dest, DestKind, Handoff, HandoffKind, LOOPBACK_V4, LOOPBACK_V6, OUTBOUND_PORT, Original,
+    PLAINTEXT_PORT, Pending, Pod, PodKind, Port, Reason, ServiceValue, SlotValue, TUNNEL_PORT, Verdict, capacity,
 };
 
 const OWN: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1];
@@ -132,7 +132,8 @@ fn the_host_is_vouched_for_at_the_ports_of_probes_on_this_node_alone() {
 
 #[test]
 fn an_arrival_goes_where_the_rules_say() {
-    let original = Original { addr: OTHER, backend: OTHER, port: HTTP, backend_port: HTTP, mode: 0, reserved: [0; 3] };
+    let (addr, port, reserved) = (OTHER, HTTP, [0; 2]);
+    let original = Original { addr, backend: OTHER, port, backend_port: HTTP, mode: 0, binds: 0, reserved };
     let handoff = |kind| Some(Handoff { socket: 1, source: 2, netns: 3, original, kind, sequence: 0 });
     let handoffs = [None, handoff(HandoffKind::Outbound as u32), handoff(HandoffKind::Attested as u32)];
     for dest in dests() {
@@ -210,4 +211,41 @@ fn a_threshold_splits_the_draws_and_the_greatest_keeps_all() {
     assert_eq!(backend(&value(10), 10), (OTHER, TUNNEL_PORT));
     assert_eq!(backend(&value(0), 0), (OTHER, TUNNEL_PORT));
     assert_eq!(backend(&value(u32::MAX), u32::MAX), (OWN, HTTP));
+}
+
+#[test]
+fn slots_are_ordered_by_address_then_port() {
+    let addr = |first: u8, last: u8| {
+        let mut addr = [0; 16];
+        (addr[0], addr[15]) = (first, last);
+        addr
+    };
+    let sorted = [
+        (addr(0, 1), [0, 80]),
+        (addr(0, 1), [1, 0]),
+        (addr(0, 255), [0, 80]),
+        (addr(1, 0), [0, 1]),
+        (addr(255, 0), [0, 0]),
+    ];
+    for (i, one) in sorted.iter().enumerate() {
+        for (j, other) in sorted.iter().enumerate() {
+            assert_eq!(is_before((&one.0, one.1), (&other.0, other.1)), i < j, "{one:?} {other:?}");
+        }
+    }
+}
+
+#[test]
+fn affinity_lasts_from_the_last_connection_and_no_longer() {
+    let given = AffinityValue { at_ns: 5_000_000_000, addr: OTHER, port: HTTP, reserved: [0; 2], slot: 0 };
+    assert!(affinity_holds(&given, 6_999_999_999, 2));
+    assert!(!affinity_holds(&given, 7_000_000_000, 2));
+    assert!(affinity_holds(&given, 1, 2), "an entry from a moment ahead, of another processor's clock, is fresh");
+}
+
+#[test]
+fn a_service_without_slots_says_whose_are_missing() {
+    let service = |n_slots, local| ServiceValue { table: 1, n_slots, affinity_s: 0, local };
+    assert_eq!(without_slots(&service(0, 0)), Some(Reason::NoBackend));
+    assert_eq!(without_slots(&service(0, 1)), Some(Reason::NoLocalBackend));
+    assert_eq!([without_slots(&service(1, 0)), without_slots(&service(1, 1))], [None, None]);
 }

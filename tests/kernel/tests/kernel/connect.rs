@@ -92,7 +92,8 @@ fn a_backend_on_another_node_is_reached_by_the_outbound_listener_which_knows_wha
             assert_eq!(stream.peer_addr().unwrap(), to);
             assert_eq!(stream.local_addr().unwrap().ip(), client.address(family, 0).ip());
             let plain = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
-            assert_eq!(proxy.asked(&accepted), Some(Asked { addr: plain(to), backend: plain(backend), mode: 3 }));
+            let asked = Asked { addr: plain(to), backend: plain(backend), mode: 3, binds: false };
+            assert_eq!(proxy.asked(&accepted), Some(asked));
             // What the proxy itself sees of the connection is loopback: shown to nobody else.
             assert!(accepted.peer_addr().unwrap().ip().to_canonical().is_loopback());
             talk(&stream, &accepted);
@@ -137,7 +138,8 @@ fn weights_hold_within_two_points_over_ten_thousand_connects() {
     };
     node.write(&Write::SetSlot(key(0), value(8081, 8082, 2_576_980_377)));
     node.write(&Write::SetSlot(key(1), value(8082, 8082, u32::MAX)));
-    node.write(&Write::SetService(service_key("10.96.0.10:80"), ServiceValue { table: 1, n_slots: 2 }));
+    let service = ServiceValue { table: 1, n_slots: 2, affinity_s: 0, local: 0 };
+    node.write(&Write::SetService(service_key("10.96.0.10:80"), service));
     for backend in &backends {
         backend.set_nonblocking(true).unwrap();
     }

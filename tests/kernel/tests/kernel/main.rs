@@ -17,4 +17,5 @@ mod names;
 mod node;
 mod pending;
 mod ports;
+mod service;
 mod sockops;

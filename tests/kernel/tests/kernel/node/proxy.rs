@@ -17,6 +17,7 @@ pub(crate) struct Asked {
     pub(crate) addr: SocketAddr,
     pub(crate) backend: SocketAddr,
     pub(crate) mode: u8,
+    pub(crate) binds: bool,
 }
 
 /// What the proxy holds of a pod.
@@ -63,6 +64,7 @@ impl Proxy {
             addr: socket_addr(&value[..16], &value[32..34]),
             backend: socket_addr(&value[16..32], &value[34..36]),
             mode: value[36],
+            binds: value[37] == 1,
         })
     }
 

@@ -1,0 +1,150 @@
+//! Picks a service's backend: any of its table, or the one that the client was given before.
+//!
+//! For every protocol: who asks says it in the key. A client is a network namespace, for no address is trusted. What it was given
+//! stands in AFFINITY, an LRU: its memory is bounded, and a client that is evicted is merely drawn for anew. The kernel may
+//! give an evicted entry to another key while it is read here, so nothing that is read of it counts before the service's own
+//! table was seen to hold that backend.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns},
+};
+use millrace_abi::{AffinityKey, AffinityValue, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue, decide};
+
+use crate::{
+    endpoint::Endpoint,
+    maps::{AFFINITY, SERVICES, SLOTS},
+};
+
+/// How often a service's table is read before it counts as torn. A table is swept only after its service was flipped,
+/// so a slot that is missing means another table by now; one more try would do unless this program was preempted twice.
+/// Two connects of one client that are its first at once take one of them too.
+const TRIES: u32 = 3;
+
+/// Halvings that find one slot of 2^20, twice as many as there can be.
+const HALVINGS: u32 = 20;
+
+/// What a service's table says of a destination.
+pub enum Pick {
+    NoService,
+    Backend(Picked),
+    Refused(Reason),
+}
+
+/// A backend, and whether it was given to this client for longer than one connection.
+#[derive(Clone, Copy)]
+pub struct Picked {
+    pub backend: Endpoint,
+    pub binds: bool,
+}
+
+/// The backend for a client in this namespace.
+#[inline(always)]
+pub fn pick(netns: u64, key: &ServiceKey) -> Pick {
+    let mut tries = 0;
+    while tries < TRIES {
+        let Some(service) = service(key) else { return Pick::NoService };
+        if let Some(reason) = decide::without_slots(&service) {
+            return Pick::Refused(reason);
+        }
+        let found = if service.affinity_s == 0 {
+            drawn(&service).map(|(backend, _)| Picked { backend, binds: false })
+        } else {
+            given(netns, key, &service).map(|backend| Picked { backend, binds: true })
+        };
+        if let Some(picked) = found {
+            return Pick::Backend(picked);
+        }
+        tries += 1;
+    }
+    Pick::Refused(Reason::TornTable)
+}
+
+/// True where this is a service's address and port.
+#[inline(always)]
+pub fn is_service(key: &ServiceKey) -> bool {
+    SERVICES.get_ptr(key).is_some()
+}
+
+#[inline(always)]
+fn service(key: &ServiceKey) -> Option<ServiceValue> {
+    let found = SERVICES.get_ptr(key)?.cast::<u64>();
+    // Two loads: table and its size are one, and the rest means no other table. SAFETY: values of hash maps are aligned to
+    // 8, and this one has 16 bytes.
+    let halves = unsafe { [found.read_volatile(), found.add(1).read_volatile()] };
+    // SAFETY: both are 16 bytes and take any value.
+    Some(unsafe { core::mem::transmute::<[u64; 2], ServiceValue>(halves) })
+}
+
+/// Any backend, as weights say, and a slot that names it.
+#[inline(always)]
+fn drawn(service: &ServiceValue) -> Option<(Endpoint, u32)> {
+    let number = decide::slot(draw(), service.n_slots);
+    let slot = slot(service.table, number)?;
+    let (addr, port) = decide::backend(slot, draw());
+    Some((Endpoint { addr, port }, number))
+}
+
+/// What the client was given, or is given now. None where a table was swept meanwhile, or another connect gave it something.
+#[inline(always)]
+fn given(netns: u64, service_key: &ServiceKey, service: &ServiceValue) -> Option<Endpoint> {
+    let key = AffinityKey { netns, service: *service_key, reserved: 0 };
+    // SAFETY: reads a clock.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let flags = match AFFINITY.get_ptr_mut(key) {
+        None => BPF_NOEXIST,
+        Some(entry) => {
+            // SAFETY: an entry of an LRU is memory of the map for ever; what it says is judged below.
+            let before = unsafe { &mut *entry };
+            let backend = Endpoint { addr: before.addr, port: before.port };
+            if decide::affinity_holds(before, now_ns, service.affinity_s)
+                && let Some(slot) = holding(service, before.slot, &backend)
+            {
+                before.at_ns = now_ns;
+                before.slot = slot;
+                return Some(backend);
+            }
+            BPF_ANY
+        }
+    };
+    let (backend, slot) = drawn(service)?;
+    let value = AffinityValue { at_ns: now_ns, addr: backend.addr, port: backend.port, reserved: [0; 2], slot };
+    AFFINITY.insert(key, value, flags.into()).ok().map(|()| backend)
+}
+
+/// A slot of the service's table that names this backend: the one it was found in before, or by halving, since each backend
+/// has a slot of its own and they stand in the order of their addresses.
+#[inline(always)]
+fn holding(service: &ServiceValue, before: u32, backend: &Endpoint) -> Option<u32> {
+    if before < service.n_slots && decide::names(slot(service.table, before)?, &backend.addr, backend.port) {
+        return Some(before);
+    }
+    let (mut low, mut high) = (0, service.n_slots);
+    let mut halvings = 0;
+    while halvings < HALVINGS && low < high {
+        let middle = low + (high - low) / 2;
+        let slot = slot(service.table, middle)?;
+        let (here, wanted) = ((&slot.addr, slot.port), (&backend.addr, backend.port));
+        if decide::is_before(here, wanted) {
+            low = middle + 1;
+        } else if decide::is_before(wanted, here) {
+            high = middle;
+        } else {
+            return Some(middle);
+        }
+        halvings += 1;
+    }
+    None
+}
+
+#[inline(always)]
+fn slot(table: u32, slot: u32) -> Option<&'static SlotValue> {
+    // SAFETY: read before the program is over; user space replaces entries whole.
+    unsafe { SLOTS.get(SlotKey { table, slot }) }
+}
+
+#[inline(always)]
+fn draw() -> u32 {
+    // SAFETY: takes nothing, touches nothing.
+    unsafe { bpf_get_prandom_u32() }
+}
