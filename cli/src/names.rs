@@ -186,6 +186,7 @@ pub(crate) mod tests {
             name: ObjectName::new("shop", name),
             addresses,
             ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: "".into() }],
+            traffic: Default::default(),
         };
         let services =
             [service("reviews", vec![[10, 96, 0, 1].into(), "fd96::1".parse().unwrap()]), service("peers", vec![])];

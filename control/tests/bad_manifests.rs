@@ -272,6 +272,10 @@ const CASES: &[Case] = &[
     case(SERVICE, ("clusterIP: 10.96.0.10", "clusterIP: 10.96.0.99"), SERVICE_NAME, ("spec.clusterIP", "10.96.0.99 is not the first of clusterIPs", "the same address in both")),
     case(SERVICE, ("    app: web", "    app: {web: true}"), SERVICE_NAME, ("spec.selector.app", "a mapping does not fit", "write a string")),
     case(DB, ("  ports:\n  - name: sql\n    port: 5432\n", ""), "Service shop/db", ("spec.ports", "at least one port", "add a port")),
+    case(SERVICE, ("type: ClusterIP", "sessionAffinity: ClientIp"), SERVICE_NAME, ("spec.sessionAffinity", "\"ClientIp\" is not one of its values", "write ClientIP or None")),
+    case(SERVICE, ("type: ClusterIP", "sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}"), SERVICE_NAME, ("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "0 is out of bounds", "from 1 to 86400")),
+    case(SERVICE, ("type: ClusterIP", "sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 86401}}"), SERVICE_NAME, ("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "86401 is out of bounds", "from 1 to 86400")),
+    case(SERVICE, ("type: ClusterIP", "internalTrafficPolicy: local"), SERVICE_NAME, ("spec.internalTrafficPolicy", "\"local\" is not one of its values", "write Cluster or Local")),
     // EndpointSlices.
     case(SLICE, ("  labels:\n    kubernetes.io/service-name: db\n", ""), SLICE_NAME, ("metadata.labels.kubernetes.io/service-name", "it is missing", "add the label")),
     case(SLICE, ("addressType: IPv4", "addressType: FQDN"), SLICE_NAME, ("addressType", "the mesh dials addresses, not names", "write IPv4 or IPv6")),
@@ -531,6 +535,24 @@ fn an_unknown_field_of_a_kubernetes_kind_is_told_and_the_object_is_in_force() {
     assert_eq!(sourced.objects.services.len(), 1);
     let [told] = sourced.diagnostics.as_slice() else { panic!("{:?}", sourced.diagnostics) };
     assert_eq!((told.field.as_str(), told.effect), ("spec.trafficColour", Effect::Applied));
+}
+
+#[test]
+fn a_preference_that_is_not_known_is_told_and_the_service_is_in_force() {
+    for (more, field) in [
+        ("  trafficDistribution: PreferFar", "spec.trafficDistribution: \"PreferFar\" is not a preference"),
+        (
+            "  sessionAffinityConfig: {clientIP: {timeoutSeconds: 9}}",
+            "spec.sessionAffinityConfig: sessionAffinity is None",
+        ),
+    ] {
+        let mut documents = good();
+        documents[4] = format!("{}{more}\n", documents[4].trim_end_matches("\n").to_owned() + "\n");
+        let (_, sourced) = settle(&Shelf::default(), &documents);
+        let told: Vec<String> = sourced.diagnostics.iter().map(ToString::to_string).collect();
+        assert!(told.len() == 1 && told[0].contains(field) && told[0].ends_with("is in force."), "{told:?}");
+        assert_eq!(sourced.objects.services.len(), 2);
+    }
 }
 
 #[test]

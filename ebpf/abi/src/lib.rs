@@ -10,9 +10,9 @@ pub mod reason;
 pub mod spread;
 
 pub use layout::{
-    AffinityKey, AffinityValue, Dest, DestKind, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind, Original, OriginalMode,
-    Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict,
-    VerdictKey,
+    AffinityKey, AffinityValue, Dest, DestKind, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind,
+    Original, OriginalMode, Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue,
+    Tuple, Verdict, VerdictKey,
 };
 pub use reason::{Action, N_REASONS, Reason, action};
 
@@ -107,7 +107,7 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Every map that is pinned.
     pub const ALL: [&str; 16] = [
-        CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS, ORIGINAL, CLIENT, EXEMPT,
-        REASONS, FLOWS,
+        CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS, ORIGINAL,
+        CLIENT, EXEMPT, REASONS, FLOWS,
     ];
 }

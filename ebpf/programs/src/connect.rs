@@ -140,7 +140,7 @@ fn carried_out(ctx: &SockAddrContext, family: Family, asked: &Endpoint, went: &O
 /// Where the in-pod listener takes a connection that is captured.
 #[inline(always)]
 fn outbound_listener(target: &Endpoint) -> Endpoint {
-    let addr = spread::outbound(&target.addr, target.port, draw()).unwrap_or(LOOPBACK_V6);
+    let addr = spread::outbound(&target.addr, target.port, service::draw()).unwrap_or(LOOPBACK_V6);
     Endpoint { addr, port: OUTBOUND_PORT }
 }
 

@@ -144,7 +144,7 @@ fn slot(table: u32, slot: u32) -> Option<&'static SlotValue> {
 }
 
 #[inline(always)]
-fn draw() -> u32 {
+pub fn draw() -> u32 {
     // SAFETY: takes nothing, touches nothing.
     unsafe { bpf_get_prandom_u32() }
 }

@@ -23,7 +23,11 @@ fn a_record_is_read_as_the_kernel_writes_it() {
     value[16..32].copy_from_slice(&[0xfd, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
     value[32..36].copy_from_slice(&[0, 80, 0x1f, 0x90]);
     value[36] = 3;
-    let read = Asked { address: socket_address("10.96.0.1:80"), backend: socket_address("[fd10::7]:8080"), pick: Default::default() };
+    let read = Asked {
+        address: socket_address("10.96.0.1:80"),
+        backend: socket_address("[fd10::7]:8080"),
+        pick: Default::default(),
+    };
     assert_eq!(asked(&value), Some(read));
     value[37] = 1;
     assert_eq!(asked(&value), Some(Asked { pick: Pick::Binding, ..read }));

@@ -322,8 +322,12 @@ async fn a_dead_endpoint_costs_a_retry_and_no_connection() {
             let gone = workload("dead", dead, "there");
             snapshot.workloads.insert(gone.name.clone(), Arc::new(gone));
             let port = ServicePort { port: 80, protocol: Protocol::Tcp, name: "".into() };
-            let addresses = vec![virtual_address.ip()];
-            let service = Service { name: name.clone(), addresses, ports: vec![port], traffic: Default::default() };
+            let service = Service {
+                name: name.clone(),
+                addresses: vec![virtual_address.ip()],
+                ports: vec![port],
+                traffic: Default::default(),
+            };
             snapshot.services.insert(name.clone(), Arc::new(service));
             let endpoint = |address| Endpoint {
                 address,
@@ -339,7 +343,8 @@ async fn a_dead_endpoint_costs_a_retry_and_no_connection() {
         .await;
     let listener = stage.api_listens(8080);
     for _ in 0..20 {
-        let service = Asked { address: virtual_address, backend: SocketAddr::new(dead, 8080), pick: Default::default() };
+        let service =
+            Asked { address: virtual_address, backend: SocketAddr::new(dead, 8080), pick: Default::default() };
         let (mut client, accepted) = tokio::join!(stage.web_connects_to(service), listener.accept());
         let (mut server, _) = accepted.unwrap();
         server.write_all(b"!").await.unwrap();

@@ -114,7 +114,8 @@ pub fn pod(number: u32, topology: &Topology, pod: &Pod) -> Value {
     })
 }
 
-fn service(service: &Service) -> Value {
+/// A service as planned.
+pub fn service(service: &Service) -> Value {
     let port = |(port, target): &(u16, u16)| json!({"name": format!("p{port}"), "port": port, "targetPort": target, "protocol": "TCP"});
     json!({
         "apiVersion": "v1", "kind": "Service",

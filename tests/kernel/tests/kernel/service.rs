@@ -21,7 +21,11 @@ fn affine(node: &Node, vip: &str, table: u32, backends: &[(Addr, u16)]) {
     let mut backends = backends.to_vec();
     backends.sort_unstable();
     node.service(vip, table, &backends);
-    spread(node, vip, ServiceValue { table, n_slots: u32::try_from(backends.len()).unwrap(), affinity_s: 100, local: 0 });
+    spread(
+        node,
+        vip,
+        ServiceValue { table, n_slots: u32::try_from(backends.len()).unwrap(), affinity_s: 100, local: 0 },
+    );
 }
 
 fn spread(node: &Node, vip: &str, value: ServiceValue) {

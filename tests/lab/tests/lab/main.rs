@@ -35,6 +35,8 @@ mod returns;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
+mod services;
+#[cfg(test)]
 mod standalone;
 #[cfg(test)]
 mod wire;

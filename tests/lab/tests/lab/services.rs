@@ -1,0 +1,178 @@
+//! Services as Kubernetes says they are: clients that stay, endpoints that are near, endpoints that leave.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use millrace_lab::{Lab, Part, Plan, Pod, clock, manifests};
+use serde_json::{Value, json};
+
+use crate::scene::{self, CALL};
+
+/// Calls enough that a service of three endpoints, drawn from anew each time, would show another than the first: 3^-30.
+const CALLS: u32 = 30;
+
+/// Applies a service with more in its spec.
+fn spec(lab: &Lab, service: &str, more: &Value) -> Result<()> {
+    let mut object = manifests::service(lab.topology().service(service)?);
+    for (key, value) in more.as_object().context("a spec is a mapping")? {
+        object["spec"][key] = value.clone();
+    }
+    lab.apply(&object)?;
+    Ok(())
+}
+
+/// Applies a pod that is ready or not, and told to go or not.
+fn stands(lab: &Lab, pod: &str, ready: bool, going: bool) -> Result<()> {
+    let mut object = manifests::pod(lab.number(), lab.topology(), lab.topology().pod(pod)?);
+    object["status"]["conditions"][0]["status"] = json!(if ready { "True" } else { "False" });
+    if going {
+        object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    }
+    lab.apply(&object)?;
+    Ok(())
+}
+
+/// Who answers `client`, over `CALLS` calls that all succeed.
+fn answers(lab: &Lab, client: &str, to: &str) -> Result<BTreeMap<String, u32>> {
+    let done = lab.pod(client)?.connects_often(to, CALLS)?;
+    ensure!(done.errors.is_empty(), "every connect of {client} to {to} succeeds: {done:?}");
+    Ok(done.by_name)
+}
+
+/// Waits until exactly these answer.
+fn answered_by(lab: &Lab, client: &str, to: &str, expected: &[&str]) -> Result<()> {
+    let what = format!("{client} is answered by {expected:?} alone");
+    clock::until(CALL, &what, || {
+        let found = answers(lab, client, to)?;
+        ensure!(found.keys().eq(expected.iter()), "by {found:?}");
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn only(lab: &Lab, client: &str, to: &str) -> Result<String> {
+    let found = answers(lab, client, to)?;
+    ensure!(found.len() == 1, "{client} stays with one endpoint of {to}: {found:?}");
+    found.into_keys().next().context("somebody answers")
+}
+
+fn serve(lab: &Lab, pods: &[&str]) -> Result<Vec<millrace_lab::process::Process>> {
+    pods.iter().map(|pod| lab.pod(pod)?.serves("[::]:8080", &[])).collect()
+}
+
+/// A client stays with an endpoint of its own node, and with one that the proxy carries it to: the proxy draws no other.
+#[test]
+fn a_client_stays_with_its_endpoint_on_both_paths() {
+    let near = ["shop/near-1", "shop/near-2", "shop/near-3"];
+    let far = ["shop/far-1", "shop/far-2", "shop/far-3"];
+    let plan = Plan::new("affinity")
+        .node("a", near.map(|name| Pod::new(name).app("near")).into_iter().chain([Pod::new("shop/client")]))
+        .node("b", far.map(|name| Pod::new(name).app("far")))
+        .service("shop/near", &[(80, 8080)])
+        .service("shop/far", &[(80, 8080)]);
+    scene::mesh(&plan, |lab| {
+        let _serving = serve(lab, &[near, far].concat())?;
+        ensure!(answers(lab, "shop/client", "far:80")?.len() > 1, "without affinity it is spread");
+        for service in ["shop/near", "shop/far"] {
+            spec(lab, service, &json!({"sessionAffinity": "ClientIP"}))?;
+        }
+        for to in ["near:80", "far:80"] {
+            clock::until(CALL, "affinity is in force", || only(lab, "shop/client", to))?;
+        }
+        let given = [only(lab, "shop/client", "near:80")?, only(lab, "shop/client", "far:80")?];
+        lab.take(Part::Agent("a"))?.stop()?;
+        lab.start(Part::Agent("a"))?;
+        lab.wait_ready(Part::Agent("a"))?;
+        for (to, given) in ["near:80", "far:80"].into_iter().zip(&given) {
+            ensure!(only(lab, "shop/client", to)? == *given, "it stays through a restart of the agent");
+            stands(lab, given, false, false)?;
+            let (next, _) = clock::until(CALL, "it is given another when that one is not ready", || {
+                let next = only(lab, "shop/client", to)?;
+                ensure!(next != *given, "{next} still");
+                Ok(next)
+            })?;
+            stands(lab, given, true, false)?;
+            lab.settle()?;
+            ensure!(only(lab, "shop/client", to)? == next, "it does not go back");
+        }
+        Ok(())
+    });
+}
+
+/// Nodes a1 and a2 in one zone, b in another; an endpoint and a client on each.
+#[test]
+fn near_endpoints_go_first_and_those_farther_away_when_they_are_gone() {
+    let zones = [("a1", "east"), ("a2", "east"), ("b", "west")];
+    let mut plan = Plan::new("near").service("shop/web", &[(80, 8080)]);
+    for (node, _) in zones {
+        plan = plan
+            .node(node, [Pod::new(&format!("shop/on-{node}")).app("web"), Pod::new(&format!("shop/client-{node}"))]);
+    }
+    scene::mesh(&plan, |lab| {
+        let _serving = serve(lab, &["shop/on-a1", "shop/on-a2", "shop/on-b"])?;
+        for (node, zone) in zones {
+            let labels = json!({"kubernetes.io/hostname": node, "topology.kubernetes.io/zone": zone});
+            lab.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": labels}}))?;
+        }
+        let all = ["shop/on-a1", "shop/on-a2", "shop/on-b"];
+        answered_by(lab, "shop/client-a1", "web:80", &all)?;
+        spec(lab, "shop/web", &json!({"trafficDistribution": "PreferSameZone"}))?;
+        answered_by(lab, "shop/client-a1", "web:80", &["shop/on-a1", "shop/on-a2"])?;
+        answered_by(lab, "shop/client-b", "web:80", &["shop/on-b"])?;
+        spec(lab, "shop/web", &json!({"trafficDistribution": "PreferSameNode"}))?;
+        for (node, _) in zones {
+            answered_by(lab, &format!("shop/client-{node}"), "web:80", &[&format!("shop/on-{node}")])?;
+        }
+        stands(lab, "shop/on-a1", false, false)?;
+        answered_by(lab, "shop/client-a1", "web:80", &["shop/on-a2"])?;
+        stands(lab, "shop/on-a2", false, false)?;
+        answered_by(lab, "shop/client-a1", "web:80", &["shop/on-b"])?;
+        stands(lab, "shop/on-a1", true, false)?;
+        answered_by(lab, "shop/client-a1", "web:80", &["shop/on-a1"])?;
+        answered_by(lab, "shop/client-a2", "web:80", &["shop/on-a1"])
+    });
+}
+
+#[test]
+fn a_service_that_keeps_to_the_node_refuses_where_it_has_nobody_by_name() {
+    let plan = Plan::new("local")
+        .node("a", [Pod::new("shop/near").app("web"), Pod::new("shop/client")])
+        .node("b", [Pod::new("shop/far").app("web"), Pod::new("shop/caller")])
+        .node("c", [Pod::new("shop/lonely")])
+        .service("shop/web", &[(80, 8080)]);
+    scene::mesh(&plan, |lab| {
+        let _serving = serve(lab, &["shop/near", "shop/far"])?;
+        spec(lab, "shop/web", &json!({"internalTrafficPolicy": "Local"}))?;
+        answered_by(lab, "shop/client", "web:80", &["shop/near"])?;
+        answered_by(lab, "shop/caller", "web:80", &["shop/far"])?;
+        clock::until(CALL, "there is nobody on its node", || {
+            let called = lab.pod("shop/lonely")?.is_refused("web:80")?;
+            ensure!(called.error.as_deref().is_some_and(|e| e.contains("ConnectionRefused")), "{called:?}");
+            let flows = lab.admin(Part::Agent("c")).get("/flows?follow=false")?;
+            ensure!(flows.contains("no_local_backend"), "the flow record says why: {flows}");
+            Ok(())
+        })?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_that_was_told_to_go_is_given_nothing_unless_all_were() {
+    let plan = Plan::new("going")
+        .node("a", [Pod::new("shop/one").app("web"), Pod::new("shop/client")])
+        .node("b", [Pod::new("shop/two").app("web")])
+        .service("shop/web", &[(80, 8080)]);
+    scene::mesh(&plan, |lab| {
+        let _serving = serve(lab, &["shop/one", "shop/two"])?;
+        answered_by(lab, "shop/client", "web:80", &["shop/one", "shop/two"])?;
+        stands(lab, "shop/one", true, true)?;
+        answered_by(lab, "shop/client", "web:80", &["shop/two"])?;
+        stands(lab, "shop/two", true, true)?;
+        answered_by(lab, "shop/client", "web:80", &["shop/one", "shop/two"])?;
+        stands(lab, "shop/one", false, true)?;
+        answered_by(lab, "shop/client", "web:80", &["shop/two"])?;
+        stands(lab, "shop/two", false, true)?;
+        clock::until(CALL, "nobody serves any more", || lab.pod("shop/client")?.is_refused("web:80"))?;
+        Ok(())
+    });
+}
