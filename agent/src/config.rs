@@ -89,6 +89,9 @@ pub struct Settings {
     /// Whether the kernel writes a flow record for each connect decided.
     #[arg(long, global = true, value_enum, default_value_t = Switch::On)]
     pub flows: Switch,
+    /// Whether what pods send in another's name is dropped at the host's end of their interfaces.
+    #[arg(long, global = true, value_enum, default_value_t = Switch::On)]
+    pub anti_spoofing: Switch,
     /// Whether kernel programs log each decision: for debugging; slow.
     #[arg(long, global = true, value_enum, default_value_t = Switch::Off)]
     pub kernel_log: Switch,
@@ -152,6 +155,8 @@ pub struct Config {
     pub proxy_user: User,
     /// Whether flow records are written.
     pub flows: Switch,
+    /// Whether forged packets of pods are dropped.
+    pub anti_spoofing: Switch,
     /// Whether kernel programs log.
     pub kernel_log: Switch,
 }
@@ -211,6 +216,7 @@ fn run(settings: Settings, files: &Files, bad: &mut Vec<String>) -> Option<Confi
         cgroup: _,
         proxy_user,
         flows,
+        anti_spoofing,
         kernel_log,
     } = settings;
     let control = noted(parse::control(control.as_deref()), "--control", bad);
@@ -227,6 +233,7 @@ fn run(settings: Settings, files: &Files, bad: &mut Vec<String>) -> Option<Confi
         place: place?,
         proxy_user: proxy_user?,
         flows,
+        anti_spoofing,
         kernel_log,
     })
 }

@@ -4,9 +4,11 @@
 //! nothing: [`Kernel`] opens the object and its pins, writes one map entry at a time, attaches one pod at a time.
 
 mod attach;
+mod btf;
 mod error;
 pub mod features;
 mod flows;
+mod guards;
 mod leave;
 pub mod maps;
 mod netns;

@@ -14,6 +14,7 @@ pub mod join;
 pub mod kernel;
 pub mod limits;
 pub mod metrics;
+mod netlink;
 pub mod node;
 pub mod pods;
 pub mod proxy;

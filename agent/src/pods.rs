@@ -4,6 +4,8 @@
 //! captured is pending, with the reason on status, and tried again: its namespace appears by a mount, which gives no event.
 
 mod entrant;
+mod guard;
+mod links;
 pub mod listener;
 mod namespace;
 
@@ -14,15 +16,18 @@ use std::{
     sync::Arc,
 };
 
-use millrace_abi::{ListenerKey, ListenerKind as Steering, Pod as Entry};
+use millrace_abi::{Guard, ListenerKey, ListenerKind as Steering, Pod as Entry};
 use millrace_model::{Membership, Mesh, ObjectName, Workload};
 use millrace_node::wire::node::{Family, ListenerKind};
 
 pub use entrant::Entrant;
 
-use crate::kernel::{
-    AttachError, Kernel, netns_of,
-    plan::{Namespace, Namespaces, addr},
+use crate::{
+    config::Switch,
+    kernel::{
+        AttachError, Kernel, netns_of,
+        plan::{Namespace, Namespaces, addr},
+    },
 };
 
 /// The pods of a node, by name.
@@ -35,7 +40,19 @@ pub struct Pods {
     /// Those of them that an agent before this one attached, and that have its program still: with the id of the
     /// workload that it wrote each down for.
     inherited: BTreeMap<u64, Option<u64>>,
+    guards: guard::Guards,
     pods: BTreeMap<ObjectName, Pod>,
+}
+
+/// What an agent before this one left in the kernel.
+#[derive(Debug)]
+pub struct Left<'l> {
+    /// The namespaces whose lookup links are attached.
+    pub attached: BTreeSet<u64>,
+    /// What it wrote down of whose they are.
+    pub entries: &'l BTreeMap<u64, Entry>,
+    /// Its guards, by the index of the host's end.
+    pub guards: BTreeMap<u32, Guard>,
 }
 
 /// One pod.
@@ -49,6 +66,8 @@ pub struct Pod {
     pub listeners: BTreeMap<ListenerKind, Arc<OwnedFd>>,
     /// Why it is not captured; None: it is.
     pub pending: Option<String>,
+    /// Why what it sends is not judged; None: it is.
+    pub unguarded: Option<String>,
     /// The listeners that the kernel steers to.
     steered: BTreeSet<ListenerKind>,
     opening: namespace::Opening,
@@ -82,13 +101,14 @@ impl Pod {
 }
 
 impl Pods {
-    /// No pods yet; `attached` are the namespaces whose lookup links an agent before this one left, and `entries` what it
-    /// wrote down of whose they are.
-    pub fn new(node: Arc<str>, attached: BTreeSet<u64>, entries: &BTreeMap<u64, Entry>) -> io::Result<Self> {
+    /// No pods yet.
+    pub fn new(node: Arc<str>, left: Left<'_>, anti_spoofing: Switch) -> io::Result<Self> {
+        let Left { attached, entries, guards } = left;
         let (entrant, host) = (Entrant::start()?, listener::cookie()?);
         let owner = |cookie: &u64| (*cookie, entries.get(cookie).map(|entry| entry.id));
         let inherited = attached.iter().map(owner).collect();
-        Ok(Self { node, entrant, host, attached, inherited, pods: BTreeMap::new() })
+        let guards = guard::Guards::new(anti_spoofing, guards);
+        Ok(Self { node, entrant, host, attached, inherited, guards, pods: BTreeMap::new() })
     }
 
     /// Every pod, by name.
@@ -133,6 +153,7 @@ impl Pods {
             }
             self.pods.insert(name, pod);
         }
+        self.guard(kernel).await;
         changed
     }
 
@@ -345,7 +366,7 @@ impl Pods {
 impl Pod {
     pub(crate) fn new(workload: Arc<Workload>) -> Self {
         let (listeners, steered, opening) = (BTreeMap::new(), BTreeSet::new(), namespace::Opening::default());
-        Self { workload, found: None, listeners, pending: None, steered, opening }
+        Self { workload, found: None, listeners, pending: None, unguarded: None, steered, opening }
     }
 
     /// Found in the namespace of this cookie.

@@ -26,7 +26,7 @@ use crate::{
     limits,
     metrics::Metrics,
     node::{Counted, End, Inputs, Node, Outputs},
-    pods::Pods,
+    pods::{Left, Pods},
     proxy,
     seat::Seat,
     state_dir::StateDir,
@@ -63,7 +63,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let seat = Seat::take(&dir, &socket).await.context("the node can't be taken over")?;
     kernel.attach(&options).context("the kernel's half can't be set up")?;
     let have = kernel.state()?;
-    let pods = Pods::new(config.node.clone(), kernel.attached_pods()?, &have.pods)?;
+    let left = Left { attached: kernel.attached_pods()?, entries: &have.pods, guards: kernel.guards()? };
+    let pods = Pods::new(config.node.clone(), left, config.anti_spoofing)?;
 
     let held = control::load(&dir);
     tracing::info!(node = &*config.node, generation = held.generation, "the agent starts");

@@ -74,6 +74,8 @@ pub struct Workload {
     pub listeners: Vec<&'static str>,
     /// `captured`, or `pending: ` and why.
     pub state: String,
+    /// Why it can send in others' names; None: it can't.
+    pub unguarded: Option<String>,
     /// For how many seconds its certificate holds; None where it has none.
     pub certificate_expires_s: Option<u64>,
 }
@@ -120,6 +122,7 @@ impl Workload {
             netns_cookie: pod.found.as_ref().map(|found| found.cookie),
             listeners: pod.listeners.keys().map(|kind| listener::name(*kind)).collect(),
             state: pod.pending.as_ref().map_or_else(|| "captured".to_owned(), |why| format!("pending: {why}")),
+            unguarded: pod.unguarded.clone(),
             certificate_expires_s: expires.map(|left| left.map_or(0, |left| left.as_secs())),
         })
     }
@@ -141,7 +144,8 @@ pub fn unready(generation: u64, proxy: Option<&Proxy>) -> Vec<String> {
 
 /// What the agent works by: its settings and the Snapshot. No secret is in either.
 pub fn config(config: &Config, mesh: &Arc<Mesh>) -> Value {
-    let Config { node, control, join_token_file, run_dir, state_dir, place, proxy_user, flows, kernel_log } = config;
+    let Config { node, control, join_token_file, run_dir, state_dir, place, proxy_user, flows, anti_spoofing, kernel_log } =
+        config;
     let on = |switch: &Switch| *switch == Switch::On;
     json!({
         "node": node,
@@ -153,6 +157,7 @@ pub fn config(config: &Config, mesh: &Arc<Mesh>) -> Value {
         "cgroup": place.cgroup,
         "proxy_user": { "uid": proxy_user.uid, "gid": proxy_user.gid },
         "flows": on(flows),
+        "anti_spoofing": on(anti_spoofing),
         "kernel_log": on(kernel_log),
         "snapshot": &*mesh.snapshot,
     })

@@ -52,6 +52,7 @@ struct Workload {
     addresses: Vec<String>,
     listeners: Vec<String>,
     state: String,
+    unguarded: Option<String>,
     certificate_expires_s: Option<f64>,
 }
 

@@ -41,6 +41,12 @@ pub(super) const CGROUP: [Hook; 7] = [
 /// Stands at each pod's network namespace.
 pub(super) const INBOUND: Hook = hook("inbound", SK_LOOKUP, 36);
 
+/// Stands at the host's end of each pod's interface: BPF_PROG_TYPE_SCHED_CLS, BPF_TCX_INGRESS.
+pub(super) const SPOOF: Hook = hook("spoof", 3, 46);
+
+/// Stand at FORGED, for as long as the map is there: BPF_SK_SKB_STREAM_VERDICT and BPF_SK_MSG_VERDICT.
+pub(super) const FORGED: [Hook; 2] = [hook("forged_in", 14, 5), hook("forged_out", 16, 7)];
+
 /// BPF_F_PREORDER: before the programs of child cgroups, and before all without the flag.
 const PREORDER: u32 = 1 << 6;
 /// BPF_F_BEFORE with nothing named: first of its like.
@@ -95,6 +101,16 @@ pub(super) fn to_netns(
         return Ok(());
     }
     let link = syscall::link(program, netns, hook.attach_type, 0).map_err(why)?;
+    syscall::pin(link.as_fd(), pin).map_err(why)
+}
+
+/// Attaches to an interface of the calling thread's namespace, before all others, or updates the link that is pinned there.
+pub(super) fn to_device(hook: &Hook, program: BorrowedFd<'_>, interface: u32, pin: &Path) -> Result<(), AttachError> {
+    let why = |source| AttachError::Link { program: hook.program.to_owned(), source };
+    if update(program, pin, None).map_err(why)? {
+        return Ok(());
+    }
+    let link = syscall::link_device(program, interface, hook.attach_type, BEFORE).map_err(why)?;
     syscall::pin(link.as_fd(), pin).map_err(why)
 }
 

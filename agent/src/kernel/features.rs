@@ -13,8 +13,8 @@ use aya::{
 };
 
 use super::{
-    attach::{CGROUP, Hook, INBOUND, ORDERS},
-    netns, syscall,
+    attach::{CGROUP, FORGED, Hook, INBOUND, ORDERS, SPOOF},
+    netns, object, syscall,
 };
 
 /// One thing that the kernel has or lacks.
@@ -105,6 +105,21 @@ fn optional() -> Vec<Feature> {
             "a connection that a policy now denies lives until it ends by itself",
         ),
         option(
+            "tcx",
+            tcx(),
+            "a pod with NET_RAW can send in its neighbours' names: only the sequence number of a connection is checked",
+        ),
+        option(
+            "sequence number of a SYN",
+            sequence(),
+            "a connection forged in another pod's name, where packets can be, passes as that pod's",
+        ),
+        option(
+            "strict reverse path filter",
+            reverse_path(),
+            "a packet from the wire that claims a pod's address enters the node: it is taken for plain text from nobody",
+        ),
+        option(
             "grace period",
             from(syscall::grace_period()),
             "a service's old table is swept without waiting: a connect may try twice",
@@ -142,6 +157,51 @@ fn without(hook: &Hook) -> &'static str {
 /// Loads a program of two instructions for the hook.
 fn probe_hook(hook: &Hook) -> io::Result<std::os::fd::OwnedFd> {
     syscall::load_trivial(hook.program_type, hook.attach_type)
+}
+
+/// Asks for a tcx link on an interface that is none: a kernel that knows the hook looks for the interface.
+fn tcx() -> Presence {
+    let program = match probe_hook(&SPOOF) {
+        Ok(program) => program,
+        Err(error) => return Presence::Unknown(error.to_string()),
+    };
+    match syscall::link_nowhere(&program, SPOOF.attach_type, 0).raw_os_error() {
+        Some(libc::ENODEV) => Presence::Present,
+        Some(libc::EINVAL) => Presence::Missing,
+        error => Presence::Unknown(format!("{error:?}")),
+    }
+}
+
+/// Whether connecting sockets can be read, and forged connections held.
+fn sequence() -> Presence {
+    match object::write_seq() {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Presence::Missing,
+        Err(error) => return Presence::Unknown(error.to_string()),
+    }
+    let held = FORGED.iter().find_map(|hook| probe_hook(hook).err());
+    match (held, is_helper_supported(ProgramType::SockOps, BpfHelper::BPF_FUNC_skc_to_tcp_sock)) {
+        (Some(error), _) => from(Err(error)),
+        (None, supported) => answer(supported.map_err(|error| error.to_string())),
+    }
+}
+
+/// Whether the interfaces that lead out of the node, by the routes to everywhere, take a packet only from where its source's
+/// own route leads. IPv6 has no such setting.
+fn reverse_path() -> Presence {
+    let routes = fs::read_to_string("/proc/self/net/route").unwrap_or_default();
+    let is_everywhere = |fields: &Vec<&str>| fields.get(1).zip(fields.get(7)) == Some((&"00000000", &"00000000"));
+    let routes = routes.lines().map(|line| line.split_whitespace().collect()).filter(is_everywhere);
+    let uplinks: std::collections::BTreeSet<&str> = routes.filter_map(|fields| fields.first().copied()).collect();
+    if uplinks.is_empty() {
+        return Presence::Unknown("no route leads out of here".to_owned());
+    }
+    let of = |interface: &str| {
+        let setting = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter"));
+        setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0u8)
+    };
+    // Of the two settings the larger counts (Documentation/networking/ip-sysctl.rst): 1 is strict, 2 loose.
+    file(uplinks.iter().all(|interface| of(interface).max(of("all")) == 1))
 }
 
 /// Asks for the firmest order at a cgroup that is none: the kernel looks at the order first.

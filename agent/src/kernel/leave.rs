@@ -9,6 +9,7 @@ use std::{
 use super::{
     attach::{self, CGROUP, POD_PIN},
     error::AttachError,
+    guards,
 };
 
 /// Removes the links and pins in this directory, and the directory: connections go their way as if there had been no mesh.
@@ -18,7 +19,7 @@ pub fn leave(pins: &Path) -> Result<(), AttachError> {
     let captures = CGROUP.iter().rev().map(|hook| pins.join(attach::cgroup_pin(hook.program)));
     let (connects, shows): (Vec<PathBuf>, Vec<PathBuf>) =
         captures.partition(|pin| pin.to_str().is_some_and(|pin| pin.contains("link_connect")));
-    let pods = names.iter().filter(|pin| is_pod_pin(pin)).cloned();
+    let pods = names.iter().filter(|pin| is_pod_pin(pin) || is_guard_pin(pin)).cloned();
     for pin in connects.into_iter().chain(pods).chain(shows) {
         attach::detach(&pin).map_err(|source| AttachError::Pin { path: pin, source })?;
     }
@@ -48,7 +49,11 @@ fn is_pod_pin(pin: &Path) -> bool {
     pin.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(POD_PIN))
 }
 
-fn names(pins: &Path) -> Result<Vec<PathBuf>, AttachError> {
+fn is_guard_pin(pin: &Path) -> bool {
+    pin.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(guards::PIN))
+}
+
+pub(super) fn names(pins: &Path) -> Result<Vec<PathBuf>, AttachError> {
     let why = |source| AttachError::Pin { path: pins.to_owned(), source };
     match fs::read_dir(pins) {
         Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>().map_err(why),

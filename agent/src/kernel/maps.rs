@@ -7,7 +7,7 @@ use std::{
 };
 
 use millrace_abi::{
-    Addr, Dest, Exempt, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue,
+    Addr, Dest, Exempt, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue,
     Tuple, Verdict, VerdictKey, capacity, map,
 };
 
@@ -70,11 +70,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
         syscall::update(self.fd.as_fd(), key, value).map_err(|error| self.why(error))
     }
 
-    fn remove(&self, key: &K) -> Result<(), MapError> {
+    pub(super) fn remove(&self, key: &K) -> Result<(), MapError> {
         syscall::delete(self.fd.as_fd(), key).map_err(|error| self.why(error))
     }
 
-    fn all<C: FromIterator<(K, V)>>(&self) -> Result<C, MapError> {
+    pub(super) fn all<C: FromIterator<(K, V)>>(&self) -> Result<C, MapError> {
         let mut found = Vec::new();
         self.each(|key, value| found.push((key, value)))?;
         Ok(found.into_iter().collect())
@@ -120,6 +120,8 @@ pub(super) struct Tables {
     pending: Table<u64, Pending>,
     /// The value is a socket's descriptor when written, and is not read.
     pub(super) listeners: Table<ListenerKey, i32>,
+    /// By the index of an interface.
+    pub(super) guards: Table<u32, Guard>,
     /// The key is a socket's descriptor.
     pub(super) exempt: Table<i32, Exempt>,
     /// True where a service was flipped and a program may still draw from its old table.
@@ -140,6 +142,7 @@ impl Tables {
             handoffs: Table::open(&open, map::HANDOFFS, capacity::HANDOFFS)?,
             pending: Table::open(&open, map::PENDING, capacity::PODS)?,
             listeners: Table::open(&open, map::LISTENERS, capacity::LISTENERS)?,
+            guards: Table::open(&open, map::GUARDS, capacity::GUARDS)?,
             exempt: Table::open(&open, map::EXEMPT, 0)?,
             has_flipped: false,
         })
@@ -216,6 +219,7 @@ impl Tables {
             (self.handoffs.name, self.handoffs.count()?, self.handoffs.capacity),
             (self.pending.name, self.pending.count()?, self.pending.capacity),
             (self.listeners.name, self.listeners.keys()?.len() as u64, self.listeners.capacity),
+            (self.guards.name, self.guards.count()?, self.guards.capacity),
         ])
     }
 }

@@ -16,14 +16,15 @@ use aya::{
     programs::{Program, ProgramError, ProgramFd},
 };
 use aya_log::EbpfLogger;
-use millrace_abi::{Exempt, FlowEvent, ListenerKey, Original, Reason, map};
+use millrace_abi::{Exempt, FlowEvent, ListenerKey, Original, Reason, capacity, map};
 use rustix::{
     fs::{FlockOperation, flock, statfs},
     mount::{MountFlags, mount},
 };
 
 use super::{
-    attach::{self, CGROUP, Hook, INBOUND},
+    attach::{self, CGROUP, FORGED, Hook, INBOUND, SPOOF},
+    btf,
     error::AttachError,
     flows, leave,
     maps::{Layout, MapError, Tables, Usage},
@@ -64,10 +65,10 @@ pub type Count = (Reason, u64);
 
 /// The kernel's half of a node. Dropping it leaves programs, maps and links as they are.
 pub struct Kernel {
-    pins: PathBuf,
+    pub(super) pins: PathBuf,
     cgroup: fs::File,
-    ebpf: Ebpf,
-    tables: Tables,
+    pub(super) ebpf: Ebpf,
+    pub(super) tables: Tables,
     reasons: PerCpuArray<MapData, u64>,
     flows: RingBuf<MapData>,
 }
@@ -89,7 +90,7 @@ impl Kernel {
             .map_err(|source| AttachError::Target { what: cgroup.display().to_string(), source })?;
         let mut ebpf = load(pins)?;
         let tables = Tables::open(|name, layout| descriptor(&ebpf, name, layout))?;
-        for hook in CGROUP.iter().chain([&INBOUND]) {
+        for hook in CGROUP.iter().chain([&INBOUND, &SPOOF]).chain(&FORGED) {
             program(&mut ebpf, hook)?;
         }
         Ok(Self {
@@ -108,6 +109,13 @@ impl Kernel {
         let original = Layout { key: size_of::<i32>(), value: size_of::<Original>(), capacity: 0 };
         let original = descriptor(&self.ebpf, map::ORIGINAL, original)?;
         syscall::freeze(original.as_fd()).map_err(|source| MapError::Io { map: map::ORIGINAL, source })?;
+        let held = Layout { key: size_of::<u64>(), value: size_of::<u32>(), capacity: capacity::FORGED };
+        let held = descriptor(&self.ebpf, map::FORGED, held)?;
+        for hook in &FORGED {
+            let program = program(&mut self.ebpf, hook)?;
+            syscall::attach_to_map(program.as_fd(), held.as_fd(), hook.attach_type)
+                .map_err(|source| AttachError::Link { program: hook.program.to_owned(), source })?;
+        }
         for hook in &CGROUP {
             let pin = self.pins.join(attach::cgroup_pin(hook.program));
             attach::to_cgroup(hook, program(&mut self.ebpf, hook)?.as_fd(), &self.cgroup, &pin)?;
@@ -242,7 +250,15 @@ fn load(pins: &Path) -> Result<Ebpf, AttachError> {
     }
     let has_mptcp = u32::from(Path::new(MPTCP_SETTINGS).exists());
     loader.override_global("MPTCP", &has_mptcp, true);
+    // Where it is not known, no connection is compared: `check` says so.
+    let write_seq = write_seq().unwrap_or(0);
+    loader.override_global("WRITE_SEQ", &write_seq, true);
     loader.load(OBJECT).map_err(|error| AttachError::Object(Box::new(error)))
+}
+
+/// Where a connecting socket keeps the number that its SYN will have.
+pub(super) fn write_seq() -> io::Result<u32> {
+    btf::offset("tcp_sock", "write_seq")
 }
 
 /// A descriptor of a map, which may have been pinned by another version.
@@ -269,7 +285,7 @@ fn taken<T: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Atta
 
 /// A program, loaded once.
 #[expect(clippy::wildcard_enum_match_arm, reason = "aya's kinds of program, of which the object has three")]
-fn program<'e>(ebpf: &'e mut Ebpf, hook: &Hook) -> Result<&'e ProgramFd, AttachError> {
+pub(super) fn program<'e>(ebpf: &'e mut Ebpf, hook: &Hook) -> Result<&'e ProgramFd, AttachError> {
     let name = hook.program;
     let program = ebpf.program_mut(name).ok_or(AttachError::Missing { what: "program", name })?;
     let refused = |source| AttachError::Refused { program: name, source: Box::new(source) };
@@ -280,6 +296,9 @@ fn program<'e>(ebpf: &'e mut Ebpf, hook: &Hook) -> Result<&'e ProgramFd, AttachE
             Program::CgroupSockAddr(program) => program.load(),
             Program::SockOps(program) => program.load(),
             Program::SkLookup(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            Program::SkSkb(program) => program.load(),
+            Program::SkMsg(program) => program.load(),
             _ => return Err(AttachError::Missing { what: "program", name }),
         };
         match loaded {

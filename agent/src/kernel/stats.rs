@@ -40,12 +40,12 @@ pub fn count() -> Result<Counting, AttachError> {
 }
 
 impl Kernel {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "aya's kinds of program, of which the object has three")]
-    /// What each program has cost so far, in the order of [`super::attach::CGROUP`], then `inbound`.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "aya's kinds of program, of which the object has these")]
+    /// What each program has cost so far, in the order of [`super::attach::CGROUP`], then `inbound` and `spoof`.
     pub fn costs(&self) -> Result<Vec<Cost>, AttachError> {
         super::attach::CGROUP
             .iter()
-            .chain([&super::attach::INBOUND])
+            .chain([&super::attach::INBOUND, &super::attach::SPOOF])
             .map(|hook| {
                 let program = hook.program;
                 let loaded = self.loaded(program).ok_or(AttachError::Missing { what: "program", name: program })?;
@@ -53,6 +53,7 @@ impl Kernel {
                     Program::CgroupSockAddr(program) => program.info(),
                     Program::SockOps(program) => program.info(),
                     Program::SkLookup(program) => program.info(),
+                    Program::SchedClassifier(program) => program.info(),
                     _ => return Err(AttachError::Missing { what: "program", name: program }),
                 };
                 let info = info.map_err(|source| AttachError::Refused { program, source: Box::new(source) })?;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use millrace_abi::{
-    Dest, Exempt, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue, Tuple,
+    Dest, Exempt, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue, Tuple,
     Verdict, VerdictKey,
 };
 
@@ -25,6 +25,7 @@ const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const PROG_LOAD: libc::c_long = 5;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
+const PROG_ATTACH: libc::c_long = 8;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const MAP_FREEZE: libc::c_long = 22;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -56,7 +57,7 @@ macro_rules! plain {
 }
 plain! {
     u32, u64, i32, [u8; 16], Pod, Dest, ServiceKey, ServiceValue, SlotKey, SlotValue, VerdictKey, Verdict, ProbeKey, Tuple, Handoff, Pending,
-    ListenerKey, Exempt, LinkInfo,
+    ListenerKey, Exempt, Guard, LinkInfo,
 }
 
 #[repr(C)]
@@ -121,6 +122,15 @@ struct Load {
     name: [u8; 16],
     device: u32,
     attach_type: u32,
+}
+
+/// The first fields of BPF_PROG_ATTACH's.
+#[repr(C)]
+struct Stand {
+    map: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -293,6 +303,24 @@ pub(super) fn link(
     let (program, target) = (raw(program), raw(target));
     let mut attr = Create { program, target, attach_type, flags, relative: 0, pad: 0, revision: 0 };
     owned(bpf(LINK_CREATE, &mut attr)?)
+}
+
+/// Attaches a program to an interface of the calling thread's namespace.
+pub(super) fn link_device(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let program = raw(program);
+    let mut attr = Create { program, target: interface, attach_type, flags, relative: 0, pad: 0, revision: 0 };
+    owned(bpf(LINK_CREATE, &mut attr)?)
+}
+
+/// Has a program stand at a map of sockets, in place of one that did.
+pub(super) fn attach_to_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>, attach_type: u32) -> io::Result<()> {
+    let mut attr = Stand { map: raw(map), program: raw(program), attach_type, flags: 0 };
+    bpf(PROG_ATTACH, &mut attr).map(drop)
 }
 
 /// The error of attaching a program to no cgroup at all, in this order.

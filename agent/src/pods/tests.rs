@@ -6,8 +6,8 @@ use millrace_abi::{Pod as Entry, PodKind};
 use millrace_model::{Encryption, Identity, Membership, Mesh, ObjectName, Snapshot, Workload};
 use millrace_node::wire::node::ListenerKind;
 
-use super::{Pod, Pods, listener};
-use crate::kernel::plan::Namespace;
+use super::{Left, Pod, Pods, listener};
+use crate::{config::Switch, kernel::plan::Namespace};
 
 fn workload(name: &str, membership: Membership) -> Arc<Workload> {
     Arc::new(Workload {
@@ -30,7 +30,9 @@ fn restarted(inherited: &[(u64, Option<&Workload>)], pods: impl IntoIterator<Ite
     let entry = |id| Entry { id, v4: [0; 16], v6: [0; 16], kind: PodKind::Mesh as u32, reserved: 0 };
     let entries: BTreeMap<u64, Entry> =
         inherited.iter().filter_map(|(cookie, of)| Some((*cookie, entry(of.as_ref()?.id())))).collect();
-    let mut begun = Pods::new("a".into(), inherited.iter().map(|(cookie, _)| *cookie).collect(), &entries).unwrap();
+    let attached = inherited.iter().map(|(cookie, _)| *cookie).collect();
+    let left = Left { attached, entries: &entries, guards: BTreeMap::new() };
+    let mut begun = Pods::new("a".into(), left, Switch::On).unwrap();
     begun.pods = pods.into_iter().map(|pod| (pod.workload.name.clone(), pod)).collect();
     begun
 }

@@ -67,7 +67,7 @@ fn node(agent: &Agent) -> Table {
 
 fn workloads(agent: &Agent) -> Table {
     let mut table = Table::new(["WORKLOAD", "STATE", "IDENTITY", "ADDRESSES", "LISTENERS", "CERTIFICATE"]);
-    for Workload { name, identity, addresses, listeners, state, certificate_expires_s } in &agent.workloads {
+    for Workload { name, identity, addresses, listeners, state, unguarded: _, certificate_expires_s } in &agent.workloads {
         let certificate = match certificate_expires_s {
             Some(left) if *left <= 0.0 => "EXPIRED".to_owned(),
             Some(left) => format!("{} left", span(*left)),
@@ -147,7 +147,10 @@ fn of_agent(agent: &Agent, amiss: &mut Vec<String>) {
         Some(Proxy { name, .. }) => amiss.push(format!("proxy {name} is away: calls to other nodes fail")),
         None => amiss.push("no proxy: calls to other nodes fail".to_owned()),
     }
-    for Workload { name, state, certificate_expires_s, .. } in workloads {
+    for Workload { name, state, unguarded, certificate_expires_s, .. } in workloads {
+        if let Some(why) = unguarded {
+            amiss.push(format!("{name} can send in others' names: {why}"));
+        }
         if state != "captured" {
             amiss.push(format!("{name}: {state}"));
         }

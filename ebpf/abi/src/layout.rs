@@ -240,7 +240,7 @@ pub struct Handoff {
     pub original: Original,
     /// A [`HandoffKind`].
     pub kind: u32,
-    /// The connecting socket's `write_seq` + 1, or 0 where it was not readable.
+    /// The connecting socket's `write_seq` + 1: what the other end expects first. 0 where it was not readable.
     pub sequence: u32,
 }
 

@@ -5,10 +5,12 @@
 #![no_std]
 
 pub mod decide;
+pub mod forge;
 pub mod layout;
 pub mod reason;
 pub mod spread;
 
+pub use forge::{Guard, GuardKind};
 pub use layout::{
     AffinityKey, AffinityValue, Dest, DestKind, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind,
     Original, OriginalMode, Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue,
@@ -59,6 +61,10 @@ pub mod capacity {
     pub const PENDING_PER_POD: u32 = 1024;
     /// Listening sockets: six a pod.
     pub const LISTENERS: u32 = 8192;
+    /// Ends of pods' interfaces in the node's namespace: one for each pod, and room for pods that are in several networks.
+    pub const GUARDS: u32 = 2048;
+    /// Connections that are held because somebody else began them, until they are given up seconds later.
+    pub const FORGED: u32 = 8192;
     /// Bytes of flow records that wait for the agent: 47,000 of them, half a second's at 100,000 connects a second.
     pub const FLOW_BYTES: u32 = 1 << 22;
 }
@@ -95,6 +101,10 @@ pub mod map {
     pub const PENDING: &str = "PENDING";
     /// `SockHash<ListenerKey>`.
     pub const LISTENERS: &str = "LISTENERS";
+    /// `HashMap<u32 interface index, Guard>`.
+    pub const GUARDS: &str = "GUARDS";
+    /// `SockHash<u64 socket cookie>`, whose programs drop everything: written by programs alone.
+    pub const FORGED: &str = "FORGED";
     /// `SkStorage<Original>`: written by programs alone (frozen for user space), read by the proxy.
     pub const ORIGINAL: &str = "ORIGINAL";
     /// `SkStorage<ShownClient>`: written by the proxy on its dials, and by sockops on what accepts them.
@@ -106,8 +116,8 @@ pub mod map {
     /// `RingBuf` of [`crate::FlowEvent`].
     pub const FLOWS: &str = "FLOWS";
     /// Every map that is pinned.
-    pub const ALL: [&str; 16] = [
-        CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS, ORIGINAL,
+    pub const ALL: [&str; 18] = [
+        CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS, GUARDS, FORGED, ORIGINAL,
         CLIENT, EXEMPT, REASONS, FLOWS,
     ];
 }

@@ -56,6 +56,8 @@ pub enum Reason {
     InUnknownAddress = 39,
     /// Inbound, dropped: a port of the mesh that is reached over loopback alone.
     InMeshPort = 40,
+    /// Established, and held: not the connection that was written down, though it has its addresses and ports.
+    InForged = 41,
     /// No room for a hand-off record: the connection will find nobody.
     HandoffFull = 48,
     /// A hand-off record was found and taken by the accepted socket.
@@ -64,6 +66,14 @@ pub enum Reason {
     HandoffLost = 50,
     /// A flow record was dropped: the ring buffer is full.
     FlowDropped = 51,
+    /// A pod's packet, dropped: its source is not the pod's address.
+    SpoofedSource = 56,
+    /// A pod's frame, dropped: it is not from the pod's link address.
+    SpoofedMac = 57,
+    /// A pod's ARP message or neighbour's answer, dropped: it is for an address that is not the pod's, or a router's to say.
+    SpoofedNeighbour = 58,
+    /// A pod's frame, dropped: tagged, cut short, or of a kind that no pod of the mesh has to send.
+    SpoofedProtocol = 59,
 }
 
 /// How many entries REASONS has.
@@ -116,13 +126,21 @@ pub const fn action(reason: Reason) -> Action {
         | Reason::TornTable
         | Reason::StorageFull
         | Reason::BoundToDevice => Action::Refuse(EPERM),
-        Reason::InNoListener | Reason::InMartian | Reason::InUnknownAddress | Reason::InMeshPort => Action::Drop,
+        Reason::InNoListener
+        | Reason::InMartian
+        | Reason::InUnknownAddress
+        | Reason::InMeshPort
+        | Reason::InForged
+        | Reason::SpoofedSource
+        | Reason::SpoofedMac
+        | Reason::SpoofedNeighbour
+        | Reason::SpoofedProtocol => Action::Drop,
     }
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 35] = [
         Self::Untouched,
         Self::Exempt,
         Self::Direct,
@@ -149,10 +167,15 @@ impl Reason {
         Self::InMartian,
         Self::InUnknownAddress,
         Self::InMeshPort,
+        Self::InForged,
         Self::HandoffFull,
         Self::HandoffTaken,
         Self::HandoffLost,
         Self::FlowDropped,
+        Self::SpoofedSource,
+        Self::SpoofedMac,
+        Self::SpoofedNeighbour,
+        Self::SpoofedProtocol,
     ];
 
     /// Its name in metrics, logs and flows.
@@ -184,10 +207,15 @@ impl Reason {
             Self::InMartian => "in_martian",
             Self::InUnknownAddress => "in_unknown_address",
             Self::InMeshPort => "in_mesh_port",
+            Self::InForged => "in_forged",
             Self::HandoffFull => "handoff_full",
             Self::HandoffTaken => "handoff_taken",
             Self::HandoffLost => "handoff_lost",
             Self::FlowDropped => "flow_dropped",
+            Self::SpoofedSource => "spoofed_source",
+            Self::SpoofedMac => "spoofed_mac",
+            Self::SpoofedNeighbour => "spoofed_neighbour",
+            Self::SpoofedProtocol => "spoofed_protocol",
         }
     }
 

@@ -11,18 +11,20 @@
 mod connect;
 mod endpoint;
 mod flow;
+mod forged;
 mod inbound;
 mod maps;
 mod names;
 mod pending;
 mod service;
 mod sockops;
+mod spoof;
 mod storage;
 
 use aya_ebpf::{
     bindings::bpf_sock_ops,
-    macros::{cgroup_sock_addr, sk_lookup},
-    programs::{SkLookupContext, SockAddrContext, SockOpsContext},
+    macros::{cgroup_sock_addr, classifier, sk_lookup, sk_msg, stream_verdict},
+    programs::{SkBuffContext, SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext, TcContext},
 };
 use endpoint::Family;
 
@@ -66,6 +68,23 @@ fn sockops(ops: *mut bpf_sock_ops) -> u32 {
 #[sk_lookup]
 fn inbound(ctx: SkLookupContext) -> u32 {
     inbound::inbound(&ctx)
+}
+
+#[classifier]
+fn spoof(ctx: TcContext) -> i32 {
+    spoof::spoof(&ctx)
+}
+
+/// What a connection that is held has received.
+#[stream_verdict]
+fn forged_in(_ctx: SkBuffContext) -> u32 {
+    forged::DROP
+}
+
+/// What an application writes to one.
+#[sk_msg]
+fn forged_out(_ctx: SkMsgContext) -> u32 {
+    forged::DROP
 }
 
 /// Helpers such as `bpf_skc_to_mptcp_sock` are given to programs of a GPL-compatible licence alone.

@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use millrace_abi::{
-    Addr, AffinityKey, AffinityValue, Dest, Exempt, Handoff, ListenerKey, N_REASONS, Original, Pending, Pod, ProbeKey,
-    ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, capacity,
+    Addr, AffinityKey, AffinityValue, Dest, Exempt, Guard, Handoff, ListenerKey, N_REASONS, Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue,
+    ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, capacity,
 };
 
 /// Capacities are for the largest node; memory is taken as entries come.
@@ -38,6 +38,10 @@ pub static HANDOFFS: HashMap<Tuple, Handoff> = HashMap::with_max_entries(capacit
 pub static PENDING: HashMap<u64, Pending> = HashMap::with_max_entries(capacity::PODS, AS_NEEDED);
 #[map]
 pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(capacity::LISTENERS, 0);
+#[map]
+pub static GUARDS: HashMap<u32, Guard> = HashMap::with_max_entries(capacity::GUARDS, AS_NEEDED);
+#[map]
+pub static FORGED: SockHash<u64> = SockHash::with_max_entries(capacity::FORGED, 0);
 #[map]
 pub static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(N_REASONS, 0);
 #[map]

@@ -10,13 +10,14 @@ use aya_ebpf::{
 };
 use core::ptr::addr_of;
 use millrace_abi::{
-    Handoff, HandoffKind, Original, OriginalMode, PodKind, ProbeKey, Reason, ShownClient, Tuple, decide,
+    Handoff, HandoffKind, Original, OriginalMode, PodKind, ProbeKey, Reason, ShownClient, Tuple, decide, forge,
 };
 
 use crate::{
     connect,
     endpoint::{self, AF_INET6, Endpoint},
-    flow,
+    flow::{self, Flow},
+    forged,
     maps::{CLIENT, DESTS, HANDOFFS, ORIGINAL, PODS, PROBES},
     pending,
     storage::Socket,
@@ -63,7 +64,7 @@ fn connecting(ctx: &SockOpsContext) {
     let Some(socket) = socket(ops) else { return };
     let netns = netns(ops);
     let key = Tuple::of(netns, local(ops).parts(), remote(ops).parts());
-    let mut record = Handoff { socket: cookie(ops), ..NOTHING };
+    let mut record = Handoff { socket: cookie(ops), sequence: forged::next_sequence(socket), ..NOTHING };
     if !fill(&mut record, socket, netns, &key) {
         return;
     }
@@ -116,6 +117,15 @@ fn accepted(ops: *mut bpf_sock_ops) {
     let key = Tuple::of(netns(ops), remote(ops).parts(), local(ops).parts());
     // SAFETY: read before it is removed.
     let Some(record) = (unsafe { HANDOFFS.get(key) }) else { return };
+    // SAFETY: the context is valid while the program runs.
+    if !forge::continues(record.sequence, unsafe { (*ops).rcv_nxt }) {
+        // The record stays for whom it is of.
+        forged::hold(ops, cookie(ops));
+        let (asked, target) = (local(ops), remote(ops));
+        let flow = Flow { netns: netns(ops), source: 0, policy: 0, asked: &asked, target: &target };
+        flow::record(Reason::InForged, &flow);
+        return;
+    }
     let taken = match socket(ops) {
         None => false,
         Some(socket) if record.kind == HandoffKind::Outbound as u32 => {

@@ -42,6 +42,12 @@ impl Socket {
         if sk.is_null() { None } else { Some(Self(sk)) }
     }
 
+    /// For a helper that takes a socket.
+    #[inline(always)]
+    pub fn as_ptr(self) -> *mut c_void {
+        self.0
+    }
+
     /// What this storage holds for the socket. By reference: the stack has 512 bytes.
     #[inline(always)]
     pub fn get<T>(self, storage: &'static SkStorage<T>) -> Option<&'static T> {

@@ -10,6 +10,8 @@ pub mod capture;
 pub mod cgroup;
 pub mod clock;
 pub mod demo;
+pub mod frames;
+pub mod intruder;
 pub mod lab;
 pub mod manifests;
 pub mod mesh;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use millrace_abi::PodKind;
+use millrace_abi::{GuardKind, PodKind};
 use millrace_agent::kernel::stats::{self, Cost};
 use socket2::SockRef;
 
@@ -39,6 +39,9 @@ fn what_every_program_costs_is_counted() {
     let (client, proxy) = node.pod_with_proxy();
     let (server, outside) = (node.pod(), node.stranger());
     node.know(&outside, PodKind::Outside);
+    for pod in [&client, &server] {
+        node.guard(pod, GuardKind::Own);
+    }
     let (application, elsewhere, own) =
         (server.listens("::", 8080), outside.listens("::", 80), client.listens("127.0.0.1", 9000));
     node.remote(9, &["10.88.0.9", "fd88::9"]);

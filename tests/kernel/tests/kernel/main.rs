@@ -10,6 +10,7 @@
 
 mod connect;
 mod cost;
+mod forged;
 mod host;
 mod inbound;
 mod load;
@@ -19,3 +20,4 @@ mod pending;
 mod ports;
 mod service;
 mod sockops;
+mod spoof;

@@ -3,6 +3,7 @@
 //! A test's threads are the applications: one that enters a pod's namespace and the node's cgroup is what a process of
 //! that pod is to the kernel.
 
+mod guard;
 mod pod;
 mod proxy;
 
@@ -25,7 +26,7 @@ use millrace_abi::{Verdict, VerdictKey, config, map};
 use millrace_agent::kernel::{Kernel, Options, Write};
 
 pub(crate) use self::{
-    pod::{Family, Pod, bytes, port_bytes, socket_addr},
+    pod::{Family, PATIENCE, Pod, bytes, port_bytes, socket_addr},
     proxy::{Asked, Proxy},
 };
 

@@ -15,6 +15,8 @@ mod cost;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod hostile_pod;
+#[cfg(test)]
 mod integrity;
 #[cfg(test)]
 mod leftovers;

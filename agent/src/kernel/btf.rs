@@ -1,0 +1,105 @@
+//! Finds where a field stands in one of the running kernel's structures, as its BTF says (Documentation/bpf/btf.rst). A program
+//! that reads the field is loaded with that number, and the verifier checks it against the same BTF.
+
+use std::{fs, io};
+
+/// Where the kernel shows its own types.
+const OWN: &str = "/sys/kernel/btf/vmlinux";
+
+/// `struct btf_header`'s magic number.
+const MAGIC: u16 = 0xeb9f;
+/// `struct btf_type`, and one member of a structure after it.
+const TYPE: usize = 12;
+const MEMBER: usize = 12;
+
+/// BTF_KIND_* whose types are followed by something, and by how much.
+const INT: u32 = 1;
+const ARRAY: u32 = 3;
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+const ENUM: u32 = 6;
+const FUNC_PROTO: u32 = 13;
+const VAR: u32 = 14;
+const DATASEC: u32 = 15;
+const DECL_TAG: u32 = 17;
+const ENUM64: u32 = 19;
+
+/// The byte at which `field` stands in the running kernel's `structure`.
+pub(super) fn offset(structure: &str, field: &str) -> io::Result<u32> {
+    offset_in(&fs::read(OWN)?, structure, field)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{OWN} has no {structure}.{field}")))
+}
+
+fn offset_in(btf: &[u8], structure: &str, field: &str) -> Option<u32> {
+    let header = btf.get(..24)?;
+    if u16_at(header, 0)? != MAGIC {
+        return None;
+    }
+    let word = |at| u32_at(header, at).and_then(|word| usize::try_from(word).ok());
+    let (own, types_at, types, names_at) = (word(4)?, word(8)?, word(12)?, word(16)?);
+    let names = btf.get(own.checked_add(names_at)?..)?;
+    let types_at = own.checked_add(types_at)?;
+    let mut rest = btf.get(types_at..types_at.checked_add(types)?)?;
+    while let Some(head) = rest.get(..TYPE) {
+        let (name, says) = (u32_at(head, 0)?, u32_at(head, 4)?);
+        let (kind, n) = (says >> 24 & 0x1f, usize::try_from(says & 0xffff).ok()?);
+        let (of, after) = rest.get(TYPE..)?.split_at_checked(following(kind, n))?;
+        if kind == STRUCT && is_named(names, name, structure) {
+            // With bit fields the size of one is in the top byte.
+            let bits = if says >> 31 == 1 { 0xff_ffff } else { u32::MAX };
+            let member = of.chunks_exact(MEMBER).find(|m| u32_at(m, 0).is_some_and(|n| is_named(names, n, field)));
+            return Some((u32_at(member?, 8)? & bits) / 8);
+        }
+        rest = after;
+    }
+    None
+}
+
+/// How many bytes follow a type of this kind that has `n` of what it has.
+fn following(kind: u32, n: usize) -> usize {
+    match kind {
+        INT | VAR | DECL_TAG => 4,
+        ARRAY => 12,
+        STRUCT | UNION => n * MEMBER,
+        ENUM | FUNC_PROTO => n * 8,
+        DATASEC | ENUM64 => n * 12,
+        _ => 0,
+    }
+}
+
+fn is_named(names: &[u8], at: u32, name: &str) -> bool {
+    let found = usize::try_from(at).ok().and_then(|at| names.get(at..));
+    found.and_then(|text| text.strip_prefix(name.as_bytes())).is_some_and(|rest| rest.first() == Some(&0))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OWN, offset, offset_in};
+
+    #[test]
+    fn a_field_of_the_running_kernel_is_found_and_one_that_is_not_there_is_not() {
+        let Ok(btf) = std::fs::read(OWN) else { return };
+        // `struct list_head` has been two pointers for ever.
+        assert_eq!((offset_in(&btf, "list_head", "next"), offset_in(&btf, "list_head", "prev")), (Some(0), Some(8)));
+        assert!(offset("tcp_sock", "write_seq").unwrap() > 0);
+        assert!(offset("tcp_sock", "write_sequence").is_err());
+        assert!(offset("no_such_sock", "write_seq").is_err());
+    }
+
+    #[test]
+    fn what_is_cut_or_is_no_btf_has_no_field() {
+        let Ok(btf) = std::fs::read(OWN) else { return };
+        for length in [0, 1, 23, 24, 1000, btf.len() / 100] {
+            assert_eq!(offset_in(&btf[..length], "tcp_sock", "write_seq"), None);
+        }
+        assert_eq!(offset_in(&[0xff; 4096], "tcp_sock", "write_seq"), None);
+    }
+}
