@@ -24,6 +24,8 @@ use tokio_stream::wrappers::BroadcastStream;
 
 pub use time::rfc3339;
 
+use crate::revoke::Why;
+
 /// Records kept for who asks later: what a person scrolls through, and under a megabyte.
 const KEPT: usize = 4096;
 
@@ -93,12 +95,17 @@ pub fn from_kernel(event: &FlowEvent, names: &Names, now: Moment) -> Flow {
     }
 }
 
-/// A live connection that was closed because policy turned: of this namespace and workload, to `remote`.
-pub fn revoked(caller: (u64, u64), remote: SocketAddr, policy: u64, names: &Names, now: Moment) -> Flow {
+/// A live connection that was closed because policy turned, or because its other end is gone: of this namespace and
+/// workload, to `remote`.
+pub fn revoked(caller: (u64, u64), remote: SocketAddr, why: Why, names: &Names, now: Moment) -> Flow {
     let (netns, source) = caller;
+    let (verdict, policy) = match why {
+        Why::Denied(policy) => (Reason::Denied.name(), policy),
+        Why::Gone => ("gone", 0),
+    };
     Flow {
         at: rfc3339(now.unix),
-        verdict: Reason::Denied.name().to_owned(),
+        verdict: verdict.to_owned(),
         source: named(&names.workloads, source),
         netns,
         asked: remote.to_string(),

@@ -82,6 +82,8 @@ pub struct Node {
     kernel: Kernel,
     /// ORIGINAL and CLIENT, for proxies.
     maps: [Arc<OwnedFd>; 2],
+    /// ENDS, for listing sockets with it.
+    ends: Arc<OwnedFd>,
     /// What the kernel's maps hold.
     have: State,
     /// The generation that they hold.
@@ -137,6 +139,7 @@ impl Node {
         Ok(Self {
             name,
             maps: [Arc::new(original), Arc::new(client)],
+            ends: Arc::new(kernel.ends()?),
             have,
             kernel,
             enforced: 0,

@@ -1,7 +1,13 @@
-//! Closes live connections that policy allows no more and that no proxy carries: those between two pods of this node.
+//! Closes live connections within this node that no proxy carries, and that no longer should be: policy denies them now, or one
+//! of their ends is no workload any more.
 //!
 //! Reads top down: [`revoked`] decides, on values; [`see`] and [`close`] ask the kernel, inside a pod's namespace. What
 //! crosses nodes is closed by the proxies, who judge their connections again by each Snapshot.
+//!
+//! Between whom a connection was made is noted on its sockets as it is made, whatever listens or has which address by now.
+//! Connections from before a pod was captured have no such note, and are judged by what they look like. Both ends are closed,
+//! each in its own namespace: a pod that keeps its kernel from sending resets must not keep the other end open, and speak to it
+//! by raw sockets.
 
 mod diag;
 
@@ -10,7 +16,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use millrace_abi::{Addr, Dest, DestKind, Pod, PodKind, Reason, Verdict, VerdictKey, decide};
+use millrace_abi::{Addr, Dest, DestKind, End, Pod, PodKind, Reason, Verdict, VerdictKey, decide};
 
 pub use diag::{Connection, close, see};
 
@@ -25,17 +31,37 @@ pub struct Seen {
     pub connections: Vec<Connection>,
 }
 
-/// A connection to be closed.
+/// An end of a connection to be closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoked {
-    /// The netns cookie of the calling pod.
+    /// The netns cookie of the pod whose end it is.
     pub netns: u64,
-    /// The connection, as the calling pod has it.
+    /// The connection, as that pod has it.
     pub connection: Connection,
     /// The calling workload's id.
     pub source: u64,
-    /// The policy that it rests on; 0: none.
-    pub policy: u64,
+    /// Why.
+    pub why: Why,
+    /// Whose end it is.
+    pub end: Side,
+}
+
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// A policy denies it; 0: no verdict allows it.
+    Denied(u64),
+    /// The workload at the other end is gone.
+    Gone,
+}
+
+/// Whose end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The caller's: told and counted, as there is one for each connection.
+    Caller,
+    /// The other's.
+    Callee,
 }
 
 /// True where some policy selects a workload of this node, so that a connection could be revoked at all.
@@ -43,21 +69,63 @@ pub fn may_revoke(have: &State) -> bool {
     have.dests.values().any(|dest| dest.group != 0 && dest.kind == DestKind::Local as u32)
 }
 
-/// The connections among `seen`, by netns cookie, that the kernel would refuse by policy if they were made now.
-pub fn revoked(have: &State, seen: &BTreeMap<u64, Seen>) -> Vec<Revoked> {
+/// The ends of connections among `seen`, by netns cookie, that should not be there if they were made now: the kernel would refuse
+/// them by policy, or one of the two is no workload of this node any more, by the ids of those that are.
+pub fn revoked(have: &State, seen: &BTreeMap<u64, Seen>, workloads: &BTreeSet<u64>) -> Vec<Revoked> {
     let mut found = Vec::new();
     for (cookie, pod) in have.pods.iter().filter(|(_, pod)| pod.kind == PodKind::Mesh as u32) {
         let Some(own) = seen.get(cookie) else { continue };
         for connection in own.connections.iter().filter(|c| is_own(pod, c.local)) {
-            let Some(denied) = denial(have, pod, connection.remote) else { continue };
-            if !is_caller(have, seen, (own, connection)) {
-                continue;
-            }
-            let connection = connection.clone();
-            found.push(Revoked { netns: *cookie, connection, source: pod.id, policy: denied.policy });
+            let judged = match &connection.end {
+                Some(end) => judged(have, pod, (connection, end), workloads),
+                None => looked_at(have, seen, pod, (own, connection)),
+            };
+            let Some((source, why, end)) = judged else { continue };
+            found.push(Revoked { netns: *cookie, connection: connection.clone(), source, why, end });
         }
     }
     found
+}
+
+/// By what was noted when it was made.
+fn judged(
+    have: &State,
+    pod: &Pod,
+    (connection, end): (&Connection, &End),
+    workloads: &BTreeSet<u64>,
+) -> Option<(u64, Why, Side)> {
+    let End { source, target, is_caller, reserved: _ } = *end;
+    let (side, other) = if is_caller == 1 { (Side::Caller, target) } else { (Side::Callee, source) };
+    // The node's own processes are no workload, and no policy names them.
+    if other == 0 {
+        return None;
+    }
+    if !workloads.contains(&other) {
+        return Some((source, Why::Gone, side));
+    }
+    let (caller, port) = match side {
+        Side::Caller => (Some(pod), connection.remote.port()),
+        Side::Callee => (have.pods.values().find(|pod| pod.id == source), connection.local.port()),
+    };
+    // By the family that it is of: policy may tell addresses apart.
+    let at = match side {
+        Side::Caller => connection.remote.ip(),
+        Side::Callee => connection.local.ip(),
+    };
+    let dest = have.dests.get(&addr(at)).filter(|dest| dest.id == target)?;
+    let denied = denial_of(have, caller?, dest, port)?;
+    Some((source, Why::Denied(denied.policy), side))
+}
+
+/// By what it looks like: see [`is_caller`].
+fn looked_at(
+    have: &State,
+    seen: &BTreeMap<u64, Seen>,
+    pod: &Pod,
+    (own, connection): (&Seen, &Connection),
+) -> Option<(u64, Why, Side)> {
+    let denied = denial(have, pod, connection.remote)?;
+    is_caller(have, seen, (own, connection)).then_some((pod.id, Why::Denied(denied.policy), Side::Caller))
 }
 
 fn is_own(pod: &Pod, local: SocketAddr) -> bool {
@@ -68,8 +136,12 @@ fn is_own(pod: &Pod, local: SocketAddr) -> bool {
 /// The verdict by which `pod` may not call `remote`, where that is a workload of this node.
 fn denial(have: &State, pod: &Pod, remote: SocketAddr) -> Option<Verdict> {
     let dest = have.dests.get(&addr(remote.ip())).filter(|dest| dest.kind == DestKind::Local as u32)?;
-    let verdict = verdict(have, pod.id, dest, remote.port());
-    let reason = decide::connect(pod, Some(dest), false, remote.port().to_be_bytes(), verdict.as_ref());
+    denial_of(have, pod, dest, remote.port())
+}
+
+fn denial_of(have: &State, pod: &Pod, dest: &Dest, port: u16) -> Option<Verdict> {
+    let verdict = verdict(have, pod.id, dest, port);
+    let reason = decide::connect(pod, Some(dest), false, port.to_be_bytes(), verdict.as_ref());
     if reason == Reason::NoVerdict {
         return Some(Verdict { policy: 0, allow: 0, reserved: 0 });
     }
@@ -82,9 +154,9 @@ fn verdict(have: &State, source: u64, dest: &Dest, port: u16) -> Option<Verdict>
     have.verdicts.get(&exact).or_else(|| have.verdicts.get(&VerdictKey { port: [0; 2], ..exact })).copied()
 }
 
-/// True where this end made the connection, as far as can be told. Whoever is called listens on its port, most often; a
-/// caller may come to listen on its own as well, so that where both do, both are taken for callers. Where neither does any
-/// longer, only what neither may ask of the other is taken for revoked.
+/// True where this end made the connection, as far as can be told where nothing was noted. Whoever is called listens on its port,
+/// most often; a caller may come to listen on its own as well, so that where both do, both are taken for callers. Where neither
+/// does any longer, only what neither may ask of the other is taken for revoked.
 fn is_caller(have: &State, seen: &BTreeMap<u64, Seen>, (own, connection): (&Seen, &Connection)) -> bool {
     let remote: Addr = addr(connection.remote.ip());
     let Some((cookie, other)) = have.pods.iter().find(|(_, pod)| pod.v4 == remote || pod.v6 == remote) else {

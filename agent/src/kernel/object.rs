@@ -169,6 +169,11 @@ impl Kernel {
         Ok((original, client))
     }
 
+    /// ENDS, for listing sockets with what it has of each.
+    pub fn ends(&self) -> Result<OwnedFd, MapError> {
+        syscall::open(&self.pins.join(map::ENDS)).map_err(|source| MapError::Io { map: map::ENDS, source })
+    }
+
     /// Steers to this listening socket from now on. The entry goes with the last holder of the socket.
     pub fn set_listener(&mut self, key: ListenerKey, socket: BorrowedFd<'_>) -> Result<(), MapError> {
         self.tables.listeners.set(&key, &socket.as_raw_fd())

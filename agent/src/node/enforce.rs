@@ -1,17 +1,25 @@
 //! Makes the kernel do as the Snapshot says: writes its maps, lets go of pods that left, and closes live connections that
 //! the maps would now refuse.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::AsFd as _,
+};
+
+use millrace_abi::DestKind;
 use millrace_node::clock;
 
 use super::{Node, moment};
 use crate::{
     flows,
     kernel::{
+        State,
         plan::want,
         reconcile::{Outcome, reconcile},
     },
     pods::chain,
-    revoke::{self, Revoked, may_revoke, revoked},
+    revoke::{self, Revoked, Side, Why, may_revoke, revoked},
 };
 
 impl Node {
@@ -21,6 +29,7 @@ impl Node {
         let began = clock::now();
         self.have.listeners.extend(self.pods.steered());
         let wanted = want(&self.mesh, &self.name, &self.pods.namespaces());
+        let before: BTreeSet<u64> = locals(&self.have).collect();
         self.outcome = reconcile(&mut self.kernel, &mut self.have, &wanted);
         self.enforced = self.mesh.snapshot.generation;
         if let Err(why) = self.pods.detach(&mut self.kernel) {
@@ -29,7 +38,9 @@ impl Node {
         let took = clock::now().duration_since(began);
         self.outputs.metrics.planned(&self.outcome, took.as_secs_f64());
         let Outcome { n_written, n_judging, n_left_out, failures } = &self.outcome;
-        let judges = *n_judging != 0;
+        // A pod that is gone leaves those who talked to it talking to nobody.
+        let is_gone = !locals(&self.have).collect::<BTreeSet<_>>().is_superset(&before);
+        let judges = *n_judging != 0 && may_revoke(&self.have) || is_gone;
         tracing::debug!(generation = self.enforced, n_written, ?took, "the kernel's maps were written");
         for (why, count) in failures {
             tracing::error!(why, count, n_left_out, "the kernel does not hold what it should");
@@ -40,29 +51,54 @@ impl Node {
         }
     }
 
-    /// Closes connections between pods of this node that the maps would now refuse.
+    /// Closes connections between pods of this node that the maps would now refuse, or whose other end is gone.
     pub(super) async fn revoke(&mut self) {
         self.judges_again = false;
-        if !may_revoke(&self.have) {
-            return;
-        }
-        let (seen, n_failed) = self.pods.within_each(revoke::see).await;
+        let ends = self.ends.clone();
+        let (seen, n_failed) = self.pods.within_each(move || revoke::see(Some(ends.as_fd()))).await;
         self.judges_again = n_failed != 0;
-        for Revoked { netns, connection, source, policy } in revoked(&self.have, &seen) {
-            let remote = connection.remote;
-            match self.pods.within(netns, move || revoke::close(&connection)).await {
-                Ok(()) => {
-                    self.outputs.metrics.revoked.inc();
-                    let flow = flows::revoked((netns, source), remote, policy, &self.names, moment());
-                    self.outputs.flows.record(&flow);
-                }
+        let local = self.mesh.snapshot.workloads.values().filter(|w| w.node == self.name);
+        let workloads = local.map(|w| w.id()).collect();
+        let mut by_pod: BTreeMap<u64, Vec<Revoked>> = BTreeMap::new();
+        for end in revoked(&self.have, &seen, &workloads) {
+            by_pod.entry(end.netns).or_default().push(end);
+        }
+        for (netns, ends) in by_pod {
+            let connections: Vec<_> = ends.iter().map(|end| end.connection.clone()).collect();
+            let close = move || Ok(connections.iter().map(revoke::close).collect::<Vec<_>>());
+            match self.pods.within(netns, close).await {
+                Ok(closed) => ends.iter().zip(closed).for_each(|(end, closed)| self.closed(end, closed)),
                 Err(why) => {
-                    // A kernel that can't close any connection is not asked again: `check` names it.
-                    self.judges_again |= why.raw_os_error() != Some(libc::EOPNOTSUPP);
+                    self.judges_again = true;
                     let error = &why as &dyn std::error::Error;
-                    tracing::error!(error, %remote, "a connection that policy now denies can't be closed");
+                    tracing::error!(error, n = ends.len(), "connections that should be closed can't be");
                 }
             }
         }
     }
+
+    fn closed(&mut self, end: &Revoked, closed: io::Result<()>) {
+        let Revoked { netns, connection, source, why, end } = end;
+        let remote = connection.remote;
+        match closed {
+            // Of a connection's two ends the caller's is told, and the other where there is no caller any more.
+            Ok(()) if (*why, *end) == (Why::Gone, Side::Callee) || *end == Side::Caller => {
+                self.outputs.metrics.revoked.inc();
+                let flow = flows::revoked((*netns, *source), remote, *why, &self.names, moment());
+                self.outputs.flows.record(&flow);
+            }
+            Ok(()) => {}
+            Err(error) => {
+                // A kernel that can't close any connection is not asked again: `check` names it.
+                self.judges_again |= error.raw_os_error() != Some(libc::EOPNOTSUPP);
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, %remote, "a connection that should be closed can't be");
+            }
+        }
+    }
+}
+
+/// The workloads of this node that have an address.
+fn locals(have: &State) -> impl Iterator<Item = u64> {
+    have.dests.values().filter(|dest| dest.kind != DestKind::Remote as u32).map(|dest| dest.id)
 }

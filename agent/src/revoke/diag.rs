@@ -3,23 +3,19 @@
 //! Layouts are those of linux/netlink.h and linux/inet_diag.h: `nlmsghdr`, `inet_diag_req_v2`, `inet_diag_msg`.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    os::fd::{AsRawFd as _, BorrowedFd},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use millrace_abi::End;
 
 use super::{Seen, socket_address};
+use crate::netlink::{Ask, ask, attribute, attributes};
 
 const NETLINK_SOCK_DIAG: i32 = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
@@ -27,17 +23,19 @@ const TCP_LISTEN: u8 = 10;
 /// ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LISTEN: those that carry something, or may yet.
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << TCP_LISTEN;
 
-/// `struct nlmsghdr`.
-const HEADER: usize = 16;
 /// `struct inet_diag_sockid`, and where it stands in `struct inet_diag_msg`.
 const ID: usize = 48;
 const ID_AT: usize = 4;
+/// `struct inet_diag_msg`.
+const MESSAGE: usize = 72;
 
-/// The kernel answers a dump in pieces of at most this size.
-const PIECE: usize = 32 * 1024;
-
-/// The kernel answers at once; an answer that does not come is an error, not a wait.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Asked for with each socket, INET_DIAG_REQ_SK_BPF_STORAGES: the storage of the map of SK_DIAG_BPF_STORAGE_REQ_MAP_FD.
+const REQUESTED: u16 = 2;
+const REQUESTED_MAP: u16 = 1;
+/// Answered: INET_DIAG_SK_BPF_STORAGES, in it SK_DIAG_BPF_STORAGE, in it SK_DIAG_BPF_STORAGE_MAP_VALUE.
+const STORAGES: u16 = 20;
+const STORAGE: u16 = 1;
+const VALUE: u16 = 3;
 
 /// One end of a TCP connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +44,8 @@ pub struct Connection {
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+    /// Between whom it was made, where the kernel noted it.
+    pub end: Option<End>,
     /// The socket's family and id, by which the kernel finds it again and no other.
     family: u8,
     id: [u8; ID],
@@ -55,89 +55,36 @@ impl Connection {
     /// One end, without a socket.
     #[cfg(test)]
     pub(super) fn between(local: &str, remote: &str) -> Self {
-        Self { local: local.parse().unwrap(), remote: remote.parse().unwrap(), family: AF_INET, id: [0; ID] }
+        Self { local: local.parse().unwrap(), remote: remote.parse().unwrap(), end: None, family: AF_INET, id: [0; ID] }
     }
 }
 
-/// The TCP sockets of the calling thread's namespace.
-pub fn see() -> io::Result<Seen> {
+/// The TCP sockets of the calling thread's namespace, with what the map ENDS has of each, where it is given.
+pub fn see(ends: Option<BorrowedFd<'_>>) -> io::Result<Seen> {
     let mut seen = Seen::default();
+    let storages = ends.map_or_else(Vec::new, |ends| {
+        let map = attribute(REQUESTED_MAP, ends.as_raw_fd().cast_unsigned());
+        let length = u16::try_from(4 + map.len()).unwrap_or_default().to_ne_bytes();
+        [&length[..], &REQUESTED.to_ne_bytes(), &map].concat()
+    });
     for family in [AF_INET, AF_INET6] {
-        let mut socket = open()?;
-        socket.write_all(&request(SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, family, &[0; ID]))?;
-        let mut piece = vec![0; PIECE];
-        loop {
-            let length = socket.read(&mut piece)?;
-            if take(piece.get(..length).unwrap_or_default(), &mut seen)? == Answer::Whole {
-                break;
-            }
-        }
+        let body = [request(family, &[0; ID]), storages.clone()].concat();
+        ask(NETLINK_SOCK_DIAG, (SOCK_DIAG_BY_FAMILY, Ask::All), &body, &mut |message| note(message, &mut seen))?;
     }
     Ok(seen)
 }
 
 /// Closes a connection of the calling thread's namespace: both ends see a reset. One that has ended meanwhile is closed.
 pub fn close(connection: &Connection) -> io::Result<()> {
-    let mut socket = open()?;
-    socket.write_all(&request(SOCK_DESTROY, REQUEST | ACK, connection.family, &connection.id))?;
-    let mut answer = [0; 1024];
-    let length = socket.read(&mut answer)?;
-    match take(answer.get(..length).unwrap_or_default(), &mut Seen::default()) {
+    let body = request(connection.family, &connection.id);
+    match ask(NETLINK_SOCK_DIAG, (SOCK_DESTROY, Ask::One), &body, &mut |_| Some(())) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        answer => answer.map(drop),
+        answer => answer,
     }
 }
 
-fn open() -> io::Result<Socket> {
-    let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::DGRAM, Some(Protocol::from(NETLINK_SOCK_DIAG)))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    Ok(socket)
-}
-
-fn request(kind: u16, flags: u16, family: u8, id: &[u8; ID]) -> Vec<u8> {
-    let mut message = Vec::with_capacity(HEADER + 8 + ID);
-    message.extend_from_slice(&[0; 4]); // Its length, below.
-    message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&flags.to_ne_bytes());
-    message.extend_from_slice(&[0; 8]); // Sequence and port.
-    message.extend_from_slice(&[family, IPPROTO_TCP, 0, 0]);
-    message.extend_from_slice(&STATES.to_ne_bytes());
-    message.extend_from_slice(id);
-    let length = u32::try_from(message.len()).unwrap_or_default().to_ne_bytes();
-    message.iter_mut().zip(length).for_each(|(to, from)| *to = from);
-    message
-}
-
-/// Whether a dump goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    Partial,
-    Whole,
-}
-
-/// Takes in one piece of an answer.
-fn take(mut piece: &[u8], seen: &mut Seen) -> io::Result<Answer> {
-    while let Some(length) = u32_at(piece, 0).and_then(|length| usize::try_from(length).ok()) {
-        let (Some(message), Some(kind)) = (piece.get(HEADER..length), u16_at(piece, 4)) else { return Err(cut()) };
-        match kind {
-            NLMSG_DONE => return Ok(Answer::Whole),
-            NLMSG_ERROR => {
-                return match u32_at(message, 0).map(u32::cast_signed) {
-                    Some(0) => Ok(Answer::Whole),
-                    Some(errno) => Err(io::Error::from_raw_os_error(-errno)),
-                    None => Err(cut()),
-                };
-            }
-            _ => note(message, seen).ok_or_else(cut)?,
-        }
-        // Messages are aligned to 4 bytes.
-        piece = piece.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(Answer::Partial)
-}
-
-fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "an answer of sock_diag was cut")
+fn request(family: u8, id: &[u8; ID]) -> Vec<u8> {
+    [&[family, IPPROTO_TCP, 0, 0][..], &STATES.to_ne_bytes(), id].concat()
 }
 
 /// Notes one `inet_diag_msg`.
@@ -152,8 +99,18 @@ fn note(message: &[u8], seen: &mut Seen) -> Option<()> {
     }
     let local = socket_address(ip(family, id.get(4..20)?)?, local_port);
     let remote = socket_address(ip(family, id.get(20..36)?)?, port(2)?);
-    seen.connections.push(Connection { local, remote, family, id });
+    let end = message.get(MESSAGE..).and_then(end);
+    seen.connections.push(Connection { local, remote, end, family, id });
     Some(())
+}
+
+/// What ENDS has of a socket, among a message's attributes.
+fn end(rest: &[u8]) -> Option<End> {
+    let within = |bytes, kind| attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value);
+    let value = within(within(within(rest, STORAGES)?, STORAGE)?, VALUE)?;
+    let u64_at = |at: usize| value.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
+    let u32_at = |at: usize| value.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    Some(End { source: u64_at(0)?, target: u64_at(8)?, is_caller: u32_at(16)?, reserved: u32_at(20)? })
 }
 
 fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {
@@ -163,14 +120,6 @@ fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -178,7 +127,7 @@ mod tests {
         net::{TcpListener, TcpStream},
     };
 
-    use super::{Seen, close, see, take};
+    use super::{ID, ID_AT, Seen, close, note, see};
 
     /// On this machine's own loopback; closing takes CAP_NET_ADMIN, which a plain user has not.
     #[test]
@@ -187,7 +136,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let mut caller = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let (mut accepted, _) = listener.accept().unwrap();
-        let seen = see().unwrap();
+        let seen = see(None).unwrap();
         assert!(seen.listening.contains(&port));
         let own = caller.local_addr().unwrap();
         let found = seen.connections.iter().find(|connection| connection.local == own).expect("the connection");
@@ -203,15 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_of_any_bytes_is_more_than_an_error() {
-        for length in [0u32, 1, 15, 16, 17, 60, u32::MAX] {
-            for kind in [2u16, 3, 20] {
-                let mut piece = length.to_ne_bytes().to_vec();
-                piece.extend_from_slice(&kind.to_ne_bytes());
-                piece.resize(64, 0xff);
-                for cut in 0..piece.len() {
-                    drop(take(&piece[..cut], &mut Seen::default()));
-                }
+    fn no_message_of_any_bytes_is_more_than_none() {
+        for fill in [0, 1, 10, 0xff] {
+            let message = [fill; 200];
+            for cut in 0..message.len() {
+                let noted = note(&message[..cut], &mut Seen::default());
+                assert!(cut >= ID_AT + ID || noted.is_none());
             }
         }
     }

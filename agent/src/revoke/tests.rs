@@ -1,10 +1,10 @@
 //! States which live connections a changed policy closes, and that nobody else's are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_abi::{Dest, DestKind, Pod, PodKind, Verdict, VerdictKey};
+use millrace_abi::{Dest, DestKind, End, Pod, PodKind, Verdict, VerdictKey};
 
-use super::{Connection, Revoked, Seen, may_revoke, revoked};
+use super::{Connection, Revoked, Seen, Side, Why, may_revoke};
 use crate::kernel::{State, plan::addr};
 
 const WEB: u64 = 1;
@@ -34,10 +34,74 @@ fn seen(web: &[(&str, &str)], db: &[(&str, &str)], db_listens: &[u16]) -> BTreeM
     [(WEB, web), (DB, db)].into()
 }
 
+/// As the agent asks, where both pods are there.
+fn revoked(have: &State, seen: &BTreeMap<u64, Seen>) -> Vec<Revoked> {
+    super::revoked(have, seen, &[WEB, DB].into())
+}
+
+/// web calls db, and the kernel noted it at both ends.
+fn noted() -> BTreeMap<u64, Seen> {
+    let mut seen = seen(&[("10.0.0.1:40000", "10.0.0.2:80")], &[("10.0.0.2:80", "10.0.0.1:40000")], &[]);
+    for (cookie, is_caller) in [(WEB, 1), (DB, 0)] {
+        let end = End { source: WEB, target: DB, is_caller, reserved: 0 };
+        seen.get_mut(&cookie).unwrap().connections[0].end = Some(end);
+    }
+    seen
+}
+
+fn sides(found: &[Revoked]) -> Vec<(u64, Side, Why)> {
+    found.iter().map(|revoked| (revoked.netns, revoked.end, revoked.why)).collect()
+}
+
+/// Nobody listens any more: what was noted tells who called.
+#[test]
+fn both_ends_of_what_was_noted_are_closed_whoever_listens() {
+    let denied = Why::Denied(9);
+    let found = revoked(&node(&[(WEB, 0, 0)]), &noted());
+    assert_eq!(sides(&found), [(WEB, Side::Caller, denied), (DB, Side::Callee, denied)]);
+    assert!(found.iter().all(|revoked| revoked.source == WEB));
+    assert!(revoked(&node(&[(WEB, 0, 1)]), &noted()).is_empty(), "an allowed one was closed");
+    // Each end alone is enough.
+    for gone in [WEB, DB] {
+        let mut one = noted();
+        one.remove(&gone);
+        assert_eq!(revoked(&node(&[(WEB, 0, 0)]), &one).len(), 1);
+    }
+}
+
+/// db may not be called by web, but it was db that called.
+#[test]
+fn who_called_is_not_closed_for_what_it_may_not_be_called_for() {
+    let mut seen = noted();
+    for seen in seen.values_mut() {
+        let end = seen.connections[0].end.as_mut().unwrap();
+        *end = End { source: DB, target: WEB, is_caller: 1 - end.is_caller, reserved: 0 };
+    }
+    seen.get_mut(&DB).unwrap().listening.insert(80);
+    assert!(revoked(&node(&[(WEB, 0, 0)]), &seen).is_empty());
+}
+
+#[test]
+fn a_connection_with_a_workload_that_is_gone_is_closed_though_another_has_its_address() {
+    let left = |ids: &[u64]| super::revoked(&node(&[(WEB, 0, 1)]), &noted(), &ids.iter().copied().collect::<BTreeSet<_>>());
+    assert_eq!(sides(&left(&[WEB])), [(WEB, Side::Caller, Why::Gone)]);
+    assert_eq!(sides(&left(&[DB])), [(DB, Side::Callee, Why::Gone)]);
+    assert!(left(&[WEB, DB]).is_empty());
+}
+
+/// The host's own, to a probe's port.
+#[test]
+fn the_hosts_connections_are_let_be() {
+    let mut seen = noted();
+    seen.get_mut(&DB).unwrap().connections[0].end = Some(End { source: 0, target: DB, is_caller: 0, reserved: 0 });
+    seen.remove(&WEB);
+    assert!(revoked(&node(&[(WEB, 0, 0)]), &seen).is_empty());
+}
+
 #[test]
 fn a_connection_that_policy_now_denies_is_closed_at_the_callers_end() {
     let seen = seen(&[("10.0.0.1:40000", "10.0.0.2:80")], &[("10.0.0.2:80", "10.0.0.1:40000")], &[80]);
-    let [Revoked { netns: WEB, source: WEB, policy: 9, .. }] = revoked(&node(&[(WEB, 0, 0)]), &seen)[..] else {
+    let [Revoked { netns: WEB, source: WEB, why: Why::Denied(9), .. }] = revoked(&node(&[(WEB, 0, 0)]), &seen)[..] else {
         panic!()
     };
     assert!(revoked(&node(&[(WEB, 0, 1)]), &seen).is_empty(), "an allowed one was closed");

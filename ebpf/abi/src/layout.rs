@@ -234,6 +234,8 @@ pub struct Handoff {
     pub socket: u64,
     /// The calling workload's id; 0 for the host.
     pub source: u64,
+    /// The called workload's id, where that is on this node.
+    pub target: u64,
     /// The netns cookie of the pod that it counts for; 0: it counts for none, as the host's and the proxy's own do.
     pub netns: u64,
     /// Outbound: what was asked for and what was picked. Others: `original.addr` is the client to show.
@@ -286,6 +288,21 @@ pub struct ShownClient {
     pub port: Port,
     /// Zero.
     pub reserved: [u8; 2],
+}
+
+/// Value of ENDS: between whom an attested connection was made, on the socket at either end of it. An address may be another
+/// workload's by the time that somebody asks.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The calling workload's id; 0 for the host.
+    pub source: u64,
+    /// The called workload's id.
+    pub target: u64,
+    /// 1 on the caller's socket, 0 on the other.
+    pub is_caller: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Value of EXEMPT: present, and 1, on the proxy's own sockets.
@@ -350,5 +367,5 @@ macro_rules! sizes {
 }
 sizes! {
     Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 16, AffinityKey = 32, AffinityValue = 32, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16, ProbeKey = 20,
-    Tuple = 48, Pending = 8, Original = 40, Handoff = 72, ShownClient = 20, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
+    Tuple = 48, Pending = 8, Original = 40, Handoff = 80, ShownClient = 20, End = 24, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
 }

@@ -12,9 +12,9 @@ pub mod spread;
 
 pub use forge::{Guard, GuardKind};
 pub use layout::{
-    AffinityKey, AffinityValue, Dest, DestKind, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind,
-    Original, OriginalMode, Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue,
-    Tuple, Verdict, VerdictKey,
+    AffinityKey, AffinityValue, Dest, DestKind, End, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind, Original, OriginalMode,
+    Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict,
+    VerdictKey,
 };
 pub use reason::{Action, N_REASONS, Reason, action};
 
@@ -109,6 +109,8 @@ pub mod map {
     pub const ORIGINAL: &str = "ORIGINAL";
     /// `SkStorage<ShownClient>`: written by the proxy on its dials, and by sockops on what accepts them.
     pub const CLIENT: &str = "CLIENT";
+    /// `SkStorage<End>`: written by programs alone, read by the agent as it lists sockets.
+    pub const ENDS: &str = "ENDS";
     /// `SkStorage<Exempt>`: written by the agent alone.
     pub const EXEMPT: &str = "EXEMPT";
     /// `PerCpuArray<u64>` by [`crate::Reason`]: how often each was decided.
@@ -116,8 +118,8 @@ pub mod map {
     /// `RingBuf` of [`crate::FlowEvent`].
     pub const FLOWS: &str = "FLOWS";
     /// Every map that is pinned.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 19] = [
         CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS, GUARDS, FORGED, ORIGINAL,
-        CLIENT, EXEMPT, REASONS, FLOWS,
+        CLIENT, ENDS, EXEMPT, REASONS, FLOWS,
     ];
 }

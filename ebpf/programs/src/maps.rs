@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use millrace_abi::{
-    Addr, AffinityKey, AffinityValue, Dest, Exempt, Guard, Handoff, ListenerKey, N_REASONS, Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue,
+    Addr, AffinityKey, AffinityValue, Dest, End, Exempt, Guard, Handoff, ListenerKey, N_REASONS, Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue,
     ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, capacity,
 };
 
@@ -50,5 +50,7 @@ pub static FLOWS: RingBuf = RingBuf::with_byte_size(capacity::FLOW_BYTES, 0);
 pub static ORIGINAL: SkStorage<Original> = SkStorage::new();
 #[btf_map]
 pub static CLIENT: SkStorage<ShownClient> = SkStorage::new();
+#[btf_map]
+pub static ENDS: SkStorage<End> = SkStorage::new();
 #[btf_map]
 pub static EXEMPT: SkStorage<Exempt> = SkStorage::new();

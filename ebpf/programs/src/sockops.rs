@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use core::ptr::addr_of;
 use millrace_abi::{
-    Handoff, HandoffKind, Original, OriginalMode, PodKind, ProbeKey, Reason, ShownClient, Tuple, decide, forge,
+    End, Handoff, HandoffKind, Original, OriginalMode, PodKind, ProbeKey, Reason, ShownClient, Tuple, decide, forge,
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     endpoint::{self, AF_INET6, Endpoint},
     flow::{self, Flow},
     forged,
-    maps::{CLIENT, DESTS, HANDOFFS, ORIGINAL, PODS, PROBES},
+    maps::{CLIENT, DESTS, ENDS, HANDOFFS, ORIGINAL, PODS, PROBES},
     pending,
     storage::Socket,
 };
@@ -30,6 +30,7 @@ const DONE: u32 = 1;
 const NOTHING: Handoff = Handoff {
     socket: 0,
     source: 0,
+    target: 0,
     netns: 0,
     original: Original {
         addr: [0; 16],
@@ -72,6 +73,9 @@ fn connecting(ctx: &SockOpsContext) {
         flow::count(reason);
         return;
     }
+    if record.kind == HandoffKind::Attested as u32 {
+        mark(socket, &record, 1);
+    }
     // The record goes with the socket, should the other end never take it. The one failure is an unknown flag.
     let _: Result<(), i32> = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
@@ -100,6 +104,7 @@ fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
     let (Some(pod), Some(dest)) = (unsafe { (PODS.get(netns), DESTS.get(key.target)) }) else { return false };
     record.kind = HandoffKind::Attested as u32;
     record.source = pod.id;
+    record.target = dest.id;
     record.original.addr = key.source;
     record.original.port = key.source_port;
     if pod.kind == PodKind::Host as u32 {
@@ -137,10 +142,20 @@ fn accepted(ops: *mut bpf_sock_ops) {
             let mut client = ShownClient { addr: client.addr, port: client.port, reserved: [0; 2] };
             socket.set(&CLIENT, &mut client)
         }
-        Some(_) => true,
+        Some(socket) => {
+            mark(socket, record, 0);
+            true
+        }
     };
     flow::count(if taken { Reason::HandoffTaken } else { Reason::HandoffLost });
     pending::remove(&key, record.netns);
+}
+
+/// Notes between whom an attested connection is. One that there is no memory for is judged by what it looks like.
+#[inline(always)]
+fn mark(socket: Socket, record: &Handoff, is_caller: u32) {
+    let mut end = End { source: record.source, target: record.target, is_caller, reserved: 0 };
+    socket.set(&ENDS, &mut end);
 }
 
 /// The connecting end closes: a record that nobody took goes with it.

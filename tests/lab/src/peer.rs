@@ -4,6 +4,7 @@
 //! `bye`, `echo`, `duplex <up> <down> <chunk>`, `reset <after>` or `hold`.
 
 pub mod client;
+pub mod crowd;
 pub mod payload;
 pub mod server;
 

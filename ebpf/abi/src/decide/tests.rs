@@ -134,7 +134,7 @@ fn the_host_is_vouched_for_at_the_ports_of_probes_on_this_node_alone() {
 fn an_arrival_goes_where_the_rules_say() {
     let (addr, port, reserved) = (OTHER, HTTP, [0; 2]);
     let original = Original { addr, backend: OTHER, port, backend_port: HTTP, mode: 0, binds: 0, reserved };
-    let handoff = |kind| Some(Handoff { socket: 1, source: 2, netns: 3, original, kind, sequence: 0 });
+    let handoff = |kind| Some(Handoff { socket: 1, source: 2, target: 4, netns: 3, original, kind, sequence: 0 });
     let handoffs = [None, handoff(HandoffKind::Outbound as u32), handoff(HandoffKind::Attested as u32)];
     for dest in dests() {
         for handoff in handoffs.into_iter().chain([handoff(HandoffKind::ProxyDial as u32), handoff(99)]) {

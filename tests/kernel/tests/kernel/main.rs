@@ -10,6 +10,7 @@
 
 mod connect;
 mod cost;
+mod ends;
 mod forged;
 mod host;
 mod inbound;

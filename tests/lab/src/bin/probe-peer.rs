@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use millrace_lab::peer::{client, server};
+use millrace_lab::peer::{client, crowd, server};
 use socket2::Protocol;
 
 #[derive(Parser)]
@@ -27,6 +27,20 @@ enum Action {
         /// The name to greet with.
         #[arg(long)]
         name: String,
+        /// The file at whose appearance the listener is closed.
+        #[arg(long)]
+        deaf_when: Option<PathBuf>,
+    },
+    /// Many long connections, watched for their end until a file appears.
+    Crowd {
+        /// host:port.
+        target: String,
+        /// How many.
+        #[arg(long)]
+        count: usize,
+        /// The file.
+        #[arg(long)]
+        until: PathBuf,
     },
     /// One connection.
     Call {
@@ -86,7 +100,13 @@ fn main() -> Result<()> {
     let protocol = if mptcp { Protocol::MPTCP } else { Protocol::TCP };
     let to = |address: String| client::Target { address, protocol };
     let result = match action {
-        Action::Serve { listen, name } => return server::serve(&server::Options { listen, name, protocol }),
+        Action::Serve { listen, name, deaf_when } => {
+            return server::serve(&server::Options { listen, name, protocol, deaf_when });
+        }
+        Action::Crowd { target, count, until } => {
+            let told = || println!("{}", serde_json::json!({"open": count}));
+            serde_json::to_string(&crowd::crowd(&to(target), count, &until, told)?)?
+        }
         Action::Call { target } => serde_json::to_string(&client::call(&to(target)))?,
         Action::Exchange { target, up, down, chunk } => {
             serde_json::to_string(&client::exchange(&to(target), up, down, chunk)?)?

@@ -44,8 +44,8 @@ impl Target {
     }
 }
 
-struct Connection {
-    stream: TcpStream,
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
     reader: BufReader<TcpStream>,
     greeting: Greeting,
 }
@@ -69,7 +69,7 @@ fn greet(stream: TcpStream) -> Result<Connection> {
     Ok(Connection { stream, reader, greeting })
 }
 
-fn open(target: &Target) -> Result<Connection> {
+pub(super) fn open(target: &Target) -> Result<Connection> {
     let stream = connect(target.resolve()?, target.protocol).context("connect")?;
     greet(stream)
 }
@@ -197,7 +197,7 @@ pub fn steady(targets: &[Target], until: &Path) -> Result<Steady> {
     Ok(found)
 }
 
-fn echo_once(connection: &mut Connection, number: u32) -> Result<()> {
+pub(super) fn echo_once(connection: &mut Connection, number: u32) -> Result<()> {
     let sent = number.to_be_bytes();
     connection.stream.write_all(&sent)?;
     let mut back = [0; 4];

@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    path::PathBuf,
     thread,
     time::Duration,
 };
@@ -33,7 +34,12 @@ pub struct Options {
     pub name: String,
     /// TCP or MPTCP.
     pub protocol: Protocol,
+    /// The file at whose appearance the listener is closed; what was accepted is served on.
+    pub deaf_when: Option<PathBuf>,
 }
+
+/// Between two looks for that file.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Serves until killed.
 pub fn serve(options: &Options) -> Result<()> {
@@ -45,11 +51,25 @@ pub fn serve(options: &Options) -> Result<()> {
     socket.bind(&options.listen.into()).with_context(|| format!("bind {}", options.listen))?;
     socket.listen(BACKLOG)?;
     say(&serde_json::json!({"listening": options.listen.to_string()}));
+    socket.set_read_timeout(options.deaf_when.as_ref().map(|_| LOOK))?;
     loop {
-        let (socket, accepted) = socket.accept()?;
+        let (socket, accepted) = match (socket.accept(), &options.deaf_when) {
+            (Err(error), Some(file)) if error.kind() == io::ErrorKind::WouldBlock => {
+                if file.exists() {
+                    break;
+                }
+                continue;
+            }
+            (accepted, _) => accepted?,
+        };
         let accept = accepted.as_socket().context("a peer without an IP address")?;
         let name = options.name.clone();
         thread::spawn(move || attend(socket.into(), accept, name));
+    }
+    drop(socket);
+    say(&serde_json::json!({"deaf": options.listen.to_string()}));
+    loop {
+        thread::park();
     }
 }
 

@@ -35,6 +35,8 @@ mod plaintext;
 #[cfg(test)]
 mod returns;
 #[cfg(test)]
+mod revoked;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod services;

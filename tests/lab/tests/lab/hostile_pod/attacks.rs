@@ -158,6 +158,8 @@ pub(super) fn begins(lab: &Lab, pod: &str, target: SocketAddr, count: usize, unt
 pub(super) fn ends(lab: &Lab, pod: &str, target: SocketAddr, (mut flood, until): (Process, &Path)) -> Result<()> {
     std::fs::write(until, "")?;
     flood.wait(CALL)?;
+    // It went with the address that the pod took off its interface, if it did.
+    ip(lab, pod, &format!("neigh replace {} lladdr 02:00:00:00:00:99 dev eth0 nud permanent", target.ip()))?;
     ip(lab, pod, &format!("neigh del {} dev eth0", target.ip()))
 }
 

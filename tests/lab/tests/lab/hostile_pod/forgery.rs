@@ -12,7 +12,7 @@ use millrace_lab::{
     Lab, clock,
     frames::{
         Ends, SYN, Segment, Wire,
-        hijack::{self, Plan, Taken, hijack},
+        hijack::{Plan, Taken, hijack},
         parse, tcp,
     },
 };

@@ -1,0 +1,118 @@
+//! Connections within a node that should not be there any more are closed within a second, and no others: policy turned, or a
+//! pod is gone.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use millrace_lab::{
+    Lab, Part, Plan, Pod,
+    manifests::{self, Rule, access_policy},
+    peer::crowd::{Crowd, unix_us},
+    process::Process,
+};
+
+use crate::scene::{self, CALL};
+
+/// An edit of the directory is in force within this time, for what is open too.
+const IN_FORCE: Duration = Duration::from_secs(1);
+
+fn plan(name: &str) -> Plan {
+    let pods = ["shop/alice", "shop/dave", "shop/bob", "shop/carol"].map(Pod::new);
+    Plan::new(name).node("a", pods)
+}
+
+/// Connections of one pod to another, by one family.
+struct Calls {
+    process: Process,
+    until: PathBuf,
+}
+
+fn call(lab: &Lab, from: &str, to: &str, family: usize, count: usize) -> Result<Calls> {
+    let ip = *lab.pod(to)?.addresses().both().get(family).context("two families")?;
+    let target = std::net::SocketAddr::new(ip, 8080).to_string();
+    let name = format!("crowd-{}-{family}", to.replace('/', "-"));
+    let until = lab.directory().join(format!("{}-{name}", from.replace('/', "-")));
+    let (program, count) = (lab.binaries().path("probe-peer")?.display().to_string(), count.to_string());
+    let arguments = [&program, "crowd", &target, "--count", &count, "--until", &until.display().to_string()];
+    let mut process = lab.pod(from)?.start(&name, &arguments)?;
+    process.says("open", CALL)?;
+    Ok(Calls { process, until })
+}
+
+impl Calls {
+    /// Waits until all have ended.
+    fn end(mut self) -> Result<Crowd> {
+        let status = self.process.wait(CALL)?;
+        ensure!(status.success(), "{}", self.process.errors());
+        let output = self.process.output();
+        Ok(serde_json::from_str(output.lines().last().context("it says what it saw")?)?)
+    }
+
+    /// Ends the watch, and looks at what is left.
+    fn look(self) -> Result<Crowd> {
+        fs::write(&self.until, "")?;
+        self.end()
+    }
+}
+
+/// Checks that all of these were closed in time after `start`.
+fn closed(what: &str, calls: Vec<Calls>, count: usize, start: u64) -> Result<()> {
+    let all: Vec<Crowd> = calls.into_iter().map(Calls::end).collect::<Result<_>>()?;
+    let n: usize = all.iter().map(|crowd| crowd.closed).sum();
+    let first = all.iter().filter_map(|crowd| crowd.ended_us).map(|(first, _)| first).min().unwrap_or_default();
+    let last = all.iter().filter_map(|crowd| crowd.ended_us).map(|(_, last)| last).max().unwrap_or_default();
+    let [first, last] = [first, last].map(|at| Duration::from_micros(at.saturating_sub(start)));
+    println!("{what}: {n} of {count} connections closed, the first after {first:?}, the last after {last:?}");
+    ensure!(n == count, "all of {count} are closed: {all:?}");
+    ensure!(last < IN_FORCE, "within a second, not {last:?}");
+    Ok(())
+}
+
+/// Checks that all of these live.
+fn alive(what: &str, calls: Vec<Calls>, count: usize) -> Result<()> {
+    let all: Vec<Crowd> = calls.into_iter().map(Calls::look).collect::<Result<_>>()?;
+    let n: usize = all.iter().map(|crowd| crowd.alive).sum();
+    println!("{what}: {n} of {count} connections live");
+    ensure!(n == count, "all of {count} live: {all:?}");
+    Ok(())
+}
+
+/// Two hundred, of both families; bob has closed his listener by then, so that nothing but what the kernel noted tells who called.
+#[test]
+fn policy_that_turns_closes_half_of_200_connections_and_leaves_the_others() {
+    scene::mesh(&plan("revoked"), |lab| {
+        let deaf = lab.directory().join("deaf");
+        let mut bob = lab.pod("shop/bob")?.serves("[::]:8080", &["--deaf-when", &deaf.display().to_string()])?;
+        let both = |from| (0..2).map(|family| call(lab, from, "shop/bob", family, 50)).collect::<Result<Vec<_>>>();
+        let (alice, dave) = (both("shop/alice")?, both("shop/dave")?);
+        fs::write(&deaf, "")?;
+        bob.says("deaf", CALL)?;
+        lab.pod("shop/dave")?.is_refused(lab.pod("shop/bob")?.at(8080))?;
+        let start = unix_us()?;
+        lab.apply(&access_policy("shop/guard", "Allow", "bob", &[Rule::identity("shop/dave")])?)?;
+        closed("policy turned", alice, 100, start)?;
+        let revoked = lab.admin(Part::Agent("a")).metrics()?.sum("millrace_agent_revoked_total", &[]);
+        alive("policy turned, callers that it allows", dave, 100)?;
+        ensure!(revoked == 100.0, "each is counted once: {revoked}");
+        Ok(())
+    });
+}
+
+/// Deleted, though its processes live on, as a directory's pods do: whoever talked to it talks to nobody of the mesh.
+#[test]
+fn a_pod_that_is_gone_leaves_no_connection_behind() {
+    scene::mesh(&plan("gone"), |lab| {
+        let _serving =
+            [lab.pod("shop/bob")?.serves("[::]:8080", &[])?, lab.pod("shop/carol")?.serves("[::]:8080", &[])?];
+        let both = |from, to| (0..2).map(|family| call(lab, from, to, family, 50)).collect::<Result<Vec<_>>>();
+        let (gone, stays) = (both("shop/alice", "shop/carol")?, both("shop/alice", "shop/bob")?);
+        // As a caller it is gone too.
+        let callers = both("shop/carol", "shop/bob")?;
+        let carol = manifests::pod(lab.number(), lab.topology(), lab.topology().pod("shop/carol")?);
+        let start = unix_us()?;
+        lab.remove(&carol)?;
+        closed("the callee is gone", gone, 100, start)?;
+        closed("the caller is gone", callers, 100, start)?;
+        alive("a pod is gone, connections of others", stays, 100)
+    });
+}
