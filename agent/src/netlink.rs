@@ -39,12 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) type Each<'e> = dyn FnMut(&[u8]) -> Option<()> + 'e;
 
 /// Sends one request, and hands each message of the answer to `each`.
-pub(crate) fn ask(
-    protocol: i32,
-    (kind, ask): (u16, Ask),
-    body: &[u8],
-    each: &mut Each<'_>,
-) -> io::Result<()> {
+pub(crate) fn ask(protocol: i32, (kind, ask): (u16, Ask), body: &[u8], each: &mut Each<'_>) -> io::Result<()> {
     let mut socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::DGRAM, Some(Protocol::from(protocol)))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let flags: u16 = if ask == Ask::All { 0x301 } else { 5 };

@@ -144,8 +144,18 @@ pub fn unready(generation: u64, proxy: Option<&Proxy>) -> Vec<String> {
 
 /// What the agent works by: its settings and the Snapshot. No secret is in either.
 pub fn config(config: &Config, mesh: &Arc<Mesh>) -> Value {
-    let Config { node, control, join_token_file, run_dir, state_dir, place, proxy_user, flows, anti_spoofing, kernel_log } =
-        config;
+    let Config {
+        node,
+        control,
+        join_token_file,
+        run_dir,
+        state_dir,
+        place,
+        proxy_user,
+        flows,
+        anti_spoofing,
+        kernel_log,
+    } = config;
     let on = |switch: &Switch| *switch == Switch::On;
     json!({
         "node": node,

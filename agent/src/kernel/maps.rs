@@ -7,8 +7,8 @@ use std::{
 };
 
 use millrace_abi::{
-    Addr, Dest, Exempt, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue,
-    Tuple, Verdict, VerdictKey, capacity, map,
+    Addr, Dest, Exempt, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey,
+    SlotValue, Tuple, Verdict, VerdictKey, capacity, map,
 };
 
 use super::{

@@ -15,8 +15,8 @@ use std::{
 };
 
 use millrace_abi::{
-    Dest, Exempt, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue, Tuple,
-    Verdict, VerdictKey,
+    Dest, Exempt, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue,
+    Tuple, Verdict, VerdictKey,
 };
 
 const MAP_UPDATE_ELEM: libc::c_long = 2;

@@ -75,7 +75,9 @@ impl Pods {
             let unguarded = match (self.guards.switch, ends.is_empty()) {
                 (Switch::Off, _) => Some("--anti-spoofing is off".to_owned()),
                 (Switch::On, true) => Some("it has no veth whose other end is in the node's namespace".to_owned()),
-                (Switch::On, false) => set(pod, &found, &ends, (&self.entrant, &mut self.guards.held, kernel)).await.err(),
+                (Switch::On, false) => {
+                    set(pod, &found, &ends, (&self.entrant, &mut self.guards.held, kernel)).await.err()
+                }
             };
             let is_new = unguarded != pod.unguarded && pod.workload.membership != Membership::Outside;
             if let Some(why) = unguarded.as_ref().filter(|_| is_new) {
@@ -86,7 +88,9 @@ impl Pods {
         for interface in self.guards.held.keys().copied().filter(|index| !wanted.contains(index)).collect::<Vec<_>>() {
             match kernel.unguard(interface) {
                 Ok(()) => drop(self.guards.held.remove(&interface)),
-                Err(why) => tracing::warn!(error = &why as &dyn std::error::Error, interface, "a guard can't be removed"),
+                Err(why) => {
+                    tracing::warn!(error = &why as &dyn std::error::Error, interface, "a guard can't be removed")
+                }
             }
         }
         let known: BTreeSet<u64> = self.pods.values().filter_map(Pod::cookie).collect();
@@ -151,7 +155,8 @@ fn made(workload: &Workload, end: &Link, ends: &[&Link], inside: &Inside) -> Res
         Membership::Pending | Membership::Enrolled => GuardKind::Other,
     };
     let (mac, id) = (own.mac, workload.id());
-    let guard = Guard { v4: [0; 16], v6: [0; 16], link_local: addr(link_local), id, told_ns: 0, mac, kind: kind as u16 };
+    let guard =
+        Guard { v4: [0; 16], v6: [0; 16], link_local: addr(link_local), id, told_ns: 0, mac, kind: kind as u16 };
     Ok(addressed(guard, workload))
 }
 
@@ -202,7 +207,8 @@ mod tests {
         let (first, second) = (end(7, 2), end(8, 3));
         let ends = [&first, &second];
         let seen = inside(&[(2, "192.168.0.9"), (3, "10.0.0.1"), (3, "fe80::33")]);
-        let (other, own) = (made(&workload(), &first, &ends, &seen).unwrap(), made(&workload(), &second, &ends, &seen).unwrap());
+        let (other, own) =
+            (made(&workload(), &first, &ends, &seen).unwrap(), made(&workload(), &second, &ends, &seen).unwrap());
         assert_eq!((other.kind, own.kind), (GuardKind::Other as u16, GuardKind::Own as u16));
         assert_eq!((own.mac, own.link_local), ([2, 0, 0, 0, 0, 3], addr("fe80::33".parse().unwrap())));
         assert_eq!((own.v4, own.v6), (addr([10, 0, 0, 1].into()), addr("fd00::1".parse().unwrap())));

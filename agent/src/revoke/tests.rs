@@ -83,7 +83,8 @@ fn who_called_is_not_closed_for_what_it_may_not_be_called_for() {
 
 #[test]
 fn a_connection_with_a_workload_that_is_gone_is_closed_though_another_has_its_address() {
-    let left = |ids: &[u64]| super::revoked(&node(&[(WEB, 0, 1)]), &noted(), &ids.iter().copied().collect::<BTreeSet<_>>());
+    let left =
+        |ids: &[u64]| super::revoked(&node(&[(WEB, 0, 1)]), &noted(), &ids.iter().copied().collect::<BTreeSet<_>>());
     assert_eq!(sides(&left(&[WEB])), [(WEB, Side::Caller, Why::Gone)]);
     assert_eq!(sides(&left(&[DB])), [(DB, Side::Callee, Why::Gone)]);
     assert!(left(&[WEB, DB]).is_empty());
@@ -101,7 +102,8 @@ fn the_hosts_connections_are_let_be() {
 #[test]
 fn a_connection_that_policy_now_denies_is_closed_at_the_callers_end() {
     let seen = seen(&[("10.0.0.1:40000", "10.0.0.2:80")], &[("10.0.0.2:80", "10.0.0.1:40000")], &[80]);
-    let [Revoked { netns: WEB, source: WEB, why: Why::Denied(9), .. }] = revoked(&node(&[(WEB, 0, 0)]), &seen)[..] else {
+    let [Revoked { netns: WEB, source: WEB, why: Why::Denied(9), .. }] = revoked(&node(&[(WEB, 0, 0)]), &seen)[..]
+    else {
         panic!()
     };
     assert!(revoked(&node(&[(WEB, 0, 1)]), &seen).is_empty(), "an allowed one was closed");

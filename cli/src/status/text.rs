@@ -67,7 +67,9 @@ fn node(agent: &Agent) -> Table {
 
 fn workloads(agent: &Agent) -> Table {
     let mut table = Table::new(["WORKLOAD", "STATE", "IDENTITY", "ADDRESSES", "LISTENERS", "CERTIFICATE"]);
-    for Workload { name, identity, addresses, listeners, state, unguarded: _, certificate_expires_s } in &agent.workloads {
+    for Workload { name, identity, addresses, listeners, state, unguarded: _, certificate_expires_s } in
+        &agent.workloads
+    {
         let certificate = match certificate_expires_s {
             Some(left) if *left <= 0.0 => "EXPIRED".to_owned(),
             Some(left) => format!("{} left", span(*left)),

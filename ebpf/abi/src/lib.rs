@@ -12,9 +12,9 @@ pub mod spread;
 
 pub use forge::{Guard, GuardKind};
 pub use layout::{
-    AffinityKey, AffinityValue, Dest, DestKind, End, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey, ListenerKind, Original, OriginalMode,
-    Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict,
-    VerdictKey,
+    AffinityKey, AffinityValue, Dest, DestKind, End, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey,
+    ListenerKind, Original, OriginalMode, Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, ShownClient,
+    SlotKey, SlotValue, Tuple, Verdict, VerdictKey,
 };
 pub use reason::{Action, N_REASONS, Reason, action};
 
@@ -119,7 +119,7 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Every map that is pinned.
     pub const ALL: [&str; 19] = [
-        CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS, GUARDS, FORGED, ORIGINAL,
-        CLIENT, ENDS, EXEMPT, REASONS, FLOWS,
+        CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS, GUARDS, FORGED,
+        ORIGINAL, CLIENT, ENDS, EXEMPT, REASONS, FLOWS,
     ];
 }

@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use millrace_abi::{
-    Addr, AffinityKey, AffinityValue, Dest, End, Exempt, Guard, Handoff, ListenerKey, N_REASONS, Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue,
-    ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, capacity,
+    Addr, AffinityKey, AffinityValue, Dest, End, Exempt, Guard, Handoff, ListenerKey, N_REASONS, Original, Pending,
+    Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, capacity,
 };
 
 /// Capacities are for the largest node; memory is taken as entries come.

@@ -78,7 +78,9 @@ impl Wire {
             self.socket.set_read_timeout(Some(left))?;
             let length = match self.socket.recv(&mut frame) {
                 Ok(length) => length,
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let heard: Vec<u8> = frame.iter().take(length).map(read).collect();

@@ -111,10 +111,7 @@ fn another_interface_may_claim_what_is_nobodys_of_the_mesh() {
     assert_eq!(guard.packet(&mapped([10, 0, 0, 8]), is_mesh), Some(Reason::SpoofedSource));
     assert_eq!(guard.frame(&OTHER_MAC), None);
     assert_eq!(guard.arp(&arp(OTHER_MAC, [10, 0, 0, 8]), is_mesh), Some(Reason::SpoofedNeighbour));
-    assert_eq!(
-        guard.icmpv6(&V6, &neighbour(136, OTHER_V6), &[0; 8], is_mesh),
-        Some(Reason::SpoofedNeighbour)
-    );
+    assert_eq!(guard.icmpv6(&V6, &neighbour(136, OTHER_V6), &[0; 8], is_mesh), Some(Reason::SpoofedNeighbour));
 }
 
 #[test]

@@ -207,7 +207,8 @@ fn fast_open_with_data_is_no_forgery() {
     }
     assert_eq!((node.count(Reason::InForged), node.count(Reason::HandoffTaken)), (0, 3));
     let passive = server.run(|| std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap());
-    let (names, values): (Vec<&str>, Vec<&str>) = passive.lines().filter(|line| line.starts_with("TcpExt")).partition(|l| l.contains("TCPFastOpen"));
+    let (names, values): (Vec<&str>, Vec<&str>) =
+        passive.lines().filter(|line| line.starts_with("TcpExt")).partition(|l| l.contains("TCPFastOpen"));
     let at = names[0].split(' ').position(|name| name == "TCPFastOpenPassive").unwrap();
     assert_eq!(values[0].split(' ').nth(at), Some("3"), "the SYNs carried data");
 }

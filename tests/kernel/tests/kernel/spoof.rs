@@ -54,11 +54,16 @@ impl Scene {
 
     /// Every forgery, by name, and what it is dropped for.
     fn forgeries(&self) -> Vec<Forgery> {
-        let (victim4, victim6): (Ipv4Addr, Ipv6Addr) = (self.victim.ip4.parse().unwrap(), self.victim.ip6.parse().unwrap());
-        let (own4, own6): (Ipv4Addr, Ipv6Addr) = (self.intruder.ip4.parse().unwrap(), self.intruder.ip6.parse().unwrap());
-        let (target4, target6): (Ipv4Addr, Ipv6Addr) = (self.target.ip4.parse().unwrap(), self.target.ip6.parse().unwrap());
+        let (victim4, victim6): (Ipv4Addr, Ipv6Addr) =
+            (self.victim.ip4.parse().unwrap(), self.victim.ip6.parse().unwrap());
+        let (own4, own6): (Ipv4Addr, Ipv6Addr) =
+            (self.intruder.ip4.parse().unwrap(), self.intruder.ip6.parse().unwrap());
+        let (target4, target6): (Ipv4Addr, Ipv6Addr) =
+            (self.target.ip4.parse().unwrap(), self.target.ip6.parse().unwrap());
         let (mac, other, to) = (self.out.mac, [2, 0, 0, 0, 0, 0x66], self.seen.mac);
-        let syn = |from: IpAddr, mac| frames::tcp(&self.ends(from, mac), &Segment { flags: SYN, sequence: 9, ..Segment::default() });
+        let syn = |from: IpAddr, mac| {
+            frames::tcp(&self.ends(from, mac), &Segment { flags: SYN, sequence: 9, ..Segment::default() })
+        };
         let from6 = |from: Ipv6Addr| self.ends(from.into(), mac);
         let link_local: Ipv6Addr = "fe80::66".parse().unwrap();
         use Reason::{SpoofedMac, SpoofedNeighbour, SpoofedProtocol, SpoofedSource};
@@ -77,16 +82,28 @@ impl Scene {
             ("another's link address", SpoofedMac, syn(own4.into(), other)),
             ("another's link address, IPv6", SpoofedMac, syn(own6.into(), other)),
             ("a neighbour's address by ARP, answered", SpoofedNeighbour, frames::arp(2, (mac, victim4), (to, target4))),
-            ("a neighbour's address by ARP, asked", SpoofedNeighbour, frames::arp(1, (mac, victim4), (BROADCAST, target4))),
+            (
+                "a neighbour's address by ARP, asked",
+                SpoofedNeighbour,
+                frames::arp(1, (mac, victim4), (BROADCAST, target4)),
+            ),
             ("its own address at another's link address by ARP", SpoofedMac, {
                 let mut frame = frames::arp(2, (other, own4), (to, target4));
                 frame[6..12].copy_from_slice(&mac);
                 frame
             }),
             ("a neighbour's answer", SpoofedNeighbour, frames::neighbour(&from6(own6), 136, victim6, Some(mac))),
-            ("a neighbour's answer from its address", SpoofedSource, frames::neighbour(&from6(victim6), 136, victim6, Some(mac))),
+            (
+                "a neighbour's answer from its address",
+                SpoofedSource,
+                frames::neighbour(&from6(victim6), 136, victim6, Some(mac)),
+            ),
             ("a neighbour's question", SpoofedSource, frames::neighbour(&from6(victim6), 135, target6, Some(mac))),
-            ("a neighbour's address taken", SpoofedNeighbour, frames::neighbour(&from6(Ipv6Addr::UNSPECIFIED), 135, victim6, None)),
+            (
+                "a neighbour's address taken",
+                SpoofedNeighbour,
+                frames::neighbour(&from6(Ipv6Addr::UNSPECIFIED), 135, victim6, None),
+            ),
             ("an answer behind hop-by-hop options", SpoofedNeighbour, {
                 frames::behind(&frames::neighbour(&from6(own6), 136, victim6, Some(mac)), 0)
             }),
@@ -101,7 +118,11 @@ impl Scene {
             ("a neighbour's address in network 0", SpoofedProtocol, frames::tagged(&syn(victim4.into(), mac), 0)),
             ("a tagged frame", SpoofedProtocol, frames::tagged(&syn(own4.into(), mac), 7)),
             ("a kind of its own", SpoofedProtocol, frames::ethernet(mac, to, 0x88b5, &[0; 46])),
-            ("half an ARP message", SpoofedProtocol, frames::ethernet(mac, to, frames::ARP, &[0, 1, 8, 0, 6, 4, 0, 2, 0, 0])),
+            (
+                "half an ARP message",
+                SpoofedProtocol,
+                frames::ethernet(mac, to, frames::ARP, &[0, 1, 8, 0, 6, 4, 0, 2, 0, 0]),
+            ),
         ]
     }
 }

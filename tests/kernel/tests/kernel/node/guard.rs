@@ -35,7 +35,8 @@ impl Node {
 /// The link-local address of a pod's interface.
 pub(crate) fn link_local(pod: &Pod) -> Addr {
     let table = pod.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap());
-    let line = table.lines().find(|line| line.starts_with("fe80") && line.ends_with("eth0")).expect("a link-local address");
+    let line =
+        table.lines().find(|line| line.starts_with("fe80") && line.ends_with("eth0")).expect("a link-local address");
     let number = u128::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
     bytes(Ipv6Addr::from(number).into())
 }

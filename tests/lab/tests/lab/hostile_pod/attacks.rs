@@ -101,7 +101,11 @@ pub(super) const ALL: [Attack; 9] = [
 ];
 
 pub(super) const LONG: [Attack; 2] = [
-    Attack { what: "fills the table of connects under way, 19,000 to a black hole", run: |lab| fills(lab, 19_000), ..ALL[7] },
+    Attack {
+        what: "fills the table of connects under way, 19,000 to a black hole",
+        run: |lab| fills(lab, 19_000),
+        ..ALL[7]
+    },
     Attack { what: "leaves 100,000 connections half open", run: |lab| half_opens(lab, 100_000), ..ALL[8] },
 ];
 
@@ -112,7 +116,8 @@ fn at(lab: &Lab, pod: &str) -> Result<String> {
 fn binds(lab: &Lab) -> Result<String> {
     let program = lab.binaries().path("intruder")?.display().to_string();
     let ports = [15801, 15806, 15008];
-    let wanted = ports.iter().flat_map(|port| ["127.0.0.1", "0.0.0.0", "[::1]", "[::]"].map(|ip| format!("{ip}:{port}")));
+    let wanted =
+        ports.iter().flat_map(|port| ["127.0.0.1", "0.0.0.0", "[::1]", "[::]"].map(|ip| format!("{ip}:{port}")));
     let wanted: Vec<String> = wanted.collect();
     let mut all = vec![program.as_str(), "bind"];
     all.extend(wanted.iter().map(String::as_str));
@@ -144,7 +149,13 @@ fn takes_an_address(lab: &Lab) -> Result<String> {
 }
 
 /// Begins connects in a pod that get no answer, for their packets go to a link address that is nobody's.
-pub(super) fn begins(lab: &Lab, pod: &str, target: SocketAddr, count: usize, until: &Path) -> Result<(Process, Flooded)> {
+pub(super) fn begins(
+    lab: &Lab,
+    pod: &str,
+    target: SocketAddr,
+    count: usize,
+    until: &Path,
+) -> Result<(Process, Flooded)> {
     ip(lab, pod, &format!("neigh replace {} lladdr 02:00:00:00:00:99 dev eth0 nud permanent", target.ip()))?;
     let (program, count) = (lab.binaries().path("intruder")?.display().to_string(), count.to_string());
     let (target, until) = (target.to_string(), until.display().to_string());

@@ -1,6 +1,11 @@
 //! What neighbours feel: they call bob beside every attack, on their old connections and on new ones.
 
-use std::{fmt::Write as _, fs, path::PathBuf, sync::atomic::{AtomicU32, Ordering}};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use millrace_lab::{Lab, peer::Steady, process::Process};
@@ -23,7 +28,8 @@ impl Neighbours {
         let (program, path) = (lab.binaries().path("probe-peer")?.display().to_string(), until.display().to_string());
         let bob = lab.pod(BOB)?;
         let [v4, v6] = bob.addresses().both().map(|ip| std::net::SocketAddr::new(ip, 8080).to_string());
-        let begin = |pod: &str| lab.pod(pod)?.start(&format!("steady-{n}"), &[&program, "steady", &v4, &v6, "--until", &path]);
+        let begin =
+            |pod: &str| lab.pod(pod)?.start(&format!("steady-{n}"), &[&program, "steady", &v4, &v6, "--until", &path]);
         Ok(Self { until: until.clone(), calling: [ALICE, FAR].map(begin).into_iter().collect::<Result<_>>()? })
     }
 
@@ -55,7 +61,9 @@ pub(crate) struct Row {
 
 /// The table, as a page has it.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let mut text = String::from("| a pod | what became of it | stopped by | counted as | neighbours' calls, failed |\n|---|---|---|---|---|\n");
+    let mut text = String::from(
+        "| a pod | what became of it | stopped by | counted as | neighbours' calls, failed |\n|---|---|---|---|---|\n",
+    );
     for Row { what, outcome, stopped_by, reasons, calls } in rows {
         let n = calls.connects + calls.echoes;
         let reasons = reasons.iter().map(|reason| format!("`{reason}`")).collect::<Vec<_>>().join(", ");
