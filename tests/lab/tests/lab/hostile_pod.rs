@@ -110,6 +110,47 @@ fn attacks_by_numbers_in_full() {
     });
 }
 
+/// What the table's connects come to where no policy forbids them: so it is not the tool that fails.
+#[test]
+fn the_same_connects_succeed_where_policy_allows_them() {
+    town("hostile-free", |lab| {
+        lab.remove(&access_policy("shop/guard", "Allow", "bob", &[])?)?;
+        let bob = lab.pod(BOB)?.at(8080);
+        clock::until(CALL, "mallory may call bob", || lab.pod(MALLORY)?.connects(bob))?;
+        let (bob, below) = (bob.to_string(), lab.pod(MALLORY)?.place()?.cgroup.join("deeper").display().to_string());
+        let ways: [&[&str]; 6] =
+            [&[], &["--mark", "15008"], &["--cgroup", &below], &["--mptcp"], &["--fast-open"], &["--user"]];
+        for way in ways {
+            let tried = tries(lab, &[&[bob.as_str()], way].concat())?;
+            ensure!(tried.greeting.is_some(), "connect {way:?}: {tried:?}");
+        }
+        Ok(())
+    });
+}
+
+/// Another CNI's pod, say: it works, and status says what it lacks.
+#[test]
+fn a_pod_whose_interface_is_no_veth_is_named_on_status() {
+    scene::plain(&plan("unguarded"), |lab| {
+        let v4 = lab.pod(DAVE)?.addresses().v4;
+        for words in
+            ["link del eth0", "link add eth0 type bridge", "link set eth0 up", &format!("addr add {v4}/24 dev eth0")]
+        {
+            ip(lab, DAVE, words)?;
+        }
+        lab.start_mesh()?;
+        let status = lab.admin(Part::Agent("a")).json("/status")?;
+        let workloads = status.pointer("/workloads").and_then(serde_json::Value::as_array).context("workloads")?;
+        let unguarded: Vec<&str> = workloads
+            .iter()
+            .filter(|workload| workload.get("unguarded").is_some_and(serde_json::Value::is_string))
+            .filter_map(|workload| workload.get("name")?.as_str())
+            .collect();
+        ensure!(unguarded == [DAVE], "dave alone is named: {status}");
+        Ok(())
+    });
+}
+
 /// Something a hostile pod does, and what stops it.
 struct Attack {
     what: &'static str,
