@@ -83,11 +83,11 @@ fn a_full_map_is_counted_and_its_connection_is_not_vouched_for() {
     let (client, (server, proxy)) = (node.pod(), node.pod_with_proxy());
     let _application = server.listens("0.0.0.0", 8080);
     let data = MapData::from_pin(node.pins().join(map::HANDOFFS)).unwrap();
-    let mut handoffs: HashMap<_, [u8; 48], [u8; 72]> = Map::HashMap(data).try_into().unwrap();
+    let mut handoffs: HashMap<_, [u8; 48], [u8; 80]> = Map::HashMap(data).try_into().unwrap();
     for n in 0..capacity::HANDOFFS {
         let mut key = [0xff; 48];
         key[..4].copy_from_slice(&n.to_ne_bytes());
-        handoffs.insert(key, [0; 72], 0).unwrap();
+        handoffs.insert(key, [0; 80], 0).unwrap();
     }
     assert_eq!(node.handoffs(), u64::from(capacity::HANDOFFS));
     let stream = client.connects(server.address(Family::V4, 8080)).unwrap();
