@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use millrace_model::{Identity, Membership, Mesh};
+use millrace_model::{Identity, Mesh};
 use millrace_node::{
     credentials::{KeyMaterial, csr, new_key, peer_identity, renew_at, validity},
     handover::seal,
@@ -92,7 +92,7 @@ pub struct Keeper {
 
 /// The identities that need a certificate on `node`.
 pub fn identities(mesh: &Mesh, node: &str) -> BTreeSet<Identity> {
-    let here = mesh.snapshot.workloads.values().filter(|w| *w.node == *node && w.membership != Membership::Outside);
+    let here = mesh.snapshot.workloads.values().filter(|w| *w.node == *node && w.membership.is_captured());
     here.map(|workload| workload.identity.clone()).collect()
 }
 

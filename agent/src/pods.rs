@@ -5,6 +5,7 @@
 
 mod entrant;
 mod guard;
+pub mod hosts;
 mod links;
 pub mod listener;
 mod namespace;
@@ -13,6 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
     sync::Arc,
 };
 
@@ -41,6 +43,7 @@ pub struct Pods {
     /// workload that it wrote each down for.
     inherited: BTreeMap<u64, Option<u64>>,
     guards: guard::Guards,
+    hosts: hosts::Hosts,
     pods: BTreeMap<ObjectName, Pod>,
 }
 
@@ -53,6 +56,8 @@ pub struct Left<'l> {
     pub entries: &'l BTreeMap<u64, Entry>,
     /// Its guards, by the index of the host's end.
     pub guards: BTreeMap<u32, Guard>,
+    /// The directory of cgroups that its programs stand at.
+    pub cgroup: &'l Path,
 }
 
 /// One pod.
@@ -103,17 +108,23 @@ impl Pod {
 impl Pods {
     /// No pods yet.
     pub fn new(node: Arc<str>, left: Left<'_>, anti_spoofing: Switch) -> io::Result<Self> {
-        let Left { attached, entries, guards } = left;
+        let Left { attached, entries, guards, cgroup } = left;
         let (entrant, host) = (Entrant::start()?, listener::cookie()?);
         let owner = |cookie: &u64| (*cookie, entries.get(cookie).map(|entry| entry.id));
         let inherited = attached.iter().map(owner).collect();
         let guards = guard::Guards::new(anti_spoofing, guards);
-        Ok(Self { node, entrant, host, attached, inherited, guards, pods: BTreeMap::new() })
+        let hosts = hosts::Hosts::new(cgroup);
+        Ok(Self { node, entrant, host, attached, inherited, guards, hosts, pods: BTreeMap::new() })
     }
 
     /// Every pod, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&ObjectName, &Pod)> {
         self.pods.iter()
+    }
+
+    /// Those that share the node's network.
+    pub fn hosts(&self) -> impl Iterator<Item = &hosts::Host> {
+        self.hosts.iter()
     }
 
     /// The pod of this name and uid.
@@ -128,10 +139,10 @@ impl Pods {
 
     /// Takes in what the Snapshot says now, and captures what can be. True where a pod changed.
     pub async fn sync(&mut self, mesh: &Mesh, kernel: &mut Kernel) -> bool {
-        let mut changed = self.forget(mesh);
         let node = self.node.clone();
+        let mut changed = self.forget(mesh) | self.hosts.sync(mesh, &node);
         let local = mesh.snapshot.workloads.values().filter(|w| w.node == node);
-        for workload in local.filter(|w| w.netns.is_some()) {
+        for workload in local.filter(|w| w.netns.is_some() && !self.hosts.is_one(w)).collect::<Vec<_>>() {
             let name = workload.name.clone();
             let mut pod = self.pods.remove(&name).unwrap_or_else(|| Pod::new(workload.clone()));
             if pod.workload.addresses != workload.addresses {
@@ -226,7 +237,7 @@ impl Pods {
         let cookie = self.entrant.within(namespace.clone(), listener::cookie).await;
         let cookie = cookie.map_err(|why| format!("its network namespace {path} can't be entered: {why}"))?;
         if cookie == self.host {
-            return Err("it shares the node's network namespace: such pods are not captured yet".to_owned());
+            return Err("it shares the node's network namespace, and is not said to: spec.hostNetwork".to_owned());
         }
         if let Some((other, _)) = self.iter().find(|(_, other)| other.cookie() == Some(cookie)) {
             return Err(format!("it shares the network namespace of {other}"));
@@ -325,7 +336,7 @@ impl Pods {
         let pods = self.pods.iter().filter_map(|(name, pod)| {
             let cookie = self.cookie(pod)?;
             match pod.workload.membership {
-                Membership::Outside => Some((cookie, Namespace::Outside(name.clone()))),
+                Membership::Outside | Membership::Host => Some((cookie, Namespace::Outside(name.clone()))),
                 // Not before its link is there, and still when only its listeners are not: what is captured stays so.
                 Membership::Pending | Membership::Enrolled if self.attached.contains(&cookie) => {
                     Some((cookie, Namespace::Mesh(name.clone())))
@@ -333,7 +344,7 @@ impl Pods {
                 Membership::Pending | Membership::Enrolled => None,
             }
         });
-        pods.chain([(self.host, Namespace::Host)]).collect()
+        pods.chain([(self.host, Namespace::Host)]).chain(self.hosts.keys()).collect()
     }
 
     /// Detaches the lookup links of namespaces that are no pod's of the mesh any more: last, after the kernel's tables.
@@ -357,6 +368,8 @@ impl Pods {
         let is_stale = |cookie: &u64| match namespaces.get(cookie) {
             Some(Namespace::Mesh(_)) => false,
             Some(Namespace::Outside(_) | Namespace::Host) => true,
+            // Of cgroups, which have no link.
+            Some(Namespace::HostMesh(_) | Namespace::HostOutside(_) | Namespace::HostUnknown) => false,
             None => !(is_unknown && self.inherited.contains_key(cookie)),
         };
         self.attached.iter().copied().filter(is_stale).collect()

@@ -63,7 +63,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let seat = Seat::take(&dir, &socket).await.context("the node can't be taken over")?;
     kernel.attach(&options).context("the kernel's half can't be set up")?;
     let have = kernel.state()?;
-    let left = Left { attached: kernel.attached_pods()?, entries: &have.pods, guards: kernel.guards()? };
+    let left = Left {
+        attached: kernel.attached_pods()?,
+        entries: &have.pods,
+        guards: kernel.guards()?,
+        cgroup: &config.place.cgroup,
+    };
     let pods = Pods::new(config.node.clone(), left, config.anti_spoofing)?;
 
     let held = control::load(&dir);

@@ -14,7 +14,7 @@ use crate::{
     certificates::Certificates,
     config::{Config, Switch},
     control::Connected,
-    pods::{Pod, listener},
+    pods::{Pod, hosts::Host, listener},
     proxy::Peer,
 };
 
@@ -124,6 +124,26 @@ impl Workload {
             state: pod.pending.as_ref().map_or_else(|| "captured".to_owned(), |why| format!("pending: {why}")),
             unguarded: pod.unguarded.clone(),
             certificate_expires_s: expires.map(|left| left.map_or(0, |left| left.as_secs())),
+        })
+    }
+}
+
+impl Workload {
+    /// A pod of the mesh that shares the node's network; None for one outside the mesh.
+    pub fn in_hosts_network(host: &Host) -> Option<Self> {
+        let Host { workload, key } = host;
+        if workload.membership != Membership::Host {
+            return None;
+        }
+        Some(Self {
+            name: workload.name.to_string(),
+            identity: workload.identity.to_string(),
+            addresses: workload.addresses.clone(),
+            netns_cookie: None,
+            listeners: Vec::new(),
+            state: key.as_ref().map_or_else(|why| format!("pending: {why}"), |_| "captured".to_owned()),
+            unguarded: None,
+            certificate_expires_s: None,
         })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_model::{Identity, Membership, identity};
+use millrace_model::{Identity, identity};
 
 use crate::{scope::Edition, world::Settings};
 
@@ -195,7 +195,7 @@ fn runs_here(edition: Option<&Edition>, node: &Arc<str>, identity: &Identity) ->
     if here.peek().is_none() {
         return Err(Refusal::NotHere { node: node.clone(), identity: identity.clone() });
     }
-    if here.all(|workload| workload.membership == Membership::Outside) {
+    if here.all(|workload| !workload.membership.is_captured()) {
         return Err(Refusal::OutsideTheMesh { node: node.clone(), identity: identity.clone() });
     }
     Ok(())

@@ -93,7 +93,7 @@ pub struct Pod {
     pub node: Option<Arc<str>>,
     /// Its addresses, primary first, never v4-mapped.
     pub addresses: Vec<IpAddr>,
-    /// Path of its network namespace.
+    /// Path of its network namespace, or of its cgroup where it shares its node's network.
     pub netns: Option<Arc<str>>,
     /// Whose network it has.
     pub network: Network,

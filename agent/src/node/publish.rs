@@ -54,7 +54,12 @@ impl Node {
             node: self.name.to_string(),
             generation: self.mesh.snapshot.generation,
             control: Control::at(self.connected, clock::unix_time()),
-            workloads: self.pods.iter().filter_map(|(_, pod)| Workload::of(pod, &self.keys, now)).collect(),
+            workloads: self
+                .pods
+                .iter()
+                .filter_map(|(_, pod)| Workload::of(pod, &self.keys, now))
+                .chain(self.pods.hosts().filter_map(Workload::in_hosts_network))
+                .collect(),
             maps: self.usage(),
             failures: [self.unjoined(), self.failures()].concat(),
             proxy,

@@ -150,7 +150,7 @@ fn made(workload: &Workload, end: &Link, ends: &[&Link], inside: &Inside) -> Res
     let is_link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let link_local = on(end.peer).find(is_link_local).unwrap_or_else(|| of_link_address(own.mac));
     let kind = match workload.membership {
-        Membership::Outside => GuardKind::Outside,
+        Membership::Outside | Membership::Host => GuardKind::Outside,
         Membership::Pending | Membership::Enrolled if is_own => GuardKind::Own,
         Membership::Pending | Membership::Enrolled => GuardKind::Other,
     };

@@ -1,6 +1,6 @@
 //! States which namespaces stay captured while a pod's own can't be found, and when its listeners close.
 
-use std::{collections::BTreeMap, fs::File, net::TcpListener, sync::Arc};
+use std::{collections::BTreeMap, fs::File, net::TcpListener, path::Path, sync::Arc};
 
 use millrace_abi::{Pod as Entry, PodKind};
 use millrace_model::{Encryption, Identity, Membership, Mesh, ObjectName, Snapshot, Workload};
@@ -31,7 +31,7 @@ fn restarted(inherited: &[(u64, Option<&Workload>)], pods: impl IntoIterator<Ite
     let entries: BTreeMap<u64, Entry> =
         inherited.iter().filter_map(|(cookie, of)| Some((*cookie, entry(of.as_ref()?.id())))).collect();
     let attached = inherited.iter().map(|(cookie, _)| *cookie).collect();
-    let left = Left { attached, entries: &entries, guards: BTreeMap::new() };
+    let left = Left { attached, entries: &entries, guards: BTreeMap::new(), cgroup: Path::new("/") };
     let mut begun = Pods::new("a".into(), left, Switch::On).unwrap();
     begun.pods = pods.into_iter().map(|pod| (pod.workload.name.clone(), pod)).collect();
     begun

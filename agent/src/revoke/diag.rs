@@ -110,7 +110,7 @@ fn end(rest: &[u8]) -> Option<End> {
     let value = within(within(within(rest, STORAGES)?, STORAGE)?, VALUE)?;
     let u64_at = |at: usize| value.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
     let u32_at = |at: usize| value.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
-    Some(End { source: u64_at(0)?, target: u64_at(8)?, is_caller: u32_at(16)?, reserved: u32_at(20)? })
+    Some(End { source: u64_at(0)?, target: u64_at(8)?, is_caller: u32_at(16)?, kind: u32_at(20)?, key: u64_at(24)? })
 }
 
 fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {

@@ -179,6 +179,7 @@ fn workload(workload: &model::Workload) -> pb::Workload {
             model::Membership::Outside => pb::Membership::Outside,
             model::Membership::Pending => pb::Membership::Pending,
             model::Membership::Enrolled => pb::Membership::Enrolled,
+            model::Membership::Host => pb::Membership::Host,
         }
         .into(),
         encryption: Some(pb::Encryption {
@@ -217,6 +218,7 @@ fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable>
             Ok(pb::Membership::Outside) => model::Membership::Outside,
             Ok(pb::Membership::Pending) => model::Membership::Pending,
             Ok(pb::Membership::Enrolled) => model::Membership::Enrolled,
+            Ok(pb::Membership::Host) => model::Membership::Host,
             Ok(pb::Membership::Unspecified) | Err(_) => return Err(bad("workload.membership", membership)),
         },
         encryption: model::Encryption {

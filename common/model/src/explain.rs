@@ -223,6 +223,11 @@ fn route(mesh: &Mesh, from: &Workload, address: SocketAddr, hop: Hop, share: f64
             let answer = plain_text(mesh, from, &to, address);
             (Some(to), Way::Plain, answer)
         }
+        // From its node's network there is no tunnel: elsewhere it is plain text from nobody.
+        Hop::Tunnel(resolve::Peer { workload: to, .. }) if from.membership == Membership::Host => {
+            let answer = plain_text(mesh, from, &to, address);
+            (Some(to), Way::Plain, answer)
+        }
         Hop::Local(to) | Hop::Pending(to) if to.name == from.name && !port::is_mesh(address.port()) => {
             (Some(to), Way::Own, Answer::Unasked)
         }
@@ -264,7 +269,7 @@ fn authorized(mesh: &Mesh, from: &Workload, to: &Workload, address: SocketAddr) 
 fn plain_text(mesh: &Mesh, from: &Workload, to: &Workload, address: SocketAddr) -> Answer {
     match to.membership {
         _ if port::is_mesh(address.port()) => Answer::MeshPort,
-        Membership::Outside => Answer::Unasked,
+        Membership::Outside | Membership::Host => Answer::Unasked,
         Membership::Pending => Answer::NotEnrolled,
         Membership::Enrolled if !hears_plaintext(to, address.port()) => Answer::PlainTextRefused,
         Membership::Enrolled => verdict(mesh, from, None, to, address),

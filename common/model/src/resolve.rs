@@ -82,7 +82,7 @@ pub fn resolve(mesh: &Mesh, node: &str, address: SocketAddr) -> Destination {
 pub fn hop(mesh: &Mesh, node: &str, address: SocketAddr) -> Hop {
     let Some(workload) = mesh.workload_at(address.ip()) else { return Hop::Plain };
     match workload.membership {
-        Membership::Outside => Hop::Plain,
+        Membership::Outside | Membership::Host => Hop::Plain,
         Membership::Pending => Hop::Pending(workload.clone()),
         Membership::Enrolled if *workload.node == *node => Hop::Local(workload.clone()),
         Membership::Enrolled => Hop::Tunnel(Peer {

@@ -25,7 +25,7 @@ pub struct Workload {
     pub node: Arc<str>,
     /// The node's `topology.kubernetes.io/zone`, if it has one.
     pub zone: Option<Arc<str>>,
-    /// Path of its network namespace; told to its own node only.
+    /// Path of its network namespace, or, where it shares its node's network, of its cgroup; told to its own node only.
     pub netns: Option<Arc<str>>,
     /// Whether it is in the mesh, and reachable by tunnel.
     pub membership: Membership,
@@ -46,6 +46,19 @@ pub enum Membership {
     Pending,
     /// In the mesh, with its listeners open.
     Enrolled,
+    /// In the mesh as a caller alone, for it shares its node's network: on its own node it calls as itself; connections to it are
+    /// left alone.
+    Host,
+}
+
+impl Membership {
+    /// True where connections to it are the mesh's.
+    pub fn is_captured(self) -> bool {
+        match self {
+            Self::Pending | Self::Enrolled => true,
+            Self::Outside | Self::Host => false,
+        }
+    }
 }
 
 /// Whether plain text is accepted from where the kernel attested nobody.

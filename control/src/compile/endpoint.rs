@@ -270,6 +270,6 @@ fn merge(found: &mut BTreeMap<IpAddr, Endpoint>, endpoint: Endpoint) {
 fn reachable(ready: Readiness, workload: &Workload) -> Readiness {
     match workload.membership {
         Membership::Pending => Readiness::Unready,
-        Membership::Outside | Membership::Enrolled => ready,
+        Membership::Outside | Membership::Enrolled | Membership::Host => ready,
     }
 }

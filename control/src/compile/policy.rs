@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_model::{Encryption, Membership, ObjectName, Rule, Source, Workload};
+use millrace_model::{Encryption, ObjectName, Rule, Source, Workload};
 
 use super::Notes;
 use crate::{
@@ -109,7 +109,7 @@ pub(super) fn check(
     for workload in workloads.values() {
         for policy in &workload.policies {
             bound.entry(policy).or_insert(&workload.name);
-            if workload.membership == Membership::Outside {
+            if !workload.membership.is_captured() {
                 outside.entry(policy).or_insert(&workload.name);
             }
         }

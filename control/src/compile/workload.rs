@@ -90,11 +90,6 @@ pub(super) fn workloads(
             let problem = format!("there is no Node {node}");
             notes.add(Kind::Pod, &pod.name, ("spec.nodeName", problem, "add the Node, or correct the name"));
         }
-        if (pod.network, pod.mesh) == (Network::Host, Some(Wish::Enabled)) {
-            let problem = "a pod in its node's network can't be in the mesh".to_owned();
-            let mend = "give it a network of its own, or leave the label out";
-            notes.add(Kind::Pod, &pod.name, ("metadata.labels.millrace.dev/mesh", problem, mend));
-        }
         let has = |address: &&IpAddr| {
             pod.network == Network::Host || owners.of(**address).is_some_and(|owner| owner.name == pod.name)
         };
@@ -141,8 +136,9 @@ fn check_namespaces(world: &World, notes: &mut Notes) {
 fn membership(world: &World, pod: &Pod, node: &str) -> Membership {
     let wish = pod.mesh.or_else(|| world.objects.namespaces.get(&pod.name.namespace)?.mesh);
     match (wish, pod.network) {
-        // It has its node's address and namespace: there is nothing of its own to capture.
-        (_, Network::Host) | (None | Some(Wish::Disabled), Network::Own) => Membership::Outside,
+        (None | Some(Wish::Disabled), _) => Membership::Outside,
+        // It has its node's address and namespace: nothing that comes to it can be told from what comes to the node.
+        (Some(Wish::Enabled), Network::Host) => Membership::Host,
         (Some(Wish::Enabled), Network::Own) => {
             let listener = Listener { name: pod.name.clone(), uid: pod.uid.clone() };
             let listens = world.listening.get(node).is_some_and(|open| open.contains(&listener));

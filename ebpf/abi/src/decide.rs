@@ -29,6 +29,8 @@ pub fn connect(pod: &Pod, dest: Option<&Dest>, is_service: bool, port: Port, ver
     }
     match dest.kind {
         kind if kind == DestKind::Local as u32 => Reason::Direct,
+        // There is no listener for it to be sent to.
+        kind if kind == DestKind::Remote as u32 && pod.kind == PodKind::HostMesh as u32 => Reason::HostRemote,
         kind if kind == DestKind::Remote as u32 => Reason::Proxied,
         _ => Reason::NotEnrolled,
     }
@@ -50,7 +52,7 @@ pub fn within_quota(reason: Reason, pending: Option<&Pending>) -> Reason {
 #[inline(always)]
 pub fn caller(kind: Option<u32>, is_mesh_address: bool) -> Option<Reason> {
     match kind {
-        Some(kind) if kind == PodKind::Mesh as u32 => None,
+        Some(kind) if kind == PodKind::Mesh as u32 || kind == PodKind::HostMesh as u32 => None,
         Some(_) => Some(Reason::Untouched),
         None if is_mesh_address => Some(Reason::UnknownNamespace),
         None => Some(Reason::Untouched),
@@ -68,15 +70,23 @@ pub fn attests(pod: &Pod, own: &Addr, dest: &Dest, port: Port, verdict: Option<&
 }
 
 /// True where the kernel vouches for a connection as the host's own: to a pod of this node, at a port that its probes name. No
-/// policy is asked, as a kubelet has no identity that one could name. A pod that is being enrolled is probed too.
-///
-/// The host is all that runs in its network namespace: for now that is host-network pods too.
+/// policy is asked, as a kubelet has no identity that one could name. A pod that is being enrolled is probed too. The host is what
+/// runs in its network namespace and is no pod.
 #[inline(always)]
 pub fn attests_host(pod: &Pod, dest: &Dest, port: Port, is_probe: bool) -> bool {
     pod.kind == PodKind::Host as u32
         && is_probe
         && !is_mesh_port(port)
         && (dest.kind == DestKind::Local as u32 || dest.kind == DestKind::Pending as u32)
+}
+
+/// True where the kernel vouches for a connection of a pod in the node's own namespace: as for others, but that its address is one
+/// of the node's. It must not be another workload's, which a socket can be bound to.
+#[inline(always)]
+pub fn attests_host_pod(pod: &Pod, is_anothers: bool, dest: &Dest, port: Port, verdict: Option<&Verdict>) -> bool {
+    pod.kind == PodKind::HostMesh as u32
+        && !is_anothers
+        && matches!(connect(pod, Some(dest), false, port, verdict), Reason::Direct)
 }
 
 /// The netns cookie that a [`crate::Tuple`] is keyed with: a loopback target means something else in every namespace. Any other

@@ -12,9 +12,13 @@ pub enum PodKind {
     Outside = 2,
     /// The node's own namespace: left alone.
     Host = 3,
+    /// A pod of the mesh in the node's own namespace, known by its cgroup: on this node it calls as itself.
+    HostMesh = 4,
+    /// Any other pod there: left alone, and never taken for the host.
+    HostOutside = 5,
 }
 
-/// Value of PODS, by netns cookie.
+/// Value of PODS, by netns cookie, or by [`cgroup_key`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pod {
@@ -28,6 +32,12 @@ pub struct Pod {
     pub kind: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+/// The key of a pod in the node's own namespace: its cgroup's id, told from a netns cookie by a bit that no cookie has, as they are
+/// counted from 1.
+pub const fn cgroup_key(id: u64) -> u64 {
+    id | 1 << 63
 }
 
 /// How a workload's address is reached from this node.
@@ -301,8 +311,10 @@ pub struct End {
     pub target: u64,
     /// 1 on the caller's socket, 0 on the other.
     pub is_caller: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Until the connection is under way, of a caller in the node's own namespace: a [`PodKind`], what it is.
+    pub kind: u32,
+    /// And its key in PODS, where it is a pod.
+    pub key: u64,
 }
 
 /// Value of EXEMPT: present, and 1, on the proxy's own sockets.
@@ -367,5 +379,5 @@ macro_rules! sizes {
 }
 sizes! {
     Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 16, AffinityKey = 32, AffinityValue = 32, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16, ProbeKey = 20,
-    Tuple = 48, Pending = 8, Original = 40, Handoff = 80, ShownClient = 20, End = 24, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
+    Tuple = 48, Pending = 8, Original = 40, Handoff = 80, ShownClient = 20, End = 32, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
 }

@@ -14,7 +14,7 @@ pub use forge::{Guard, GuardKind};
 pub use layout::{
     AffinityKey, AffinityValue, Dest, DestKind, End, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey,
     ListenerKind, Original, OriginalMode, Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, ShownClient,
-    SlotKey, SlotValue, Tuple, Verdict, VerdictKey,
+    SlotKey, SlotValue, Tuple, Verdict, VerdictKey, cgroup_key,
 };
 pub use reason::{Action, N_REASONS, Reason, action};
 
@@ -81,7 +81,7 @@ pub mod config {
 pub mod map {
     /// `Array<u32>`, one entry: bits of [`crate::config`].
     pub const CONFIG: &str = "CONFIG";
-    /// `HashMap<u64 netns cookie, Pod>`.
+    /// `HashMap<u64 netns cookie or key of a cgroup, Pod>`.
     pub const PODS: &str = "PODS";
     /// `HashMap<Addr, Dest>`.
     pub const DESTS: &str = "DESTS";

@@ -38,6 +38,8 @@ pub enum Reason {
     TooManyPending = 15,
     /// Refused: the service keeps to its clients' node, and has no ready backend on this one.
     NoLocalBackend = 16,
+    /// From a pod in the node's network to a pod on another node, plainly: there is no tunnel for it.
+    HostRemote = 28,
     /// Inbound: attested by the kernel, straight to the application.
     InAttested = 32,
     /// Inbound: the proxy's own dial.
@@ -108,6 +110,7 @@ pub const fn action(reason: Reason) -> Action {
         | Reason::Proxied
         | Reason::PlainBackend
         | Reason::Own
+        | Reason::HostRemote
         | Reason::InAttested
         | Reason::InProxyDial
         | Reason::InLoopback
@@ -140,7 +143,7 @@ pub const fn action(reason: Reason) -> Action {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Untouched,
         Self::Exempt,
         Self::Direct,
@@ -158,6 +161,7 @@ impl Reason {
         Self::BoundToDevice,
         Self::TooManyPending,
         Self::NoLocalBackend,
+        Self::HostRemote,
         Self::InAttested,
         Self::InProxyDial,
         Self::InLoopback,
@@ -198,6 +202,7 @@ impl Reason {
             Self::BoundToDevice => "bound_to_device",
             Self::TooManyPending => "too_many_pending",
             Self::NoLocalBackend => "no_local_backend",
+            Self::HostRemote => "host_remote",
             Self::InAttested => "in_attested",
             Self::InProxyDial => "in_proxy_dial",
             Self::InLoopback => "in_loopback",

@@ -6,14 +6,15 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use millrace_abi::{
-    Action, Dest, LOOPBACK_V6, OUTBOUND_PORT, Original, OriginalMode, Pod, Port, Reason, ServiceKey, Verdict,
+    Action, Dest, LOOPBACK_V6, OUTBOUND_PORT, Original, OriginalMode, Pod, PodKind, Port, Reason, ServiceKey, Verdict,
     VerdictKey, action, config, decide, spread,
 };
 
 use crate::{
     endpoint::{self, Endpoint, Family},
     flow::{self, Flow},
-    maps::{DESTS, ORIGINAL, PODS, VERDICTS},
+    host,
+    maps::{DESTS, ENDS, ORIGINAL, PODS, VERDICTS},
     pending,
     service::{self, Pick, Picked},
     storage::{self, Socket},
@@ -44,19 +45,34 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
     // SAFETY: the entry is read at once and not kept; user space replaces entries whole.
     let pod = unsafe { PODS.get(netns) };
-    let is_mesh_address = pod.is_none() && is_mesh_address(&asked);
+    let is_host = matches!(pod, Some(pod) if pod.kind == PodKind::Host as u32);
+    let is_mesh_address = (pod.is_none() || is_host) && is_mesh_address(&asked);
+    let (pod, key) = match pod {
+        Some(host) if is_host && is_mesh_address => {
+            let (pod, key) = host::caller(host, netns);
+            (Some(pod), key)
+        }
+        pod => (pod, netns),
+    };
     let mut went = match decide::caller(pod.map(|pod| pod.kind), is_mesh_address) {
         Some(reason) => Outcome::of(reason, &asked),
         None => match pod {
             // A socket that connects again must not keep what it once asked for.
             Some(pod) => {
                 socket.remove(&ORIGINAL);
-                decided(pod, netns, &asked)
+                socket.remove(&ENDS);
+                decided(pod, key, &asked)
             }
             None => Outcome::of(Reason::UnknownNamespace, &asked),
         },
     };
     went.reason = carried_out(ctx, family, &asked, &went);
+    if let Some(pod) = pod
+        && is_host
+        && is_mesh_address
+    {
+        host::note(socket, pod, key, &went.target);
+    }
     if went.reason == Reason::Untouched {
         flow::count(went.reason); // No record: what leaves the mesh is not the mesh's to tell.
         return ALLOW;
@@ -94,11 +110,11 @@ impl Outcome {
 
 /// What becomes of a mesh pod's connect.
 #[inline(always)]
-fn decided(pod: &Pod, netns: u64, asked: &Endpoint) -> Outcome {
+fn decided(pod: &Pod, key: u64, asked: &Endpoint) -> Outcome {
     if decide::is_loopback(&asked.addr) {
         return Outcome::of(Reason::Untouched, asked);
     }
-    let (target, is_service, binds) = match service::pick(netns, &service_key(asked)) {
+    let (target, is_service, binds) = match service::pick(key, &service_key(asked)) {
         Pick::NoService => (*asked, false, false),
         Pick::Backend(Picked { backend, binds }) => (backend, true, binds),
         Pick::Refused(reason) => return Outcome::of(reason, asked),
@@ -107,7 +123,7 @@ fn decided(pod: &Pod, netns: u64, asked: &Endpoint) -> Outcome {
     let dest = unsafe { DESTS.get(target.addr) };
     let verdict = dest.and_then(|dest| verdict(pod.id, dest, target.port));
     let reason = decide::connect(pod, dest, is_service, target.port, verdict);
-    let reason = decide::within_quota(reason, pending::of(netns));
+    let reason = decide::within_quota(reason, pending::of(key));
     Outcome { reason, target, policy: verdict.map_or(0, |verdict| verdict.policy), binds }
 }
 
@@ -118,7 +134,9 @@ fn carried_out(ctx: &SockAddrContext, family: Family, asked: &Endpoint, went: &O
     let (mode, to) = match went.reason {
         Reason::Proxied if !storage::unbind(ctx) => return Reason::BoundToDevice,
         Reason::Proxied => (OriginalMode::Proxied, outbound_listener(&went.target)),
-        Reason::Direct | Reason::PlainBackend | Reason::Own if is_service => (OriginalMode::Direct, went.target),
+        Reason::Direct | Reason::PlainBackend | Reason::Own | Reason::HostRemote if is_service => {
+            (OriginalMode::Direct, went.target)
+        }
         _ => return went.reason,
     };
     let mut original = Original {

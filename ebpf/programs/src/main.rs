@@ -12,6 +12,7 @@ mod connect;
 mod endpoint;
 mod flow;
 mod forged;
+mod host;
 mod inbound;
 mod maps;
 mod names;

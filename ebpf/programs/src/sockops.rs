@@ -101,7 +101,18 @@ fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
         return true;
     }
     // SAFETY: each is read at once.
-    let (Some(pod), Some(dest)) = (unsafe { (PODS.get(netns), DESTS.get(key.target)) }) else { return false };
+    let (Some(mut pod), Some(dest)) = (unsafe { (PODS.get(netns), DESTS.get(key.target)) }) else { return false };
+    let mut counted = netns;
+    if pod.kind == PodKind::Host as u32 {
+        // Who calls is on its socket.
+        let Some(end) = socket.get(&ENDS) else { return false };
+        if end.kind != PodKind::Host as u32 {
+            counted = end.key;
+            // SAFETY: read at once.
+            let Some(own) = (unsafe { PODS.get(end.key) }) else { return false };
+            pod = own;
+        }
+    }
     record.kind = HandoffKind::Attested as u32;
     record.source = pod.id;
     record.target = dest.id;
@@ -111,8 +122,12 @@ fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
         let probe = ProbeKey { addr: key.target, port: key.target_port, reserved: [0; 2] };
         return decide::attests_host(pod, dest, key.target_port, PROBES.get_ptr(probe).is_some());
     }
-    record.netns = netns;
+    record.netns = counted;
     let verdict = connect::verdict(pod.id, dest, key.target_port);
+    if counted != netns {
+        let is_anothers = DESTS.get_ptr(key.source).is_some();
+        return decide::attests_host_pod(pod, is_anothers, dest, key.target_port, verdict);
+    }
     decide::attests(pod, &key.source, dest, key.target_port, verdict)
 }
 
@@ -154,7 +169,8 @@ fn accepted(ops: *mut bpf_sock_ops) {
 /// Notes between whom an attested connection is. One that there is no memory for is judged by what it looks like.
 #[inline(always)]
 fn mark(socket: Socket, record: &Handoff, is_caller: u32) {
-    let mut end = End { source: record.source, target: record.target, is_caller, reserved: 0 };
+    let (source, target, kind) = (record.source, record.target, PodKind::Mesh as u32);
+    let mut end = End { source, target, is_caller, kind, key: 0 };
     socket.set(&ENDS, &mut end);
 }
 

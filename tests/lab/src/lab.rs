@@ -74,7 +74,7 @@ impl Lab {
             slot,
         };
         lab.name_services(Names::Services)?;
-        for name in lab.topology.places() {
+        for name in lab.topology.places().chain(lab.topology.in_hosts_network()) {
             let place = lab.place(name)?;
             cgroup::make(&place.cgroup)?;
             fs::write(directory.join(PLACES).join(name.replace('/', "-")), serde_json::to_string(&place)?)?;
@@ -134,6 +134,7 @@ impl Lab {
             bail!("{name} is on no node")
         };
         let cgroup = top.join(&node.name).join(pod.path());
+        let netns = if pod.plan.host_network { network::netns(self.number(), &node.name) } else { netns };
         Ok(Place { netns, cgroup, hosts: Some(self.directory().join("hosts").join(&*pod.name.namespace)) })
     }
 

@@ -92,7 +92,10 @@ fn service_account(pod: &Pod) -> Value {
 /// A pod as planned.
 pub fn pod(number: u32, topology: &Topology, pod: &Pod) -> Value {
     let node = topology.nodes.iter().find(|node| node.number == pod.node);
-    let mut annotations = json!({"millrace.dev/netns": crate::network::netns(number, &pod.path())});
+    let mut annotations = match (pod.plan.host_network, node, crate::cgroup::of_lab(number)) {
+        (true, Some(node), Ok(top)) => json!({"millrace.dev/cgroup": top.join(&node.name).join(pod.path())}),
+        _ => json!({"millrace.dev/netns": crate::network::netns(number, &pod.path())}),
+    };
     if let (Some(weight), Some(map)) = (pod.plan.weight, annotations.as_object_mut()) {
         map.insert("millrace.dev/weight".to_owned(), json!(weight.to_string()));
     }
@@ -104,7 +107,7 @@ pub fn pod(number: u32, topology: &Topology, pod: &Pod) -> Value {
         },
         "spec": {
             "nodeName": node.map(|node| &node.name), "serviceAccountName": pod.plan.service_account,
-            "containers": [{"name": "app"}],
+            "containers": [{"name": "app"}], "hostNetwork": pod.plan.host_network,
         },
         "status": {
             "phase": "Running", "podIP": pod.addresses.v4,

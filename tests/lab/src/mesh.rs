@@ -170,7 +170,8 @@ impl Lab {
             let text = workloads.to_string();
             ensure!(!text.contains("\"Pending\""), "{} still has pending workloads", node.name);
             let n_enrolled = text.matches("\"Enrolled\"").count();
-            let n_pods = self.topology().pods.iter().filter(|pod| pod.plan.is_in_mesh()).count();
+            let n_pods =
+                self.topology().pods.iter().filter(|pod| pod.plan.is_in_mesh() && !pod.plan.host_network).count();
             ensure!(n_enrolled >= n_pods, "{} has {n_enrolled} enrolled workloads of {n_pods}", node.name);
         }
         Ok(())

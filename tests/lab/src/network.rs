@@ -60,7 +60,7 @@ pub fn make(number: u32, topology: &Topology) -> Result<()> {
         batch(Some(&name(&node.name)), node_links(number, node.number, topology))?;
         place::inside(&nodes_ns, || set(&ON_UPLINKS))??;
     }
-    for pod in &topology.pods {
+    for pod in topology.pods.iter().filter(|pod| !pod.plan.host_network) {
         batch(Some(&name(&pod.path())), pod_links(pod.node, pod.addresses))?;
     }
     Ok(())
@@ -93,7 +93,7 @@ fn node_links(number: u32, node: u8, topology: &Topology) -> Vec<String> {
     for other in topology.nodes.iter().filter(|other| other.number != node) {
         lines.extend(route(plan::pod_addresses(other.number, 0), plan::node_addresses(other.number)));
     }
-    for pod in topology.pods.iter().filter(|pod| pod.node == node) {
+    for pod in topology.pods.iter().filter(|pod| pod.node == node && !pod.plan.host_network) {
         let (port, namespace) = (format!("p{}", pod.number), netns_name(number, &pod.path()));
         lines.push(format!("link add {port} type veth peer name eth0 netns {namespace}"));
         lines.push(format!("link set {port} master pods0 up"));

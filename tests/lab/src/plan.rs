@@ -42,6 +42,8 @@ pub struct Pod {
     pub service_account: String,
     /// Its share as an endpoint.
     pub weight: Option<u32>,
+    /// True where it shares its node's network.
+    pub host_network: bool,
 }
 
 /// A service over the pods of its namespace whose `app` label is its name.
@@ -58,7 +60,7 @@ impl Pod {
     pub fn new(name: &str) -> Self {
         let short = name.rsplit('/').next().unwrap_or(name).to_owned();
         let labels = BTreeMap::from([("app".to_owned(), short.clone())]);
-        Self { name: name.to_owned(), labels, service_account: short, weight: None }
+        Self { name: name.to_owned(), labels, service_account: short, weight: None, host_network: false }
     }
 
     /// An endpoint of the service `app`, and of that service account.
@@ -75,6 +77,11 @@ impl Pod {
     /// Under a service account.
     pub fn account(self, service_account: &str) -> Self {
         Self { service_account: service_account.to_owned(), ..self }
+    }
+
+    /// In its node's network.
+    pub fn host_network(self) -> Self {
+        Self { host_network: true, ..self }
     }
 
     /// Not in the mesh, though its namespace is.

@@ -84,7 +84,7 @@ impl Topology {
                     name: plan::object_name(&pod.name)?,
                     node: number,
                     number: pod_number,
-                    addresses: plan::pod_addresses(number, pod_number),
+                    addresses: if pod.host_network { addresses } else { plan::pod_addresses(number, pod_number) },
                     plan: pod.clone(),
                 });
             }
@@ -125,10 +125,16 @@ impl Topology {
         all
     }
 
+    /// Every pod that shares its node's network, by the name it has within the lab.
+    pub fn in_hosts_network(&self) -> impl Iterator<Item = &str> {
+        self.pods.iter().filter(|pod| pod.plan.host_network).map(|pod| pod.plan.name.as_str())
+    }
+
     /// Every network namespace, by the name it has within the lab.
     pub fn places(&self) -> impl Iterator<Item = &str> {
         let nodes = self.nodes.iter().map(|node| node.name.as_str());
-        std::iter::once("wire").chain(nodes).chain(self.pods.iter().map(|pod| pod.plan.name.as_str()))
+        let pods = self.pods.iter().filter(|pod| !pod.plan.host_network).map(|pod| pod.plan.name.as_str());
+        std::iter::once("wire").chain(nodes).chain(pods)
     }
 
     /// What a pod of `namespace` has as /etc/hosts.

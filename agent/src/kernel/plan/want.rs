@@ -13,7 +13,7 @@ use millrace_abi::{
     SlotValue, Verdict, VerdictKey,
 };
 use millrace_model::{
-    Affinity, Destination, Facts, Membership, Mesh, ObjectName, Protocol, Reach, Source, Traffic, Workload, authorize,
+    Affinity, Destination, Facts, Mesh, ObjectName, Protocol, Reach, Source, Traffic, Workload, authorize,
     balance::alias_table,
     name::stable_id,
     resolve,
@@ -22,7 +22,7 @@ use millrace_model::{
 
 use crate::kernel::state::State;
 
-/// The network namespaces that the agent has found on its node, by netns cookie.
+/// The network namespaces that the agent has found on its node, by netns cookie, and cgroups in its own, by their keys.
 pub type Namespaces = BTreeMap<u64, Namespace>;
 
 /// Whose a network namespace is.
@@ -34,6 +34,12 @@ pub enum Namespace {
     Outside(ObjectName),
     /// The node's own.
     Host,
+    /// A workload's of the mesh that shares the node's; known by its cgroup.
+    HostMesh(ObjectName),
+    /// Another's that does.
+    HostOutside(ObjectName),
+    /// Nobody knows whose, but a pod's.
+    HostUnknown,
 }
 
 /// IPPROTO_TCP, as SERVICES' keys have it.
@@ -46,9 +52,15 @@ pub fn want(mesh: &Mesh, node: &str, namespaces: &Namespaces) -> State {
     for (cookie, namespace) in namespaces {
         let (name, kind) = match namespace {
             Namespace::Host => {
-                state.pods.insert(*cookie, host());
+                state.pods.insert(*cookie, host(PodKind::Host));
                 continue;
             }
+            Namespace::HostUnknown => {
+                state.pods.insert(*cookie, host(PodKind::HostOutside));
+                continue;
+            }
+            Namespace::HostMesh(name) => (name, PodKind::HostMesh),
+            Namespace::HostOutside(name) => (name, PodKind::HostOutside),
             Namespace::Mesh(name) => (name, PodKind::Mesh),
             Namespace::Outside(name) => (name, PodKind::Outside),
         };
@@ -57,6 +69,8 @@ pub fn want(mesh: &Mesh, node: &str, namespaces: &Namespaces) -> State {
         state.pods.insert(*cookie, pod);
         if kind == PodKind::Mesh {
             state.listeners.extend(listener_keys(workload));
+        }
+        if matches!(kind, PodKind::Mesh | PodKind::HostMesh) {
             sources.push(workload);
         }
     }
@@ -89,8 +103,8 @@ pub fn listener_keys(workload: &Workload) -> impl Iterator<Item = ListenerKey> {
         })
 }
 
-fn host() -> Pod {
-    Pod { id: 0, v4: [0; 16], v6: [0; 16], kind: PodKind::Host as u32, reserved: 0 }
+fn host(kind: PodKind) -> Pod {
+    Pod { id: 0, v4: [0; 16], v6: [0; 16], kind: kind as u32, reserved: 0 }
 }
 
 fn pod(workload: &Workload, kind: PodKind) -> Pod {
@@ -117,7 +131,7 @@ enum Family {
 
 fn dests(mesh: &Mesh, node: &str, state: &mut State) -> BTreeMap<u64, Group> {
     let mut groups = BTreeMap::new();
-    for workload in mesh.snapshot.workloads.values().filter(|w| w.membership != Membership::Outside) {
+    for workload in mesh.snapshot.workloads.values().filter(|w| w.membership.is_captured()) {
         // One id for a set of policies costs a hash: asked once per workload, not once per address.
         let base = workload.policy_group();
         for address in &workload.addresses {

@@ -36,6 +36,9 @@ fn caller(Party { name, identity, node, membership }: &Party) -> String {
         Membership::Outside => format!("{name} on node {node}, outside the mesh: it has no identity there."),
         Membership::Pending => format!("{name} on node {node}, as {identity}; its listeners are not open yet."),
         Membership::Enrolled => format!("{name} on node {node}, as {identity}."),
+        Membership::Host => {
+            format!("{name} in the network of node {node}: on that node as {identity}, elsewhere as nobody.")
+        }
     }
 }
 
@@ -89,7 +92,7 @@ fn policy(explanation: &Explanation, route: &Route) -> String {
     let callee = workload.as_ref().map_or_else(|| address.to_string(), |w| w.name.to_string());
     let as_whom = match explanation.caller.membership {
         Membership::Outside => "a caller without identity".to_owned(),
-        Membership::Pending | Membership::Enrolled => explanation.caller.identity.to_string(),
+        Membership::Pending | Membership::Enrolled | Membership::Host => explanation.caller.identity.to_string(),
     };
     match answer {
         Answer::Unasked => "None is asked.".to_owned(),

@@ -35,7 +35,8 @@ fn the_pods_label_counts_before_its_namespaces_and_its_nodes_network_before_both
     let membership = |text: String| snapshot(&text).workloads[&name("p")].membership;
     assert_eq!(membership(format!("{BASE}{}", labelled("disabled", "false"))), Membership::Outside);
     assert_eq!(membership(labelled("enabled", "false")), Membership::Pending);
-    assert_eq!(membership(format!("{BASE}{}", labelled("enabled", "true"))), Membership::Outside);
+    assert_eq!(membership(format!("{BASE}{}", labelled("enabled", "true"))), Membership::Host);
+    assert_eq!(membership(format!("{BASE}{}", labelled("disabled", "true"))), Membership::Outside);
     assert_eq!(membership(pod("p", "10.0.0.1", "")), Membership::Outside, "no label at all");
 }
 

@@ -17,6 +17,8 @@ use crate::{
 
 /// On a pod of a directory: the path of its network namespace.
 pub const NETNS_ANNOTATION: &str = "millrace.dev/netns";
+/// On a pod of a directory that shares its node's network: the path of its cgroup.
+const CGROUP_ANNOTATION: &str = "millrace.dev/cgroup";
 /// On a pod: its share among a service's endpoints.
 pub const WEIGHT_ANNOTATION: &str = "millrace.dev/weight";
 /// What a pod without the annotation has.
@@ -35,7 +37,11 @@ pub(super) fn pod(name: &ObjectName, pod: &core::Pod, problems: &mut Problems) -
     let spec = pod.spec.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
     let addresses = pod_addresses(&status, problems);
-    let netns = netns(meta.annotations.as_ref(), problems);
+    let annotations = meta.annotations.as_ref();
+    let netns = match spec.host_network {
+        Some(true) => path(annotations, (CGROUP_ANNOTATION, "cgroup", "/sys/fs/cgroup/web"), problems),
+        Some(false) | None => path(annotations, (NETNS_ANNOTATION, "network namespace", "/run/netns/web"), problems),
+    };
     let node = checked_name(spec.node_name.as_deref(), "spec.nodeName", problems);
     let network = if spec.host_network == Some(true) { Network::Host } else { Network::Own };
     Pod {
@@ -87,13 +93,18 @@ fn pod_addresses(status: &core::PodStatus, problems: &mut Problems) -> Vec<IpAdd
     addresses(list.iter().enumerate().map(|(i, ip)| (format!("status.podIPs[{i}].ip"), ip.ip.as_str())), problems)
 }
 
-fn netns(annotations: Option<&BTreeMap<String, String>>, problems: &mut Problems) -> Option<Arc<str>> {
-    let path = annotations?.get(NETNS_ANNOTATION)?;
+/// Where the node finds the pod, by this annotation.
+fn path(
+    annotations: Option<&BTreeMap<String, String>>,
+    (annotation, what, example): (&str, &str, &str),
+    problems: &mut Problems,
+) -> Option<Arc<str>> {
+    let path = annotations?.get(annotation)?;
     if !path.starts_with('/') || path.len() > MAX_PATH || path.contains('\0') || path.split('/').any(|p| p == "..") {
         problems.fatal(
-            format!("metadata.annotations.{NETNS_ANNOTATION}"),
-            format!("{path:?} is no absolute path of a network namespace"),
-            "write a path such as /run/netns/web",
+            format!("metadata.annotations.{annotation}"),
+            format!("{path:?} is no absolute path of a {what}"),
+            format!("write a path such as {example}"),
         );
         return None;
     }

@@ -13,6 +13,7 @@ mod cost;
 mod ends;
 mod forged;
 mod host;
+mod host_pods;
 mod inbound;
 mod load;
 mod names;

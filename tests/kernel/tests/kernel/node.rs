@@ -4,6 +4,7 @@
 //! that pod is to the kernel.
 
 mod guard;
+mod host;
 mod pod;
 mod proxy;
 

@@ -17,6 +17,8 @@ mod hostile;
 #[cfg(test)]
 mod hostile_pod;
 #[cfg(test)]
+mod hosts;
+#[cfg(test)]
 mod integrity;
 #[cfg(test)]
 mod leftovers;

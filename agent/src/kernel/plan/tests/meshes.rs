@@ -194,7 +194,7 @@ fn meshes() -> impl Strategy<Value = State> {
             if is_local && is_found {
                 let namespace = match pod.membership {
                     Membership::Outside => Namespace::Outside(pod.name.clone()),
-                    Membership::Pending | Membership::Enrolled => Namespace::Mesh(pod.name.clone()),
+                    Membership::Pending | Membership::Enrolled | Membership::Host => Namespace::Mesh(pod.name.clone()),
                 };
                 known.insert(last as u64, namespace);
             }

@@ -191,6 +191,9 @@ fn fills(lab: &Lab, count: usize) -> Result<String> {
     Ok(format!("{under_way} under way, {enobufs} refused with ENOBUFS; none left when they end"))
 }
 
+/// As many of its own ports; the next round goes to the other port of bob's.
+const PORTS: u32 = 64_000;
+
 /// SYNs from all its ports; its kernel is kept from answering what comes back, so that they stay half open.
 fn half_opens(lab: &Lab, count: u32) -> Result<String> {
     let (own, bob) = (lab.pod(MALLORY)?, lab.pod(BOB)?);
@@ -199,8 +202,9 @@ fn half_opens(lab: &Lab, count: u32) -> Result<String> {
     ip(lab, MALLORY, &format!("addr del {v4}/24 dev eth0"))?;
     let flooded = (|| -> Result<()> {
         for n in 0..count {
-            let port = 1024 + u16::try_from(n % 64_000)?;
-            let (from, target) = (SocketAddr::new(v4.into(), port), bob.at(if n % 2 == 0 { 8080 } else { 15008 }));
+            let port = 1024 + u16::try_from(n % PORTS)?;
+            let (from, target) =
+                (SocketAddr::new(v4.into(), port), bob.at(if (n + n / PORTS) % 2 == 0 { 8080 } else { 15008 }));
             if n % 500 == 0 {
                 // That it is there is its own to say.
                 let plan = Plan { victim: from, target, target_mac: bobs, sequence: n, data: b"" };

@@ -1,0 +1,163 @@
+//! Finds the pods that share the node's network by their cgroups: a process in one of those is that pod's, in whatever namespace of
+//! its own making, and never the host's.
+//!
+//! A manifest says which cgroup, or else the pod's uid names it, as a kubelet makes it. What lies where a kubelet keeps its pods
+//! and is none that is known is a pod's all the same.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use millrace_abi::cgroup_key;
+use millrace_model::{Membership, Mesh, ObjectName, Workload};
+use rustix::fs::statfs;
+
+use crate::kernel::plan::Namespace;
+
+/// CGROUP2_SUPER_MAGIC of linux/magic.h.
+const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
+/// Where a kubelet keeps its pods, beneath the root, by its two drivers.
+const KUBELETS: [&str; 2] = ["kubepods.slice", "kubepods"];
+
+/// How deep beneath that a pod's cgroup lies: in its class of service, or not.
+const DEPTH: u32 = 2;
+
+/// The pods of this node that share its network.
+#[derive(Debug)]
+pub struct Hosts {
+    /// The directory of cgroups that programs stand at.
+    root: PathBuf,
+    pods: BTreeMap<ObjectName, Host>,
+    /// Where unknown ones are, by key.
+    unknown: Vec<u64>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Host {
+    /// What the Snapshot says of it.
+    pub workload: Arc<Workload>,
+    /// Its key in PODS, or why it is not known by one.
+    pub key: Result<u64, String>,
+}
+
+impl Hosts {
+    pub(super) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), pods: BTreeMap::new(), unknown: Vec::new() }
+    }
+
+    /// True for a workload that is found by its cgroup, if at all.
+    pub(super) fn is_one(&self, workload: &Workload) -> bool {
+        let is_cgroup = || workload.netns.as_ref().is_some_and(|path| Path::new(&**path).starts_with(&self.root));
+        workload.membership == Membership::Host || workload.membership == Membership::Outside && is_cgroup()
+    }
+
+    /// Takes in what the Snapshot says, and looks for what is not found yet. True where something changed.
+    pub(super) fn sync(&mut self, mesh: &Mesh, node: &str) -> bool {
+        let before: Vec<_> = self.keys().collect();
+        let local = mesh.snapshot.workloads.values().filter(|w| *w.node == *node);
+        let wanted: Vec<_> = local.filter(|w| self.is_one(w)).cloned().collect();
+        let mut held = std::mem::take(&mut self.pods);
+        for workload in wanted {
+            let found = held.remove(&workload.name).filter(|host| host.workload.uid == workload.uid);
+            let key = match found {
+                Some(Host { key: Ok(key), .. }) => Ok(key),
+                Some(_) | None => self.find(&workload),
+            };
+            self.pods.insert(workload.name.clone(), Host { workload, key });
+        }
+        self.unknown = KUBELETS.iter().filter_map(|name| id(&self.root.join(name)).ok()).map(cgroup_key).collect();
+        before != self.keys().collect::<Vec<_>>()
+    }
+
+    fn find(&self, workload: &Workload) -> Result<u64, String> {
+        let path = match &workload.netns {
+            Some(path) => PathBuf::from(&**path),
+            None => self.by_uid(&workload.uid).ok_or("no cgroup beneath a kubelet's has its uid in its name")?,
+        };
+        // Beneath the programs, or they would never see it.
+        if !path.starts_with(&self.root) {
+            return Err(format!("its cgroup {} is not beneath {}", path.display(), self.root.display()));
+        }
+        let id = id(&path).map_err(|why| format!("its cgroup {} can't be used: {why}", path.display()))?;
+        Ok(cgroup_key(id))
+    }
+
+    /// The cgroup that a kubelet made for the pod of this uid: `pod<uid>`, or with slices, where a minus means a level, with `_`.
+    fn by_uid(&self, uid: &str) -> Option<PathBuf> {
+        let names = [format!("pod{uid}"), format!("pod{}.slice", uid.replace('-', "_"))];
+        let is_it = |path: &Path| {
+            let name = path.file_name()?.to_str()?;
+            names.iter().any(|wanted| name.ends_with(wanted.as_str())).then(|| path.to_owned())
+        };
+        KUBELETS.iter().find_map(|name| search(&self.root.join(name), DEPTH, &is_it))
+    }
+
+    /// Whose each cgroup is, for the kernel's tables.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (u64, Namespace)> {
+        let unknown = self.unknown.iter().map(|key| (*key, Namespace::HostUnknown));
+        unknown.chain(self.pods.iter().filter_map(|(name, host)| {
+            let key = *host.key.as_ref().ok()?;
+            Some((
+                key,
+                match host.workload.membership {
+                    Membership::Host => Namespace::HostMesh(name.clone()),
+                    Membership::Outside | Membership::Pending | Membership::Enrolled => {
+                        Namespace::HostOutside(name.clone())
+                    }
+                },
+            ))
+        }))
+    }
+
+    /// Every one.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Host> {
+        self.pods.values()
+    }
+}
+
+/// A cgroup's id, which is its directory's inode.
+fn id(path: &Path) -> io::Result<u64> {
+    if statfs(path)?.f_type != CGROUP2_MAGIC {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no cgroup of version 2"));
+    }
+    Ok(fs::metadata(path)?.ino())
+}
+
+fn search(below: &Path, depth: u32, is_it: &dyn Fn(&Path) -> Option<PathBuf>) -> Option<PathBuf> {
+    let entries = fs::read_dir(below).ok()?;
+    let folders: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();
+    let found = folders.iter().find_map(|path| is_it(path));
+    found.or_else(|| if depth == 0 { None } else { folders.iter().find_map(|path| search(path, depth - 1, is_it)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::Hosts;
+
+    /// As a kubelet makes them, by either driver. Only cgroups have ids; that they are found needs none.
+    #[test]
+    fn a_pods_cgroup_is_found_by_its_uid() {
+        let uid = "0f1b2c3d-1111-2222-3333-444455556666";
+        for path in [
+            "kubepods/burstable/pod0f1b2c3d-1111-2222-3333-444455556666",
+            "kubepods/pod0f1b2c3d-1111-2222-3333-444455556666",
+            "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod0f1b2c3d_1111_2222_3333_444455556666.slice",
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir_all(root.path().join(path).join("container")).unwrap();
+            fs::create_dir_all(root.path().join("kubepods/pod-of-another")).unwrap();
+            let hosts = Hosts::new(root.path());
+            assert_eq!(hosts.by_uid(uid), Some(root.path().join(path)));
+            assert_eq!(hosts.by_uid("0f1b2c3d-9999-2222-3333-444455556666"), None);
+        }
+    }
+}
