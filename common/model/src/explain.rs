@@ -12,8 +12,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Destination, Facts, Ground, Identity, Membership, Mesh, ObjectName, Protocol, Verdict, Workload, authorize, port,
-    resolve::{self, Hop, Standing, hears_plaintext, resolve, survey},
+    Destination, Ejected, Facts, Ground, Identity, Membership, Mesh, ObjectName, Protocol, Verdict, Workload,
+    authorize, port,
+    resolve::{self, Hop, Standing, hears_plaintext, resolve_without, survey},
 };
 
 /// What will happen to a connection, and why.
@@ -135,6 +136,8 @@ pub enum Absence {
     OtherNode,
     /// Others are nearer to the caller.
     Farther,
+    /// Connections to it fail: the caller's node leaves it out for a while.
+    Ejected,
 }
 
 /// What it comes to.
@@ -173,13 +176,18 @@ pub struct Step {
 
 /// What happens to a TCP connection that `from` makes to `to`, and why.
 pub fn explain(mesh: &Mesh, from: &Workload, to: SocketAddr) -> Explanation {
+    explain_without(mesh, from, to, &Ejected::default())
+}
+
+/// The same, while these endpoints are left out by the caller's node.
+pub fn explain_without(mesh: &Mesh, from: &Workload, to: SocketAddr, ejected: &Ejected) -> Explanation {
     let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-    let (service, routes, left_out) = match resolve(mesh, &from.node, to) {
+    let (service, routes, left_out) = match resolve_without(mesh, &from.node, to, ejected) {
         // A caller outside the mesh asks nobody for a backend: what stands behind the address is not ours to say.
         Destination::Service { name, .. } if from.membership == Membership::Outside => (Some(name), vec![], vec![]),
         Destination::Service { name, backends } => {
             let total: f64 = backends.iter().map(|b| f64::from(b.weight)).sum();
-            let left_out = left_out(mesh, from, to);
+            let left_out = left_out(mesh, from, to, ejected);
             let routes = backends
                 .into_iter()
                 .map(|b| route(mesh, from, b.address, b.hop, f64::from(b.weight) / total.max(1.0)))
@@ -287,9 +295,9 @@ fn verdict(mesh: &Mesh, from: &Workload, identity: Option<Identity>, to: &Worklo
 }
 
 /// Those that clients of the caller's node are not given, and why.
-fn left_out(mesh: &Mesh, from: &Workload, to: SocketAddr) -> Vec<LeftOut> {
+fn left_out(mesh: &Mesh, from: &Workload, to: SocketAddr, ejected: &Ejected) -> Vec<LeftOut> {
     let service = mesh.service_at(to.ip(), to.port(), Protocol::Tcp);
-    let surveyed = service.into_iter().flat_map(|service| survey(mesh, &from.node, service, to));
+    let surveyed = service.into_iter().flat_map(|service| survey(mesh, &from.node, service, to, ejected));
     surveyed
         .filter_map(|(endpoint, standing)| {
             let why = match standing {

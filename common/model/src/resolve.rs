@@ -4,7 +4,7 @@ mod survey;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use crate::{EncryptionMode, Identity, Membership, Mesh, ObjectName, Protocol, Workload};
+use crate::{Ejected, EncryptionMode, Identity, Membership, Mesh, ObjectName, Protocol, Workload};
 
 pub use survey::{Standing, survey};
 
@@ -61,9 +61,14 @@ pub struct Peer {
 
 /// Where a TCP connection from `node` to `address` goes.
 pub fn resolve(mesh: &Mesh, node: &str, address: SocketAddr) -> Destination {
+    resolve_without(mesh, node, address, &Ejected::default())
+}
+
+/// The same, while these endpoints are left out.
+pub fn resolve_without(mesh: &Mesh, node: &str, address: SocketAddr, ejected: &Ejected) -> Destination {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     if let Some(service) = mesh.service_at(address.ip(), address.port(), Protocol::Tcp) {
-        let backends = survey(mesh, node, service, address)
+        let backends = survey(mesh, node, service, address, ejected)
             .into_iter()
             .filter_map(|(_, standing)| match standing {
                 Standing::Chosen(backend) => Some(backend),

@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Outliers;
+
 /// How a service's connections are spread over its endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
@@ -11,6 +13,8 @@ pub struct Traffic {
     pub affinity: Affinity,
     /// How far clients inside the cluster may reach.
     pub reach: Reach,
+    /// Whether endpoints that fail are left out.
+    pub outliers: Outliers,
 }
 
 /// Whether a client stays with the endpoint that it was given (`sessionAffinity`).

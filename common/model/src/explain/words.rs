@@ -127,6 +127,7 @@ fn absence(why: Absence) -> &'static str {
         Absence::NotEnrolled => "its node has not opened its listeners yet",
         Absence::Leaving => "it was told to go, and others are ready",
         Absence::OtherNode => "it runs on another node, and the service's internalTrafficPolicy is Local",
+        Absence::Ejected => "connections to it fail, so the caller's node leaves it out for a while",
         Absence::Farther => "others are nearer to the caller",
     }
 }

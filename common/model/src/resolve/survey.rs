@@ -1,13 +1,13 @@
 //! Says of each endpoint of a service whether clients of one node are given it, and why not.
 //!
-//! The order is kube-proxy's: ready ones, and where there are none those that leave; then, of them, those that hints
-//! name for the client's node, else for its zone, else all. Hints count only where every endpoint that could be given
+//! The order is kube-proxy's: ready ones, and where there are none those that leave; of them those that don't fail; then those that
+//! hints name for the client's node, else for its zone, else all. Hints count only where every endpoint that could be given
 //! has some, so that a half-written set of them starves nobody. Under `internalTrafficPolicy: Local` no hint is asked.
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use super::{Backend, Hop, hop};
-use crate::{Endpoint, Mesh, Protocol, Reach, Service, explain::Absence, service::Readiness};
+use crate::{Ejected, Endpoint, Mesh, Protocol, Reach, Service, explain::Absence, service::Readiness};
 
 /// What an endpoint is to clients of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,13 @@ pub enum Standing {
 }
 
 /// Every endpoint of `service`, asked for at `address` on `node`, with what it is there, in the endpoints' order.
-pub fn survey<'m>(mesh: &'m Mesh, node: &str, service: &Service, address: SocketAddr) -> Vec<(&'m Endpoint, Standing)> {
+pub fn survey<'m>(
+    mesh: &'m Mesh,
+    node: &str,
+    service: &Service,
+    address: SocketAddr,
+    ejected: &Ejected,
+) -> Vec<(&'m Endpoint, Standing)> {
     let endpoints = mesh.endpoints_of(&service.name).into_iter().flat_map(|e| &e.endpoints);
     let mut all: Vec<(&Endpoint, Standing)> = endpoints
         .map(|endpoint| {
@@ -40,10 +46,25 @@ pub fn survey<'m>(mesh: &'m Mesh, node: &str, service: &Service, address: Socket
             }
         }
     }
+    leave_out(&mut all, service, address, ejected);
     if service.traffic.reach == Reach::Cluster {
         prefer(mesh, node, &mut all);
     }
     all
+}
+
+/// Leaves out those that fail, unless they are all there is: who decided that knew of others, which went since.
+fn leave_out(all: &mut [(&Endpoint, Standing)], service: &Service, address: SocketAddr, ejected: &Ejected) {
+    let Some(ejected) = ejected.behind(&service.name, address) else { return };
+    let fails = |standing: &Standing| match standing {
+        Standing::Chosen(backend) => ejected.contains(&backend.address),
+        Standing::Spare(_) | Standing::LeftOut(_) => false,
+    };
+    if all.iter().any(|(_, standing)| is_chosen(standing) && !fails(standing)) {
+        for (_, standing) in all.iter_mut().filter(|(_, standing)| fails(standing)) {
+            *standing = Standing::LeftOut(Absence::Ejected);
+        }
+    }
 }
 
 /// Turns those that are farther than need be to spares.

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::{Standing, survey};
 use crate::{
-    Encryption, Endpoint, Endpoints, Identity, Membership, Mesh, ObjectName, Place, Protocol, Reach, Service,
-    ServicePort, Snapshot, Traffic, Workload, explain::Absence, service::Readiness,
+    Ejected, Encryption, Endpoint, Endpoints, Identity, Membership, Mesh, ObjectName, Place, Protocol, Reach, Service,
+    ServicePort, Snapshot, Traffic, Workload, explain::Absence, outlier::Pool, service::Readiness,
 };
 
 /// Node a1 and a2 are in zone a, b1 in zone b, c1 in none.
@@ -72,11 +72,19 @@ fn mesh(reach: Reach, endpoints: Vec<Endpoint>) -> Mesh {
     Mesh::new(Arc::new(snapshot))
 }
 
-/// What each endpoint is to clients of `node`: `+` chosen, `~` spare, else why it is left out.
 fn seen(mesh: &Mesh, node: &str) -> String {
+    seen_without(mesh, node, &[])
+}
+
+/// What each endpoint is to clients of `node`: `+` chosen, `~` spare, else why it is left out. These addresses' last bytes are ejected.
+fn seen_without(mesh: &Mesh, node: &str, out: &[u8]) -> String {
     let at: SocketAddr = "10.96.0.1:80".parse().unwrap();
     let service = mesh.service_at(at.ip(), 80, Protocol::Tcp).unwrap();
-    let each = survey(mesh, node, service, at).into_iter().map(|(_, standing)| match standing {
+    let mut ejected = Ejected::default();
+    for last in out {
+        ejected.insert(Pool::at(&service.name, at), SocketAddr::new([10, 0, 0, *last].into(), 8080));
+    }
+    let each = survey(mesh, node, service, at, &ejected).into_iter().map(|(_, standing)| match standing {
         Standing::Chosen(_) => "+".to_owned(),
         Standing::Spare(_) => "~".to_owned(),
         Standing::LeftOut(why) => format!("{why:?}"),
@@ -144,6 +152,14 @@ fn those_that_leave_serve_where_nobody_is_ready() {
     assert_eq!(seen(&local, "a1"), "+ OtherNode", "ready ones elsewhere are none of this node's");
     let near_one = mesh(Reach::Cluster, vec![leaving(near("a1", 1)), near("a2", 2)]);
     assert_eq!(seen(&near_one, "a1"), "Leaving +", "a ready one farther away goes before one that leaves");
+}
+
+#[test]
+fn one_that_fails_leaves_its_clients_to_the_next_level_but_never_to_nobody() {
+    let mesh = mesh(Reach::Cluster, vec![near("a1", 1), near("a2", 2), near("b1", 3)]);
+    assert_eq!(seen_without(&mesh, "a1", &[1]), "Ejected + ~");
+    assert_eq!(seen_without(&mesh, "a1", &[1, 2]), "Ejected Ejected +");
+    assert_eq!(seen_without(&mesh, "a1", &[1, 2, 3]), "+ ~ ~", "all there is");
 }
 
 fn any_endpoint() -> impl Strategy<Value = Endpoint> {
