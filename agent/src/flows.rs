@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::StatusCode;
 use millrace_abi::{Addr, FlowEvent, Port, Reason};
-use millrace_model::Mesh;
+use millrace_model::{Mesh, ObjectName, outlier::Change};
 use millrace_node::{
     admin::{self, Request, Response},
     wire::node::Denial,
@@ -111,6 +111,23 @@ pub fn revoked(caller: (u64, u64), remote: SocketAddr, why: Why, names: &Names, 
         asked: remote.to_string(),
         target: remote.to_string(),
         policy: named(&names.policies, policy),
+    }
+}
+
+/// An endpoint that a service's port leaves out, or takes back.
+pub fn outlier((service, port): (&ObjectName, u16), change: &Change, now: Moment) -> Flow {
+    let (verdict, endpoint) = match change {
+        Change::Ejected(endpoint, _) => ("ejected", endpoint),
+        Change::Returned(endpoint) => ("returned", endpoint),
+    };
+    Flow {
+        at: rfc3339(now.unix),
+        verdict: verdict.to_owned(),
+        source: String::new(),
+        netns: 0,
+        asked: format!("{service}:{port}"),
+        target: endpoint.to_string(),
+        policy: String::new(),
     }
 }
 

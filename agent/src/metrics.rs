@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use millrace_abi::Reason;
+use millrace_model::outlier::Cause;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -37,6 +38,17 @@ struct ByState {
     state: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCause {
+    cause: &'static str,
+}
+
+/// Only services that have some: a service whose endpoints all serve has no series.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByService {
+    service: String,
+}
+
 /// The agent's metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -57,6 +69,8 @@ pub struct Metrics {
     pub flows: Counter,
     /// Live connections closed because policy turned.
     pub revoked: Counter,
+    ejections: Family<ByCause, Counter>,
+    ejected: Family<ByService, Gauge>,
 }
 
 impl Metrics {
@@ -77,6 +91,8 @@ impl Metrics {
             sockets: Counter::default(),
             flows: Counter::default(),
             revoked: Counter::default(),
+            ejections: Family::default(),
+            ejected: Family::default(),
         };
         let mut all = Registry::with_prefix("millrace");
         let kernel = all.sub_registry_with_prefix("kernel");
@@ -96,6 +112,8 @@ impl Metrics {
         agent.register("sockets", "Sockets given to proxies", metrics.sockets.clone());
         agent.register("flows", "Flow records", metrics.flows.clone());
         agent.register("revoked", "Live connections closed because policy turned", metrics.revoked.clone());
+        agent.register("ejections", "Endpoints left out because connections failed", metrics.ejections.clone());
+        agent.register("ejected", "Endpoints of a service that are left out now", metrics.ejected.clone());
         (metrics, Arc::new(Mutex::new(all)))
     }
 
@@ -104,6 +122,11 @@ impl Metrics {
         self.writes.inc_by(outcome.n_written);
         self.failures.inc_by(outcome.failures.values().sum());
         self.plans.observe(seconds);
+    }
+
+    /// Counts an endpoint that is left out from now on.
+    pub fn ejected(&self, cause: Cause) {
+        self.ejections.get_or_create(&ByCause { cause: cause.name() }).inc();
     }
 
     /// Takes over what the kernel has counted.
@@ -128,6 +151,10 @@ impl Metrics {
         let captured = status.workloads.iter().filter(|workload| workload.state == "captured").count();
         for (state, count) in [("captured", captured), ("pending", status.workloads.len() - captured)] {
             self.workloads.get_or_create(&ByState { state }).set(signed(count as u64));
+        }
+        self.ejected.clear();
+        for ejected in &status.ejected {
+            self.ejected.get_or_create(&ByService { service: ejected.service.clone() }).inc();
         }
         self.expiry.clear();
         for (identity, seconds) in expiries {

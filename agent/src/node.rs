@@ -4,6 +4,7 @@
 //! before the kernel sends connections for it. A proxy that is slow to say so holds the maps up for [`PROXY_FIRST`] at most.
 
 mod enforce;
+mod outliers;
 mod publish;
 mod room;
 
@@ -106,6 +107,7 @@ pub struct Node {
     /// True where live connections could not all be judged by what the maps hold: they are with the next tick.
     judges_again: bool,
     room: room::Room,
+    outlying: outliers::Outlying,
     /// Where the last Snapshot is kept.
     dir: StateDir,
     outputs: Outputs,
@@ -158,6 +160,7 @@ impl Node {
             due: None,
             judges_again: false,
             room: room::Room::default(),
+            outlying: outliers::Outlying::default(),
             dir,
             outputs,
             log: None,
@@ -274,6 +277,7 @@ impl Node {
                 self.outputs.metrics.flows.inc();
                 self.outputs.flows.record(&flows::from_proxy(denial, moment()));
             }
+            Said::Outcome(endpoint, failed) => self.hear_outcome(endpoint, failed),
             Said::Left(why) => self.left(proxy, why),
         }
     }
@@ -315,6 +319,7 @@ impl Node {
         if self.pods.sync(&self.mesh, &mut self.kernel).await || !self.outcome.failures.is_empty() {
             self.due.get_or_insert_with(clock::now);
         }
+        self.watch_outliers();
         // A moment after the maps: what was on its way to a pod that left is not cut off.
         if self.due.is_none() {
             self.pods.release();

@@ -1,7 +1,7 @@
 //! Says how the node stands, for people and programs: `/status`, `/config`, readiness.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -31,6 +31,8 @@ pub struct Status {
     pub proxy: Option<Proxy>,
     /// This node's workloads that are, or shall be, in the mesh.
     pub workloads: Vec<Workload>,
+    /// Endpoints that this node leaves out of their services because connections to them fail.
+    pub ejected: Vec<Ejected>,
     /// How full the kernel's maps are.
     pub maps: Vec<Usage>,
     /// What could not be enforced.
@@ -78,6 +80,29 @@ pub struct Workload {
     pub unguarded: Option<String>,
     /// For how many seconds its certificate holds; None where it has none.
     pub certificate_expires_s: Option<u64>,
+}
+
+/// An endpoint that is left out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ejected {
+    /// The service's namespace and name.
+    pub service: String,
+    /// The service's port.
+    pub port: u16,
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+    /// The workload there, where it is one.
+    pub workload: Option<String>,
+    /// How connections failed.
+    pub cause: &'static str,
+    /// How many in a row.
+    pub failures: u32,
+    /// How often in a row it was left out.
+    pub times: u32,
+    /// For how many seconds it has been.
+    pub since_s: u64,
+    /// In how many it returns.
+    pub returns_in_s: u64,
 }
 
 /// How full a map is.

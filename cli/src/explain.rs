@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use millrace_model::{Explanation, Mesh, explain as by_model, explain::Step};
+use millrace_model::{
+    Ejected, Explanation, Mesh,
+    explain::{Step, explain_without as by_model},
+};
 
 use crate::{
     Ending, Failure,
@@ -18,7 +21,13 @@ pub(crate) async fn explain(run_dir: &Path, question: &Explain) -> Result<Ending
     let mesh = mesh(run_dir, *by, from).await?;
     let caller = names::workload(&mesh, from)?;
     let target = names::target(&mesh, to, if *v6 { Family::V6 } else { Family::First })?;
-    let explanation = by_model(&mesh, &caller, target);
+    // What a caller meets is its own node's to know: of another node's pods nothing is said.
+    let ejected = match caller.netns {
+        // An agent of another version may not say: the rest is true all the same.
+        Some(_) if *by != Some(By::Control) => names::ejected(run_dir).await.unwrap_or_default(),
+        Some(_) | None => Ejected::default(),
+    };
+    let explanation = by_model(&mesh, &caller, target, &ejected);
     match output {
         Format::Json => out::print_json(&explanation)?,
         Format::Table => out::print(&text(&explanation))?,

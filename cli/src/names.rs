@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::{Mesh, ObjectName, Protocol, Snapshot, Workload};
+use millrace_model::{Ejected, Mesh, ObjectName, Protocol, Snapshot, Workload, outlier::Pool};
 use serde::Deserialize;
 
 use crate::{Failure, client::Client, config::Process};
@@ -21,6 +21,30 @@ struct Config {
 pub(crate) async fn mesh(run_dir: &Path, process: Process) -> Result<Mesh, Failure> {
     let Config { snapshot } = Client::new(process, run_dir).json("/config").await?;
     Ok(Mesh::new(Arc::new(snapshot.unwrap_or_default())))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    ejected: Vec<Out>,
+}
+
+#[derive(Deserialize)]
+struct Out {
+    service: ObjectName,
+    port: u16,
+    endpoint: SocketAddr,
+}
+
+/// The endpoints that the agent leaves out because connections to them fail.
+pub(crate) async fn ejected(run_dir: &Path) -> Result<Ejected, Failure> {
+    let Status { ejected } = Client::new(Process::Agent, run_dir).json("/status").await?;
+    let mut all = Ejected::default();
+    for Out { service, port, endpoint } in ejected {
+        // Of the virtual address only port and family count.
+        all.insert(Pool::at(&service, SocketAddr::new(endpoint.ip(), port)), endpoint);
+    }
+    Ok(all)
 }
 
 /// The workload that `text` names: `namespace/name`, or one of its addresses.

@@ -24,8 +24,23 @@ struct Agent {
     control: Control,
     proxy: Option<Proxy>,
     workloads: Vec<Workload>,
+    ejected: Vec<Ejected>,
     maps: Vec<Map>,
     failures: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Ejected {
+    service: String,
+    port: u16,
+    endpoint: String,
+    workload: Option<String>,
+    cause: String,
+    failures: u64,
+    times: u64,
+    since_s: f64,
+    returns_in_s: f64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

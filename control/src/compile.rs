@@ -15,6 +15,7 @@ use crate::{
 mod endpoint;
 mod place;
 mod policy;
+mod traffic;
 mod workload;
 
 /// The Snapshot of this World, at generation 0, and what is wrong with the World. Diagnostics come sorted.

@@ -24,11 +24,13 @@ pub enum Kind {
     AccessPolicy,
     /// millrace.dev/v1alpha1
     EncryptionPolicy,
+    /// millrace.dev/v1alpha1
+    TrafficPolicy,
 }
 
 impl Kind {
     /// All of them, in the order in which messages list them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -37,6 +39,7 @@ impl Kind {
         Self::EndpointSlice,
         Self::AccessPolicy,
         Self::EncryptionPolicy,
+        Self::TrafficPolicy,
     ];
 
     /// As a manifest's `kind` spells it.
@@ -50,6 +53,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::AccessPolicy => "AccessPolicy",
             Self::EncryptionPolicy => "EncryptionPolicy",
+            Self::TrafficPolicy => "TrafficPolicy",
         }
     }
 
@@ -58,7 +62,7 @@ impl Kind {
         match self {
             Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::AccessPolicy | Self::EncryptionPolicy => millrace_crd::API_VERSION,
+            Self::AccessPolicy | Self::EncryptionPolicy | Self::TrafficPolicy => millrace_crd::API_VERSION,
         }
     }
 
@@ -71,7 +75,8 @@ impl Kind {
             | Self::Service
             | Self::EndpointSlice
             | Self::AccessPolicy
-            | Self::EncryptionPolicy => false,
+            | Self::EncryptionPolicy
+            | Self::TrafficPolicy => false,
         }
     }
 

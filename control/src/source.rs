@@ -47,6 +47,8 @@ pub enum Object {
     Access(Arc<crate::world::AccessPolicy>),
     /// millrace.dev/v1alpha1
     Encryption(Arc<crate::world::EncryptionPolicy>),
+    /// millrace.dev/v1alpha1
+    Traffic(Arc<crate::world::TrafficPolicy>),
 }
 
 impl Objects {
@@ -62,6 +64,7 @@ impl Objects {
             Object::Slice(slice) => drop(self.slices.insert(name, slice)),
             Object::Access(policy) => drop(self.access.insert(name, policy)),
             Object::Encryption(policy) => drop(self.encryption.insert(name, policy)),
+            Object::Traffic(policy) => drop(self.traffic.insert(name, policy)),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::{Action, Encryption, ObjectName, Place, Protocol, Rule, Traffic};
+use millrace_model::{Action, Encryption, ObjectName, Outliers, Place, Protocol, Rule, Traffic};
 use serde::{Deserialize, Serialize};
 
 /// What holds for the whole mesh.
@@ -53,6 +53,8 @@ pub struct Objects {
     pub access: BTreeMap<ObjectName, Arc<AccessPolicy>>,
     /// EncryptionPolicies.
     pub encryption: BTreeMap<ObjectName, Arc<EncryptionPolicy>>,
+    /// TrafficPolicies.
+    pub traffic: BTreeMap<ObjectName, Arc<TrafficPolicy>>,
 }
 
 /// What the label `millrace.dev/mesh` asks for.
@@ -278,6 +280,19 @@ pub struct EncryptionPolicy {
     pub target: Target,
     /// What it says.
     pub encryption: Encryption,
+}
+
+/// How callers treat the endpoints of services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrafficPolicy {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// When it was made: of two for one service the older holds.
+    pub made: Made,
+    /// The services of its namespace that it is for.
+    pub services: BTreeSet<Arc<str>>,
+    /// Whether endpoints that fail are left out.
+    pub outliers: Outliers,
 }
 
 /// One pod whose listeners are open.

@@ -161,8 +161,26 @@ spec:
     mode: Permissive
 ";
 
+const TRAFFIC: &str = "
+apiVersion: millrace.dev/v1alpha1
+kind: TrafficPolicy
+metadata:
+  name: patient
+  namespace: shop
+spec:
+  targetRefs:
+  - kind: Service
+    name: web
+  outlierEjection:
+    consecutiveFailures: 3
+    interval: 10s
+    baseEjectionTime: 1m30s
+    maxEjectionTime: 5m
+    maxEjectedPercent: 40
+";
+
 /// All of them, in the order in which they stand in the file.
-const GOOD: [&str; 9] = [NAMESPACE, NODE, ACCOUNT, POD, SERVICE, SLICE, DB, ACCESS, ENCRYPTION];
+const GOOD: [&str; 10] = [NAMESPACE, NODE, ACCOUNT, POD, SERVICE, SLICE, DB, ACCESS, ENCRYPTION, TRAFFIC];
 
 /// One bad manifest: an edit of a good one, and what the message must say.
 struct Case {
@@ -189,6 +207,7 @@ const SERVICE_NAME: &str = "Service shop/web";
 const SLICE_NAME: &str = "EndpointSlice shop/db-1";
 const ACCESS_NAME: &str = "AccessPolicy shop/only-web";
 const ENCRYPTION_NAME: &str = "EncryptionPolicy shop/strict";
+const TRAFFIC_NAME: &str = "TrafficPolicy shop/patient";
 
 #[rustfmt::skip]
 const CASES: &[Case] = &[
@@ -326,6 +345,22 @@ const CASES: &[Case] = &[
     case(ENCRYPTION, ("- port: 8080", "- port: 65536"), ENCRYPTION_NAME, ("spec.ports[0].port", "the integer 65536 does not fit", "1 to 65535")),
     case(ENCRYPTION, ("    mode: Permissive\n", "    mode: Permissive\n  - port: 8080\n    mode: Strict\n"), ENCRYPTION_NAME, ("spec.ports[1].port", "port 8080 stands twice", "each port once")),
     case(ENCRYPTION, ("  ports:\n  - port: 8080\n    mode: Permissive\n", "  portLevelMtls:\n    8080: {mode: DISABLE}\n"), ENCRYPTION_NAME, ("spec.portLevelMtls", "there is no such field", "correct its spelling")),
+    // TrafficPolicies.
+    case(TRAFFIC, ("  targetRefs:\n  - kind: Service\n    name: web\n", "  targetRefs: []\n"), TRAFFIC_NAME, ("spec.targetRefs", "it names no Service", "name at least one")),
+    case(TRAFFIC, ("  targetRefs:\n  - kind: Service\n    name: web\n", ""), TRAFFIC_NAME, ("spec.targetRefs", "it is missing", "add the field targetRefs")),
+    case(TRAFFIC, ("kind: Service\n", "kind: Deployment\n    group: apps\n"), TRAFFIC_NAME, ("spec.targetRefs[0].kind", "\"Deployment\" of group \"apps\"", "write kind Service")),
+    case(TRAFFIC, ("    name: web\n", "    name: shop/web\n"), TRAFFIC_NAME, ("spec.targetRefs[0].name", "\"shop/web\" is no Service's name", "the name alone")),
+    case(TRAFFIC, ("consecutiveFailures: 3", "consecutiveFailures: 0"), TRAFFIC_NAME, ("spec.outlierEjection.consecutiveFailures", "0 is out of bounds", "or mode: Disabled")),
+    case(TRAFFIC, ("consecutiveFailures: 3", "consecutive5xx: 3"), TRAFFIC_NAME, ("spec.outlierEjection.consecutive5xx", "there is no such field", "correct its spelling")),
+    case(TRAFFIC, ("interval: 10s", "interval: 10"), TRAFFIC_NAME, ("spec.outlierEjection.interval", "the integer 10 does not fit", "write a string")),
+    case(TRAFFIC, ("interval: 10s", "interval: 10 seconds"), TRAFFIC_NAME, ("spec.outlierEjection.interval", "\"10 seconds\" is no span of time", "such as 30s")),
+    case(TRAFFIC, ("interval: 10s", "interval: 10ms"), TRAFFIC_NAME, ("spec.outlierEjection.interval", "10ms is out of bounds", "from 1s to 3600s")),
+    case(TRAFFIC, ("baseEjectionTime: 1m30s", "baseEjectionTime: 25h"), TRAFFIC_NAME, ("spec.outlierEjection.baseEjectionTime", "25h is out of bounds", "from 1s to 86400s")),
+    case(TRAFFIC, ("maxEjectionTime: 5m", "maxEjectionTime: 5s"), TRAFFIC_NAME, ("spec.outlierEjection.maxEjectionTime", "shorter than baseEjectionTime", "at least as long")),
+    case(TRAFFIC, ("maxEjectedPercent: 40", "maxEjectedPercent: 101"), TRAFFIC_NAME, ("spec.outlierEjection.maxEjectedPercent", "101 is out of bounds", "from 0 to 100")),
+    case(TRAFFIC, ("    maxEjectedPercent: 40\n", "    maxEjectedPercent: 40\n    mode: Sometimes\n"), TRAFFIC_NAME, ("spec.outlierEjection.mode", "\"Sometimes\" is not one of its values", "write Enabled or Disabled")),
+    case(TRAFFIC, ("  outlierEjection:\n", "  timeouts: {connect: 1s}\n  outlierEjection:\n"), TRAFFIC_NAME, ("spec.timeouts", "there is no such field", "or leave it out")),
+    case(TRAFFIC, ("  outlierEjection:\n", "  outlierEjections:\n"), TRAFFIC_NAME, ("spec.outlierEjection", "it is missing", "add the field outlierEjection")),
 ];
 
 fn settings() -> Settings {

@@ -28,6 +28,7 @@ use crate::{
     accept::Command,
     home::{Home, Pod},
     maps::SocketMaps,
+    outliers::Outcome,
     proxy::{Missing, Proxy, Welcome},
     record::Denial,
     stock::Want,
@@ -110,6 +111,7 @@ enum Ended {
 pub(crate) struct Outbox {
     pub(crate) wants: mpsc::Receiver<Want>,
     pub(crate) denials: mpsc::Receiver<Denial>,
+    pub(crate) outcomes: mpsc::Receiver<Outcome>,
 }
 
 impl Agent {
@@ -321,6 +323,9 @@ async fn tell(
             Some(FromProxy { kind: Some(kind) }) = answers.recv() => kind,
             Some(want) = outbox.wants.recv() => message::want(want),
             Some(denial) = outbox.denials.recv() => message::denial(denial),
+            Some(Outcome { endpoint, failed }) = outbox.outcomes.recv() => {
+                from_proxy::Kind::Outcome(handover::outcome(endpoint, failed))
+            }
             else => return Err(Ended::Ending),
         };
         send(connection, kind, &[]).await?;

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use millrace_model::ObjectName;
+use millrace_model::{ObjectName, outlier::Cause};
 
 /// Why a connection was refused or cut, and what may be done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -264,6 +264,46 @@ impl Why {
             | Self::Gone
             | Self::Drained
             | Self::Aborted => Retry::No,
+        }
+    }
+
+    /// What it says of the endpoint that was tried; None where it says nothing, or another is to blame.
+    pub(crate) fn blames_endpoint(&self) -> Option<Cause> {
+        match self {
+            Self::ConnectRefused => Some(Cause::Refused),
+            Self::ConnectTimeout | Self::HandshakeTimeout | Self::AnswerTimeout => Some(Cause::TimedOut),
+            Self::ConnectFailed | Self::Handshake(_) | Self::PeerUnavailable(_) => Some(Cause::Unavailable),
+            // A tunnel that breaks may be a proxy that is replaced; whether there is another is seen by the next dial.
+            Self::TunnelBroken
+            | Self::PeerRejected(_)
+            | Self::NoOriginal
+            | Self::OriginalUnreadable
+            | Self::OwnListener
+            | Self::UnknownWorkload
+            | Self::NoBackend
+            | Self::BackendOutside
+            | Self::BackendLocal
+            | Self::BackendPending
+            | Self::NoKey
+            | Self::NoSocket
+            | Self::NoDescriptor
+            | Self::NotShown
+            | Self::HandshakesFull
+            | Self::Denied(_)
+            | Self::PeerDenied(_)
+            | Self::Strict
+            | Self::NotConnect
+            | Self::BadAuthority
+            | Self::LoopbackAuthority
+            | Self::OtherAddress
+            | Self::MeshPort
+            | Self::BadForwarded
+            | Self::ClientReset
+            | Self::UpstreamReset
+            | Self::Revoked(_)
+            | Self::Gone
+            | Self::Drained
+            | Self::Aborted => None,
         }
     }
 

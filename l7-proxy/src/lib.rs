@@ -22,6 +22,7 @@ pub mod maps;
 mod memory;
 mod metrics;
 mod outbound;
+mod outliers;
 mod pick;
 mod plaintext;
 mod pool;

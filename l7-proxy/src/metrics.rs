@@ -120,6 +120,12 @@ pub(crate) struct ByTaken {
     outcome: Word,
 }
 
+/// Labels of a count of ejections.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByCause {
+    cause: Word,
+}
+
 /// Every metric.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
@@ -137,6 +143,8 @@ pub(crate) struct Metrics {
     pub(crate) generation: Gauge<u64, AtomicU64>,
     pub(crate) agent_connected: Gauge,
     pub(crate) panics: Counter,
+    ejections: Family<ByCause, Counter>,
+    pub(crate) outcomes_dropped: Counter,
 }
 
 impl Metrics {
@@ -159,6 +167,8 @@ impl Metrics {
             generation,
             agent_connected,
             panics,
+            ejections,
+            outcomes_dropped,
         } = self;
         r.register("connections_opened", "Connections taken on", opened.clone());
         r.register("connections_closed", "Connections that were carried and ended, by how", closed.clone());
@@ -175,6 +185,8 @@ impl Metrics {
         r.register("snapshot_generation", "The generation served by", generation.clone());
         r.register("agent_connected", "1 while the agent's socket is connected", agent_connected.clone());
         r.register("panics", "Tasks of connections that panicked", panics.clone());
+        r.register("ejections", "Endpoints left out because connections failed", ejections.clone());
+        r.register("outcomes_dropped", "Outcomes not told to the agent", outcomes_dropped.clone());
         drop(r);
         registry
     }
@@ -206,6 +218,10 @@ impl Metrics {
 
     pub(crate) fn handshake_failed(&self, end: End, reason: &'static str) {
         self.handshakes_failed.get_or_create(&ByEndAndReason { end: end.word(), reason: Word(reason) }).inc();
+    }
+
+    pub(crate) fn ejected(&self, cause: &'static str) {
+        self.ejections.get_or_create(&ByCause { cause: Word(cause) }).inc();
     }
 
     pub(crate) fn stock_taken(&self, outcome: &'static str) {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::{HeaderMap, Method, Request, StatusCode, header};
-use millrace_model::Workload;
+use millrace_model::{Protocol, Workload, outlier::Pool};
 use rand::Rng as _;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -93,7 +93,10 @@ async fn open<'w>(
     record.asked = Some(asked.address);
     record.target = Party::at(asked.backend);
     let source = accepted.home.pod.workload(&mesh)?.clone();
-    let mut left = candidates(&mesh, &welcome.node, asked)?;
+    let (outliers, view) = (&worker.proxy.outliers, (&*mesh, &*welcome.node));
+    let pool = mesh.service_at(asked.address.ip(), asked.address.port(), Protocol::Tcp);
+    let pool = pool.map(|service| Pool::at(&service.name, asked.address));
+    let mut left = candidates(&mesh, &welcome.node, asked, |pool| outliers.out_of(view, pool))?;
     let mut last = Why::NoBackend;
     while record.attempts < ATTEMPTS {
         let draws = [rand::rng().random(), rand::rng().random()];
@@ -108,8 +111,16 @@ async fn open<'w>(
         }
         let open = worker.proxy.outstanding.open(candidate.address);
         match attempt(worker, &ends(accepted, &source, client, &candidate), &candidate, client).await {
-            Ok((place, stream)) => return Ok((Held((place, open)), stream)),
+            Ok((place, stream)) => {
+                if let Some(pool) = &pool {
+                    outliers.succeeded((pool, candidate.address));
+                }
+                return Ok((Held((place, open)), stream));
+            }
             Err(fault) => {
+                if let (Some(pool), Some(cause)) = (&pool, fault.why.blames_endpoint()) {
+                    outliers.failed(view, (pool, candidate.address), cause);
+                }
                 tracing::debug!(endpoint = %candidate.address, reason = fault.why.name(), "an endpoint failed");
                 drop(open);
                 last = fault.why;

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use millrace_model::{
-    Mesh, Protocol,
+    Ejected, Mesh, Protocol,
     balance::{less_loaded, weighted},
+    outlier::Pool,
     resolve::{Backend, Hop, Peer, Standing, hop, survey},
 };
 
@@ -48,11 +49,18 @@ impl Candidate {
 /// Every endpoint that may take a connection: the asked service's remote ones, or the one that the kernel picked.
 ///
 /// The kernel drew among all of a service's endpoints and decided that this connection leaves the node; among those that
-/// do, the proxy draws again, because it alone knows how many connections each has open. A pick that binds is kept.
-pub(crate) fn candidates(mesh: &Mesh, node: &str, asked: Asked) -> Result<Vec<Candidate>, Why> {
+/// do, the proxy draws again, because it alone knows how many connections each has open. A pick that binds is kept. `out` says
+/// which endpoints of the service's pool are left out.
+pub(crate) fn candidates(
+    mesh: &Mesh,
+    node: &str,
+    asked: Asked,
+    out: impl FnOnce(&Pool) -> Ejected,
+) -> Result<Vec<Candidate>, Why> {
     let service = mesh.service_at(asked.address.ip(), asked.address.port(), Protocol::Tcp);
     if let (Some(service), Pick::Free) = (service, asked.pick) {
-        let remote: Vec<Candidate> = survey(mesh, node, service, asked.address)
+        let out = out(&Pool::at(&service.name, asked.address));
+        let remote: Vec<Candidate> = survey(mesh, node, service, asked.address, &out)
             .into_iter()
             .filter_map(|(_, standing)| match standing {
                 Standing::Chosen(backend) => Candidate::of(backend, Turn::First),

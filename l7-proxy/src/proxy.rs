@@ -11,8 +11,15 @@ use millrace_node::drain::Drain;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    descriptors::Descriptors, fault::Why, handshakes::Handshakes, keys::Keys, maps::SocketMaps, metrics::Metrics,
-    record::Denial, stock::Stock,
+    descriptors::Descriptors,
+    fault::Why,
+    handshakes::Handshakes,
+    keys::Keys,
+    maps::SocketMaps,
+    metrics::Metrics,
+    outliers::{Outcome, Outliers},
+    record::Denial,
+    stock::Stock,
 };
 
 /// Denials that wait to be told to the agent; more are counted and dropped: a flood of them must cost nobody memory.
@@ -33,6 +40,8 @@ pub(crate) struct Proxy {
     pub(crate) metrics: Arc<Metrics>,
     /// What the agent is told of refusals.
     pub(crate) denials: mpsc::Sender<Denial>,
+    /// Endpoints that fail.
+    pub(crate) outliers: Outliers,
     /// Whether the process is ending.
     pub(crate) drain: Drain,
     /// TLS handshakes under way.
@@ -74,10 +83,11 @@ impl Proxy {
     pub(crate) fn new(
         mesh: watch::Receiver<Arc<Mesh>>,
         stock: Stock,
-        denials: mpsc::Sender<Denial>,
+        (denials, outcomes): (mpsc::Sender<Denial>, mpsc::Sender<Outcome>),
         drain: Drain,
     ) -> Self {
         let (descriptors, metrics) = (stock.descriptors().clone(), stock.metrics().clone());
+        let outliers = Outliers::new(outcomes, metrics.clone());
         Self {
             mesh,
             keys: Keys::default(),
@@ -85,6 +95,7 @@ impl Proxy {
             descriptors,
             metrics,
             denials,
+            outliers,
             drain,
             handshakes: Handshakes::default(),
             outstanding: Outstanding::default(),

@@ -32,6 +32,7 @@ use crate::{
     maps::KernelMaps,
     memory,
     metrics::Metrics,
+    outliers::OUTCOMES,
     privilege,
     proxy::{DENIALS, Proxy},
     stock::{Stock, WANTS},
@@ -118,9 +119,10 @@ impl Parts {
         let (mesh_in, mesh) = watch::channel(Arc::new(Mesh::default()));
         let (wants_in, wants) = mpsc::channel(WANTS);
         let (denials_in, denials) = mpsc::channel(DENIALS);
+        let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES);
         let (acceptor, commands) = mpsc::channel(COMMANDS);
         let stock = Stock::new(wants_in, Descriptors::at_limit(), Arc::new(Metrics::default()));
-        let proxy = Arc::new(Proxy::new(mesh, stock, denials_in, drain));
+        let proxy = Arc::new(Proxy::new(mesh, stock, (denials_in, outcomes_in), drain));
         let agent = Agent {
             path: config.agent.clone(),
             name: config.name.clone(),
@@ -131,7 +133,7 @@ impl Parts {
             trigger,
             pods: BTreeMap::new(),
         };
-        Self { proxy, agent, outbox: Outbox { wants, denials }, commands }
+        Self { proxy, agent, outbox: Outbox { wants, denials, outcomes }, commands }
     }
 
     /// What is counted, ready to be printed.

@@ -7,8 +7,8 @@ use std::{
 };
 
 use millrace_abi::{
-    Addr, Dest, Exempt, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey,
-    SlotValue, Tuple, Verdict, VerdictKey, capacity, map,
+    Addr, BackendKey, Dest, Exempt, Failures, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey,
+    ServiceValue, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, capacity, map,
 };
 
 use super::{
@@ -116,6 +116,8 @@ pub(super) struct Tables {
     /// The value says nothing.
     probes: Table<ProbeKey, u32>,
     handoffs: Table<Tuple, Handoff>,
+    /// Made and counted by programs; removed where it says nothing any more.
+    failures: Table<BackendKey, Failures>,
     /// Counted by programs; removed with the pod.
     pending: Table<u64, Pending>,
     /// The value is a socket's descriptor when written, and is not read.
@@ -140,6 +142,7 @@ impl Tables {
             verdicts: Table::open(&open, map::VERDICTS, capacity::VERDICTS)?,
             probes: Table::open(&open, map::PROBES, capacity::PROBES)?,
             handoffs: Table::open(&open, map::HANDOFFS, capacity::HANDOFFS)?,
+            failures: Table::open(&open, map::FAILURES, capacity::FAILURES)?,
             pending: Table::open(&open, map::PENDING, capacity::PODS)?,
             listeners: Table::open(&open, map::LISTENERS, capacity::LISTENERS)?,
             guards: Table::open(&open, map::GUARDS, capacity::GUARDS)?,
@@ -200,6 +203,16 @@ impl Tables {
             // Where the kernel cannot say, the programs look the service up again for a slot that is missing.
             self.has_flipped = syscall::grace_period().is_err();
         }
+    }
+
+    /// The backends that connections failed to, and how often.
+    pub(super) fn failures(&self) -> Result<Vec<(BackendKey, Failures)>, MapError> {
+        self.failures.all()
+    }
+
+    /// Forgets a backend's failures.
+    pub(super) fn forget_failures(&self, key: &BackendKey) -> Result<(), MapError> {
+        self.failures.remove(key)
     }
 
     /// How many hand-offs there are now. The other tables hold what was written to them.

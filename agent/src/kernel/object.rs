@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::fs::PermissionsExt as _,
@@ -16,7 +17,7 @@ use aya::{
     programs::{Program, ProgramError, ProgramFd},
 };
 use aya_log::EbpfLogger;
-use millrace_abi::{Exempt, FlowEvent, ListenerKey, Original, Reason, capacity, map};
+use millrace_abi::{BackendKey, Exempt, Failures, FlowEvent, ListenerKey, Original, Reason, capacity, map};
 use rustix::{
     fs::{FlockOperation, flock, statfs},
     mount::{MountFlags, mount},
@@ -196,6 +197,21 @@ impl Kernel {
         flows::drain(&mut self.flows, each);
     }
 
+    /// The backends that connections failed to, and how often.
+    pub fn failures(&self) -> Result<Vec<(SocketAddr, Failures)>, MapError> {
+        let each = |(key, failures): (BackendKey, Failures)| {
+            let address = IpAddr::from(Ipv6Addr::from(key.addr)).to_canonical();
+            (SocketAddr::new(address, u16::from_be_bytes(key.port)), failures)
+        };
+        Ok(self.tables.failures()?.into_iter().map(each).collect())
+    }
+
+    /// Forgets a backend's failures.
+    pub fn forget_failures(&self, backend: SocketAddr) -> Result<(), MapError> {
+        let port = backend.port().to_be_bytes();
+        self.tables.forget_failures(&BackendKey { addr: super::plan::addr(backend.ip()), port, reserved: [0; 2] })
+    }
+
     /// How many hand-offs there are.
     pub fn handoffs(&self) -> Result<u64, MapError> {
         self.tables.n_handoffs()
@@ -270,7 +286,9 @@ pub(super) fn write_seq() -> io::Result<u32> {
 fn descriptor(ebpf: &Ebpf, name: &'static str, expected: Layout) -> Result<OwnedFd, AttachError> {
     let missing = AttachError::Missing { what: "map", name };
     let data = match ebpf.map(name) {
-        Some(Map::Array(data) | Map::HashMap(data) | Map::SockHash(data) | Map::SkStorage(data)) => data,
+        Some(
+            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::SockHash(data) | Map::SkStorage(data),
+        ) => data,
         _ => return Err(missing),
     };
     let why = |source| MapError::Io { map: name, source };

@@ -15,8 +15,8 @@ use std::{
 };
 
 use millrace_abi::{
-    Dest, Exempt, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue,
-    Tuple, Verdict, VerdictKey,
+    BackendKey, Dest, Exempt, Failures, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue,
+    SlotKey, SlotValue, Tuple, Verdict, VerdictKey,
 };
 
 const MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -57,7 +57,7 @@ macro_rules! plain {
 }
 plain! {
     u32, u64, i32, [u8; 16], Pod, Dest, ServiceKey, ServiceValue, SlotKey, SlotValue, VerdictKey, Verdict, ProbeKey, Tuple, Handoff, Pending,
-    ListenerKey, Exempt, Guard, LinkInfo,
+    ListenerKey, Exempt, Guard, BackendKey, Failures, LinkInfo,
 }
 
 #[repr(C)]

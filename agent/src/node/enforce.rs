@@ -15,7 +15,7 @@ use crate::{
     flows,
     kernel::{
         State,
-        plan::want,
+        plan::want_without,
         reconcile::{Outcome, reconcile},
     },
     pods::chain,
@@ -28,7 +28,7 @@ impl Node {
         self.due = None;
         let began = clock::now();
         self.have.listeners.extend(self.pods.steered());
-        let wanted = want(&self.mesh, &self.name, &self.pods.namespaces());
+        let wanted = want_without(&self.mesh, &self.name, &self.pods.namespaces(), self.outlying.ejected());
         let before: BTreeSet<u64> = locals(&self.have).collect();
         self.outcome = reconcile(&mut self.kernel, &mut self.have, &wanted);
         self.enforced = self.mesh.snapshot.generation;

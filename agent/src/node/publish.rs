@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{Joined, Node, SETTLE, Settled};
 use crate::{
-    clock::wall_time,
+    clock::{monotonic, wall_time},
     control::Report,
     flows::Flows,
     metrics::Metrics,
@@ -61,6 +61,7 @@ impl Node {
                 .chain(self.pods.hosts().filter_map(Workload::in_hosts_network))
                 .collect(),
             maps: self.usage(),
+            ejected: self.outlying.told(&self.mesh, monotonic()),
             failures: [self.unjoined(), self.failures()].concat(),
             proxy,
         };

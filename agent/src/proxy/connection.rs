@@ -2,15 +2,16 @@
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use millrace_model::ObjectName;
+use millrace_model::{ObjectName, outlier::Cause};
 use millrace_node::{
-    handover::{Connection, Fault, Listener, Malformed, Packet, check_from_proxy},
+    handover::{Connection, Fault, Listener, Malformed, Packet, check_from_proxy, read_outcome},
     wire::{
         Undecodable, convert,
         mesh::ObjectName as WireName,
@@ -62,6 +63,8 @@ pub enum Said {
     Applied(u64),
     /// It refused a connection.
     Denial(Denial),
+    /// A connection to an endpoint failed so, or was made after some that did.
+    Outcome(SocketAddr, Option<Cause>),
     /// It is gone, or was let go; the reason, where there is one.
     Left(Option<Ended>),
 }
@@ -176,5 +179,9 @@ fn said(message: FromProxy, descriptors: Vec<OwnedFd>) -> Result<Said, Ended> {
         }
         Kind::Applied(Applied { generation }) => Said::Applied(generation),
         Kind::Denial(denial) => Said::Denial(denial),
+        Kind::Outcome(outcome) => {
+            let (endpoint, failed) = read_outcome(&outcome)?;
+            Said::Outcome(endpoint, failed)
+        }
     })
 }

@@ -6,11 +6,13 @@
 pub mod access_policy;
 pub mod encryption_policy;
 pub mod selector;
+pub mod traffic_policy;
 
 pub use access_policy::{AccessAction, AccessPolicy, AccessPolicySpec, AccessRule, AccessSource, AccessTarget};
 pub use encryption_policy::{EncryptionMode, EncryptionPolicy, EncryptionPolicySpec, PortEncryption};
 use kube::CustomResourceExt as _;
 pub use selector::{PolicyStatus, TargetRef, WorkloadSelector};
+pub use traffic_policy::{EjectionMode, OutlierEjection, TrafficPolicy, TrafficPolicySpec};
 
 /// The API group of every kind here.
 pub const GROUP: &str = "millrace.dev";
@@ -23,11 +25,15 @@ pub const API_VERSION: &str = "millrace.dev/v1alpha1";
 
 /// The definitions of all kinds, each with the file in `deploy/crds` that holds it, in order of kind.
 pub fn crds() -> Vec<(&'static str, serde_json::Value)> {
-    [("accesspolicies.yaml", AccessPolicy::crd()), ("encryptionpolicies.yaml", EncryptionPolicy::crd())]
-        .into_iter()
-        // A definition is made of maps with string keys: it has no value that JSON can't hold.
-        .map(|(file, crd)| (file, serde_json::to_value(crd).unwrap_or_default()))
-        .collect()
+    [
+        ("accesspolicies.yaml", AccessPolicy::crd()),
+        ("encryptionpolicies.yaml", EncryptionPolicy::crd()),
+        ("trafficpolicies.yaml", TrafficPolicy::crd()),
+    ]
+    .into_iter()
+    // A definition is made of maps with string keys: it has no value that JSON can't hold.
+    .map(|(file, crd)| (file, serde_json::to_value(crd).unwrap_or_default()))
+    .collect()
 }
 
 /// One definition as the YAML that stands in `deploy/crds`.

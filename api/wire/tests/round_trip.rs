@@ -12,8 +12,8 @@ use std::{
 use ipnet::IpNet;
 use millrace_model::{
     Action, Affinity, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Membership, ObjectName,
-    Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source, Traffic, Workload,
-    service::Readiness,
+    Outliers, Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source, Traffic, Workload,
+    outlier::Bounds, service::Readiness,
 };
 use millrace_wire::{Undecodable, convert, mesh as pb};
 use proptest::prelude::*;
@@ -98,7 +98,15 @@ fn traffic() -> impl Strategy<Value = Traffic> {
     let affinity = prop::option::of(seconds)
         .prop_map(|timeout| timeout.map_or(Affinity::None, |timeout| Affinity::ClientIp { timeout }));
     let reach = prop_oneof![Just(Reach::Cluster), Just(Reach::Local)];
-    (affinity, reach).prop_map(|(affinity, reach)| Traffic { affinity, reach })
+    let ms = || any::<u32>().prop_map(|ms| Duration::from_millis(ms.into()));
+    let bounds = (1..=u32::MAX, ms(), ms(), ms(), any::<u32>());
+    let outliers = prop::option::of(bounds).prop_map(|bounds| match bounds {
+        None => Outliers::Kept,
+        Some((failures, interval, base, longest, percent)) => {
+            Outliers::Ejected(Bounds { failures, interval, base, longest, percent })
+        }
+    });
+    (affinity, reach, outliers).prop_map(|(affinity, reach, outliers)| Traffic { affinity, reach, outliers })
 }
 
 fn place() -> impl Strategy<Value = Place> {
@@ -278,7 +286,7 @@ fn set_mode(update: &mut pb::Update, port: u32, mode: i32) {
 #[test]
 fn what_is_unknown_missing_or_out_of_range_is_refused_by_the_name_of_its_field() {
     type Edit = fn(&mut pb::Update);
-    let edits: [(&str, Edit); 32] = [
+    let edits: [(&str, Edit); 34] = [
         ("workload.name", |u| u.workloads[0].name = None),
         ("workload.name", |u| u.workloads[0].name = Some(pb::ObjectName::default())),
         ("workload.identity", |u| u.workloads[0].identity = "spiffe://td/web".to_owned()),
@@ -301,6 +309,11 @@ fn what_is_unknown_missing_or_out_of_range_is_refused_by_the_name_of_its_field()
             u.services[0].traffic.as_mut().unwrap().client_ip_affinity_s = Some(0);
         }),
         ("service.traffic.reach", |u| u.services[0].traffic.as_mut().unwrap().reach = 9),
+        ("service.traffic.outliers", |u| u.services[0].traffic.as_mut().unwrap().outliers = None),
+        ("service.traffic.outliers", |u| {
+            let none = pb::outliers::Kind::Ejected(pb::Bounds::default());
+            u.services[0].traffic.as_mut().unwrap().outliers = Some(pb::Outliers { kind: Some(none) });
+        }),
         ("endpoint.readiness", |u| u.endpoints[0].endpoints[0].readiness = 0),
         ("endpoint.place", |u| u.endpoints[0].endpoints[0].place = None),
         ("endpoints.service", |u| u.endpoints[0].service = None),

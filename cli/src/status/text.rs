@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde_json::Value;
 
-use super::{Agent, Control, Map, Node, Plane, Proxy, Service, Workload};
+use super::{Agent, Control, Ejected, Map, Node, Plane, Proxy, Service, Workload};
 use crate::table::{Table, plain};
 
 /// A map this full is worth a word before it refuses, in percent.
@@ -18,6 +18,7 @@ pub(super) fn text(agent: Option<&Agent>, plane: Option<&Plane>, services: &[Ser
     }
     push(&mut text, &service_table(services));
     if let Some(agent) = agent {
+        push(&mut text, &ejected(agent));
         push(&mut text, &maps(agent));
     }
     if let Some(plane) = plane {
@@ -91,6 +92,21 @@ fn service_table(services: &[Service]) -> Table {
     table
 }
 
+/// Who is left out and why; nothing where nobody is.
+fn ejected(agent: &Agent) -> String {
+    if agent.ejected.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["LEFT OUT", "OF SERVICE", "BECAUSE", "SINCE", "RETURNS IN"]);
+    for Ejected { service, port, endpoint, workload, cause, failures, times, since_s, returns_in_s } in &agent.ejected {
+        let who = workload.as_ref().map_or_else(|| endpoint.clone(), |name| format!("{name} at {endpoint}"));
+        let again = if *times > 1 { format!(", {times} times running") } else { String::new() };
+        let because = format!("{failures} connections in a row {}{again}", cause.replace('_', " "));
+        table.row([who, format!("{service}:{port}"), because, span(*since_s), span(*returns_in_s)]);
+    }
+    table.to_string()
+}
+
 fn maps(agent: &Agent) -> Table {
     let mut table = Table::new(["KERNEL MAP", "ENTRIES", "CAPACITY", "USED"]);
     for map in &agent.maps {
@@ -137,7 +153,7 @@ fn amiss(agent: Option<&Agent>, plane: Option<&Plane>) -> Vec<String> {
 }
 
 fn of_agent(agent: &Agent, amiss: &mut Vec<String>) {
-    let Agent { node: _, generation, control, proxy, workloads, maps, failures } = agent;
+    let Agent { node: _, generation, control, proxy, workloads, ejected: _, maps, failures } = agent;
     if !control.connected {
         amiss.push("the control plane is away: the node keeps to what it knows".to_owned());
     }
@@ -231,6 +247,20 @@ mod tests {
              \n\
              Nothing is amiss.\n"
         );
+    }
+
+    #[test]
+    fn an_endpoint_that_is_left_out_is_shown_with_its_reason() {
+        let mut agent = agent();
+        agent.ejected = serde_json::from_value(json!([
+            {"service": "shop/web", "port": 80, "endpoint": "10.0.0.2:8080", "workload": "shop/web-1", "cause": "timed_out",
+             "failures": 5, "times": 2, "since_s": 20, "returns_in_s": 40},
+        ]))
+        .unwrap();
+        let shown = text(Some(&agent), None, &[]);
+        let row =
+            "shop/web-1 at 10.0.0.2:8080  shop/web:80  5 connections in a row timed out, 2 times running  20 s   40 s";
+        assert!(shown.contains(row), "{shown}");
     }
 
     #[test]

@@ -6,10 +6,12 @@
 mod check;
 mod connection;
 mod memory;
+mod outcome;
 
 pub use check::{Malformed, check_from_agent, check_from_proxy};
 pub use connection::{Connection, Fault, Listener, Packet, Peer};
 pub use memory::{seal, unseal};
+pub use outcome::{outcome, read_outcome};
 
 /// The longest message, in bytes. The largest real one is a `Welcome` or `Denial` of a few hundred; the rest is room.
 pub const MAX_MESSAGE: usize = 16 * 1024;

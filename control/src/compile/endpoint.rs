@@ -7,11 +7,12 @@ use std::{
 };
 
 use millrace_model::{
-    Endpoint, Endpoints, Membership, ObjectName, Place, Protocol, Service, ServicePort, Workload, service::Readiness,
+    Endpoint, Endpoints, Membership, ObjectName, Outliers, Place, Protocol, Service, ServicePort, Traffic, Workload,
+    service::Readiness,
 };
 
 use super::{
-    Notes, place,
+    Notes, place, traffic,
     workload::{Owners, is_workload},
 };
 use crate::{
@@ -25,6 +26,7 @@ const WEIGHT: u32 = 1;
 pub(super) fn services(world: &World, owners: &Owners<'_>, notes: &mut Notes) -> BTreeMap<ObjectName, Arc<Service>> {
     let mut virtual_addresses: BTreeMap<(IpAddr, u16, Protocol), &ObjectName> = BTreeMap::new();
     let mut services = BTreeMap::new();
+    let outliers = traffic::outliers(world, notes);
     for service in world.objects.services.values().filter(|s| is_served(s)) {
         for (address, pod) in service.addresses.iter().filter_map(|a| Some((a, owners.of(*a)?))) {
             let problem =
@@ -45,7 +47,7 @@ pub(super) fn services(world: &World, owners: &Owners<'_>, notes: &mut Notes) ->
                 }
             }
         }
-        services.insert(service.name.clone(), Arc::new(model(service)));
+        services.insert(service.name.clone(), Arc::new(model(service, outliers.get(&service.name))));
     }
     services
 }
@@ -55,7 +57,7 @@ fn is_served(service: &world::Service) -> bool {
     !(service.addresses.is_empty() && service.ports.is_empty() && service.selector.is_none())
 }
 
-fn model(service: &world::Service) -> Service {
+fn model(service: &world::Service, outliers: Option<&Outliers>) -> Service {
     let world::Service { name, addresses, ports, selector: _, unready: _, traffic, distribution: _ } = service;
     Service {
         name: name.clone(),
@@ -68,7 +70,7 @@ fn model(service: &world::Service) -> Service {
                 name: name.clone(),
             })
             .collect(),
-        traffic: traffic.clone(),
+        traffic: Traffic { outliers: outliers.copied().unwrap_or_default(), ..traffic.clone() },
     }
 }
 

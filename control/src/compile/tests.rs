@@ -83,6 +83,9 @@ fn pool() -> Vec<String> {
         pool.push(format!("{{apiVersion: millrace.dev/v1alpha1, kind: EncryptionPolicy, metadata: {{name: e{n}, namespace: {}}}, spec: {{mode: {}}}}}", if n == 3 { "root" } else { "shop" }, if n == 1 { "Strict" } else { "Permissive" }));
         pool.push(format!("{{apiVersion: millrace.dev/v1alpha1, kind: AccessPolicy, metadata: {{name: p{n}, namespace: {}}}, spec: {{rules: [{{from: [{{identities: [shop/sa{n}]}}]}}]}}}}", if n == 3 { "root" } else { "shop" }));
     }
+    for n in 1..4 {
+        pool.push(format!("{{apiVersion: millrace.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: t{n}, namespace: shop}}, spec: {{targetRefs: [{{kind: Service, name: s{}}}], outlierEjection: {{consecutiveFailures: {n}}}}}}}", n % 2 + 1));
+    }
     pool
 }
 

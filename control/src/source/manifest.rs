@@ -293,7 +293,8 @@ fn name(fields: &serde_json::Map<String, Value>, kind: Option<Kind>, problems: &
             | Kind::Pod
             | Kind::EndpointSlice
             | Kind::AccessPolicy
-            | Kind::EncryptionPolicy,
+            | Kind::EncryptionPolicy
+            | Kind::TrafficPolicy,
         )
         | None => object::meta::is_dns_subdomain(own),
     };

@@ -18,11 +18,13 @@ use crate::{
 };
 
 mod cluster;
+mod duration;
 pub mod meta;
 mod pod;
 mod policy;
 mod service;
 mod slice;
+mod traffic;
 mod typed;
 
 pub use meta::MESH_LABEL;
@@ -60,6 +62,9 @@ pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Ve
         }),
         Kind::EncryptionPolicy => read_as(value, own, &mut problems, |policy: millrace_crd::EncryptionPolicy, p| {
             Object::Encryption(policy::encryption(name, &policy, p).into())
+        }),
+        Kind::TrafficPolicy => read_as(value, own, &mut problems, |policy: millrace_crd::TrafficPolicy, p| {
+            Object::Traffic(traffic::traffic(name, &policy, p).into())
         }),
     };
     (object.filter(|_| !problems.refuse()), problems.0)

@@ -172,6 +172,17 @@ fn halves(addr: &Addr) -> [u64; 2] {
     [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])]
 }
 
+/// Why a connection that ended before it was made did, by what its socket counted: segments that came, and SYNs sent again. None
+/// where its own application gave it up before anybody could have answered.
+#[inline(always)]
+pub fn failure(segments: u32, retransmits: u32) -> Option<Reason> {
+    match (segments, retransmits) {
+        (0, 0) => None,
+        (0, _) => Some(Reason::BackendTimedOut),
+        _ => Some(Reason::BackendRefused),
+    }
+}
+
 /// The backend that a draw takes from an alias slot.
 #[inline(always)]
 pub fn backend(slot: &SlotValue, draw: u32) -> (Addr, Port) {

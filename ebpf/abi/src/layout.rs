@@ -148,6 +148,32 @@ pub struct SlotValue {
     pub threshold: u32,
 }
 
+/// Key of FAILURES: where a service led.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendKey {
+    /// The backend's address.
+    pub addr: Addr,
+    /// The backend's port.
+    pub port: Port,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// Value of FAILURES: connections that could not be made.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failures {
+    /// CLOCK_MONOTONIC of the last one.
+    pub at_ns: u64,
+    /// How many there were since this entry was made.
+    pub failed: u64,
+    /// How many since a connection was made.
+    pub run: u32,
+    /// The last one's [`crate::Reason`].
+    pub cause: u32,
+}
+
 /// Key of VERDICTS. Looked up with the port, then with port 0; where both are missing the answer is no.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -378,6 +404,6 @@ macro_rules! sizes {
     };
 }
 sizes! {
-    Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 16, AffinityKey = 32, AffinityValue = 32, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16, ProbeKey = 20,
+    Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 16, AffinityKey = 32, AffinityValue = 32, BackendKey = 20, Failures = 24, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16, ProbeKey = 20,
     Tuple = 48, Pending = 8, Original = 40, Handoff = 80, ShownClient = 20, End = 32, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
 }

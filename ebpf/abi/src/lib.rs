@@ -12,9 +12,9 @@ pub mod spread;
 
 pub use forge::{Guard, GuardKind};
 pub use layout::{
-    AffinityKey, AffinityValue, Dest, DestKind, End, Exempt, FlowEvent, Handoff, HandoffKind, ListenerKey,
-    ListenerKind, Original, OriginalMode, Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, ShownClient,
-    SlotKey, SlotValue, Tuple, Verdict, VerdictKey, cgroup_key,
+    AffinityKey, AffinityValue, BackendKey, Dest, DestKind, End, Exempt, Failures, FlowEvent, Handoff, HandoffKind,
+    ListenerKey, ListenerKind, Original, OriginalMode, Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue,
+    ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, cgroup_key,
 };
 pub use reason::{Action, N_REASONS, Reason, action};
 
@@ -50,6 +50,8 @@ pub mod capacity {
     pub const SLOTS: u32 = 524_288;
     /// Clients that stay with a backend: 250 pods with 250 such services each. Past it the one unused longest is drawn for anew.
     pub const AFFINITIES: u32 = 65_536;
+    /// Backends that connections failed to, and were not made to since. Past it the one unused longest counts from nothing.
+    pub const FAILURES: u32 = 16_384;
     /// Verdicts: sources on this node times policy groups times ports named.
     pub const VERDICTS: u32 = 262_144;
     /// Ports that probes name, by address: three probes a container, four containers, both families, of 250 pods, and room.
@@ -91,6 +93,8 @@ pub mod map {
     pub const SLOTS: &str = "SLOTS";
     /// `LruHashMap<AffinityKey, AffinityValue>`: written by programs alone.
     pub const AFFINITY: &str = "AFFINITY";
+    /// `LruHashMap<BackendKey, Failures>`: made and counted by programs, removed by the agent.
+    pub const FAILURES: &str = "FAILURES";
     /// `HashMap<VerdictKey, Verdict>`.
     pub const VERDICTS: &str = "VERDICTS";
     /// `HashMap<ProbeKey, u32>`: the value says nothing.
@@ -118,8 +122,8 @@ pub mod map {
     /// `RingBuf` of [`crate::FlowEvent`].
     pub const FLOWS: &str = "FLOWS";
     /// Every map that is pinned.
-    pub const ALL: [&str; 19] = [
-        CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS, GUARDS, FORGED,
-        ORIGINAL, CLIENT, ENDS, EXEMPT, REASONS, FLOWS,
+    pub const ALL: [&str; 20] = [
+        CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, FAILURES, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS,
+        GUARDS, FORGED, ORIGINAL, CLIENT, ENDS, EXEMPT, REASONS, FLOWS,
     ];
 }

@@ -66,6 +66,10 @@ pub enum Reason {
     HandoffTaken = 49,
     /// A captured connection's record could not be stored on the accepted socket (an MPTCP listener has no storage).
     HandoffLost = 50,
+    /// A connection that a service led to a backend was refused there.
+    BackendRefused = 60,
+    /// A connection that a service led to a backend was not answered, or given up after a second of silence.
+    BackendTimedOut = 61,
     /// A flow record was dropped: the ring buffer is full.
     FlowDropped = 51,
     /// A pod's packet, dropped: its source is not the pod's address.
@@ -119,6 +123,8 @@ pub const fn action(reason: Reason) -> Action {
         | Reason::HandoffFull
         | Reason::HandoffTaken
         | Reason::HandoffLost
+        | Reason::BackendRefused
+        | Reason::BackendTimedOut
         | Reason::FlowDropped => Action::Pass,
         Reason::NoBackend | Reason::NoLocalBackend | Reason::Denied | Reason::NotEnrolled | Reason::NoVerdict => {
             Action::Refuse(ECONNREFUSED)
@@ -143,7 +149,7 @@ pub const fn action(reason: Reason) -> Action {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::Untouched,
         Self::Exempt,
         Self::Direct,
@@ -175,6 +181,8 @@ impl Reason {
         Self::HandoffFull,
         Self::HandoffTaken,
         Self::HandoffLost,
+        Self::BackendRefused,
+        Self::BackendTimedOut,
         Self::FlowDropped,
         Self::SpoofedSource,
         Self::SpoofedMac,
@@ -216,6 +224,8 @@ impl Reason {
             Self::HandoffFull => "handoff_full",
             Self::HandoffTaken => "handoff_taken",
             Self::HandoffLost => "handoff_lost",
+            Self::BackendRefused => "backend_refused",
+            Self::BackendTimedOut => "backend_timed_out",
             Self::FlowDropped => "flow_dropped",
             Self::SpoofedSource => "spoofed_source",
             Self::SpoofedMac => "spoofed_mac",

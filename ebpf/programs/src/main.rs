@@ -16,6 +16,7 @@ mod host;
 mod inbound;
 mod maps;
 mod names;
+mod outcome;
 mod pending;
 mod service;
 mod sockops;

@@ -7,8 +7,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use millrace_abi::{
-    Addr, AffinityKey, AffinityValue, Dest, End, Exempt, Guard, Handoff, ListenerKey, N_REASONS, Original, Pending,
-    Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, capacity,
+    Addr, AffinityKey, AffinityValue, BackendKey, Dest, End, Exempt, Failures, Guard, Handoff, ListenerKey, N_REASONS,
+    Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict,
+    VerdictKey, capacity,
 };
 
 /// Capacities are for the largest node; memory is taken as entries come.
@@ -27,6 +28,8 @@ pub static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(capaci
 /// The kernel makes the entries of an LRU beforehand: 8 MiB.
 #[map]
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(capacity::AFFINITIES, 0);
+#[map]
+pub static FAILURES: LruHashMap<BackendKey, Failures> = LruHashMap::with_max_entries(capacity::FAILURES, 0);
 #[map]
 pub static VERDICTS: HashMap<VerdictKey, Verdict> = HashMap::with_max_entries(capacity::VERDICTS, AS_NEEDED);
 #[map]

@@ -2,8 +2,8 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock_ops,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock_ops,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::SockOpsContext,
@@ -19,7 +19,7 @@ use crate::{
     flow::{self, Flow},
     forged,
     maps::{CLIENT, DESTS, ENDS, HANDOFFS, ORIGINAL, PODS, PROBES},
-    pending,
+    outcome, pending,
     storage::Socket,
 };
 
@@ -52,6 +52,7 @@ pub fn sockops(ctx: &SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ops),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => outcome::made(&remote(ops)),
         BPF_SOCK_OPS_STATE_CB if state(ops) == BPF_TCP_CLOSE => closed(ops),
         _ => {}
     }
@@ -66,15 +67,16 @@ fn connecting(ctx: &SockOpsContext) {
     let netns = netns(ops);
     let key = Tuple::of(netns, local(ops).parts(), remote(ops).parts());
     let mut record = Handoff { socket: cookie(ops), sequence: forged::next_sequence(socket), ..NOTHING };
-    if !fill(&mut record, socket, netns, &key) {
+    if fill(&mut record, socket, netns, &key) {
+        if let Err(reason) = pending::write(&key, &record) {
+            flow::count(reason);
+            return;
+        }
+        if record.kind == HandoffKind::Attested as u32 {
+            mark(socket, &record, 1);
+        }
+    } else if !outcome::is_watched(socket) {
         return;
-    }
-    if let Err(reason) = pending::write(&key, &record) {
-        flow::count(reason);
-        return;
-    }
-    if record.kind == HandoffKind::Attested as u32 {
-        mark(socket, &record, 1);
     }
     // The record goes with the socket, should the other end never take it. The one failure is an unknown flag.
     let _: Result<(), i32> = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
@@ -177,6 +179,9 @@ fn mark(socket: Socket, record: &Handoff, is_caller: u32) {
 /// The connecting end closes: a record that nobody took goes with it.
 #[inline(always)]
 fn closed(ops: *mut bpf_sock_ops) {
+    if let (BPF_TCP_SYN_SENT, Some(socket)) = (state_before(ops), socket(ops)) {
+        outcome::failed(ops, socket, &remote(ops));
+    }
     let key = Tuple::of(netns(ops), local(ops).parts(), remote(ops).parts());
     // SAFETY: read at once.
     let Some(record) = (unsafe { HANDOFFS.get(key) }) else { return };
@@ -220,6 +225,12 @@ fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
 fn state(ops: *mut bpf_sock_ops) -> u32 {
     // SAFETY: BPF_SOCK_OPS_STATE_CB says the new state in the second argument.
     unsafe { (*ops).__bindgen_anon_1.args[1] }
+}
+
+#[inline(always)]
+fn state_before(ops: *mut bpf_sock_ops) -> u32 {
+    // SAFETY: as in `state`: the old one is the first argument.
+    unsafe { (*ops).__bindgen_anon_1.args[0] }
 }
 
 #[inline(always)]

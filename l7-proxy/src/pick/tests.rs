@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use millrace_model::{
-    Endpoint, Endpoints, Identity, Membership, Mesh, ObjectName, Protocol, Service, ServicePort, Snapshot, Workload,
-    service::Readiness,
+    Ejected, Endpoint, Endpoints, Identity, Membership, Mesh, ObjectName, Protocol, Service, ServicePort, Snapshot,
+    Workload, outlier::Pool, service::Readiness,
 };
 use proptest::prelude::*;
 
@@ -72,7 +72,10 @@ fn addresses(candidates: &[Candidate]) -> Vec<String> {
 #[test]
 fn a_service_is_reached_at_its_endpoints_on_other_nodes() {
     let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080"), pick: Default::default() };
-    assert_eq!(addresses(&candidates(&mesh(), "a", asked).unwrap()), ["10.0.1.1:8080", "10.0.2.1:8080"]);
+    assert_eq!(
+        addresses(&candidates(&mesh(), "a", asked, |_| Ejected::default()).unwrap()),
+        ["10.0.1.1:8080", "10.0.2.1:8080"]
+    );
 }
 
 #[test]
@@ -85,7 +88,11 @@ fn an_address_is_reached_by_tunnel_or_refused_by_name() {
         ("192.0.2.1:8080", Err(Why::BackendOutside)),
     ] {
         let asked = Asked { address: at(backend), backend: at(backend), pick: Default::default() };
-        assert_eq!(candidates(&mesh(), "a", asked).map(|found| addresses(&found)), answer, "{backend}");
+        assert_eq!(
+            candidates(&mesh(), "a", asked, |_| Ejected::default()).map(|found| addresses(&found)),
+            answer,
+            "{backend}"
+        );
     }
 }
 
@@ -97,12 +104,12 @@ fn a_service_without_remote_endpoints_falls_back_to_the_kernels_pick() {
     snapshot.endpoints.clear();
     let mesh = Mesh::new(Arc::new(snapshot));
     let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080"), pick: Default::default() };
-    assert_eq!(addresses(&candidates(&mesh, "a", asked).unwrap()), ["10.0.1.1:8080"]);
+    assert_eq!(addresses(&candidates(&mesh, "a", asked, |_| Ejected::default()).unwrap()), ["10.0.1.1:8080"]);
 }
 
 fn weighted(weights: &[u32]) -> Vec<Candidate> {
     let asked = Asked { address: at("10.0.1.1:1"), backend: at("10.0.1.1:1"), pick: Default::default() };
-    let one = candidates(&mesh(), "a", asked).unwrap().remove(0);
+    let one = candidates(&mesh(), "a", asked, |_| Ejected::default()).unwrap().remove(0);
     let number = |i: usize| u16::try_from(i + 1).unwrap();
     let each = |(i, weight): (usize, &u32)| Candidate {
         address: SocketAddr::new(one.address.ip(), number(i)),
@@ -124,7 +131,7 @@ fn the_nearer_endpoint_goes_first_and_the_others_after_it() {
     let mesh = Mesh::new(Arc::new(snapshot));
     let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080"), pick: Default::default() };
     for draw in 0..10 {
-        let mut left = candidates(&mesh, "a", asked).unwrap();
+        let mut left = candidates(&mesh, "a", asked, |_| Ejected::default()).unwrap();
         let first = pick(&mut left, [draw, draw + 1], |_| [0, 0]).unwrap();
         assert_eq!(first.address, at("10.0.2.1:8080"), "it is for clients of zone a, as on-a is");
         let second = pick(&mut left, [draw, draw + 1], |_| [0, 0]).unwrap();
@@ -133,11 +140,27 @@ fn the_nearer_endpoint_goes_first_and_the_others_after_it() {
     }
 }
 
+#[test]
+fn an_endpoint_that_is_left_out_is_no_candidate_unless_there_is_no_other() {
+    let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.1.1:8080"), pick: Pick::Free };
+    let without = |gone: &[&str]| {
+        let out = |pool: &Pool| {
+            let mut out = Ejected::default();
+            gone.iter().for_each(|one| out.insert(pool.clone(), at(one)));
+            out
+        };
+        addresses(&candidates(&mesh(), "a", asked, out).unwrap())
+    };
+    assert_eq!(without(&["10.0.1.1:8080"]), ["10.0.2.1:8080"]);
+    // Of the remote ones none is left, and this connection left the node: the kernel's pick is tried.
+    assert_eq!(without(&["10.0.1.1:8080", "10.0.2.1:8080"]), ["10.0.1.1:8080"]);
+}
+
 /// The client was given this one for hours: another would not know its session.
 #[test]
 fn a_pick_that_binds_is_the_only_candidate() {
     let asked = Asked { address: at("10.96.0.1:80"), backend: at("10.0.2.1:8080"), pick: Pick::Binding };
-    assert_eq!(addresses(&candidates(&mesh(), "a", asked).unwrap()), ["10.0.2.1:8080"]);
+    assert_eq!(addresses(&candidates(&mesh(), "a", asked, |_| Ejected::default()).unwrap()), ["10.0.2.1:8080"]);
 }
 
 #[test]

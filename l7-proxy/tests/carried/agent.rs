@@ -152,6 +152,7 @@ async fn hear(connection: &Connection, inside: &Inside, packet: Packet<FromProxy
             inside.applied.send_replace(applied.generation);
         }
         from_proxy::Kind::Denial(denial) => inside.denials.send(denial).await.unwrap(),
+        from_proxy::Kind::Outcome(_) => {} // What the agent makes of it is the agent's.
     }
 }
 

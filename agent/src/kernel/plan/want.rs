@@ -13,11 +13,10 @@ use millrace_abi::{
     SlotValue, Verdict, VerdictKey,
 };
 use millrace_model::{
-    Affinity, Destination, Facts, Mesh, ObjectName, Protocol, Reach, Source, Traffic, Workload, authorize,
+    Affinity, Destination, Ejected, Facts, Mesh, ObjectName, Protocol, Reach, Source, Traffic, Workload, authorize,
     balance::alias_table,
     name::stable_id,
-    resolve,
-    resolve::{Backend, Hop, hop},
+    resolve::{Backend, Hop, hop, resolve_without},
 };
 
 use crate::kernel::state::State;
@@ -47,6 +46,11 @@ const TCP: u8 = 6;
 
 /// What the tables should hold.
 pub fn want(mesh: &Mesh, node: &str, namespaces: &Namespaces) -> State {
+    want_without(mesh, node, namespaces, &Ejected::default())
+}
+
+/// The same, while these endpoints are left out of their services.
+pub fn want_without(mesh: &Mesh, node: &str, namespaces: &Namespaces, ejected: &Ejected) -> State {
     let mut state = State::default();
     let mut sources: Vec<&Arc<Workload>> = Vec::new();
     for (cookie, namespace) in namespaces {
@@ -80,7 +84,7 @@ pub fn want(mesh: &Mesh, node: &str, namespaces: &Namespaces) -> State {
             judge(mesh, source, group, &mut state.verdicts);
         }
     }
-    services(mesh, node, &mut state);
+    services(mesh, node, ejected, &mut state);
     state
 }
 
@@ -203,14 +207,16 @@ fn judge(mesh: &Mesh, source: &Workload, group: &Group, verdicts: &mut BTreeMap<
     }
 }
 
-fn services(mesh: &Mesh, node: &str, state: &mut State) {
+fn services(mesh: &Mesh, node: &str, ejected: &Ejected, state: &mut State) {
     let mut tables = 1u32..;
     for service in mesh.snapshot.services.values() {
         let tcp = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
         for (address, port) in tcp.flat_map(|port| service.addresses.iter().map(|address| (*address, port.port))) {
             let at = SocketAddr::new(address, port);
             // Of two services that claim one address and port, the Mesh says whose it is.
-            let Destination::Service { name, mut backends } = resolve(mesh, node, at) else { continue };
+            let Destination::Service { name, mut backends } = resolve_without(mesh, node, at, ejected) else {
+                continue;
+            };
             if name != service.name {
                 continue;
             }
@@ -220,7 +226,7 @@ fn services(mesh: &Mesh, node: &str, state: &mut State) {
             let table = if slots.is_empty() { Some(0) } else { tables.next() };
             let (Some(table), Ok(n_slots)) = (table, u32::try_from(slots.len())) else { continue };
             let key = ServiceKey { addr: addr(address), port: port.to_be_bytes(), protocol: TCP, reserved: 0 };
-            let Traffic { affinity, reach } = &service.traffic;
+            let Traffic { affinity, reach, outliers: _ } = &service.traffic;
             let affinity_s = match affinity {
                 Affinity::None => 0,
                 Affinity::ClientIp { timeout } => u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use millrace_model::{self as model, service::Readiness};
+use millrace_model::{self as model, outlier::Bounds, service::Readiness};
 
 use super::{Undecodable, bad};
 use crate::mesh as pb;
 
 pub(super) fn traffic(traffic: &model::Traffic) -> pb::Traffic {
-    let model::Traffic { affinity, reach } = traffic;
+    let model::Traffic { affinity, reach, outliers } = traffic;
     pb::Traffic {
         client_ip_affinity_s: match affinity {
             model::Affinity::None => None,
@@ -19,11 +19,41 @@ pub(super) fn traffic(traffic: &model::Traffic) -> pb::Traffic {
             model::Reach::Local => pb::Reach::Local,
         }
         .into(),
+        outliers: Some(pb::Outliers { kind: Some(outliers_to(outliers)) }),
+    }
+}
+
+fn outliers_to(outliers: &model::Outliers) -> pb::outliers::Kind {
+    let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    match outliers {
+        model::Outliers::Kept => pb::outliers::Kind::Kept(true),
+        model::Outliers::Ejected(Bounds { failures, interval, base, longest, percent }) => {
+            pb::outliers::Kind::Ejected(pb::Bounds {
+                failures: *failures,
+                interval_ms: ms(interval),
+                base_ms: ms(base),
+                longest_ms: ms(longest),
+                percent: *percent,
+            })
+        }
+    }
+}
+
+fn outliers_from(outliers: Option<pb::Outliers>) -> Result<model::Outliers, Undecodable> {
+    let field = "service.traffic.outliers";
+    match outliers.and_then(|outliers| outliers.kind).ok_or_else(|| bad(field, "missing"))? {
+        pb::outliers::Kind::Kept(_) => Ok(model::Outliers::Kept),
+        pb::outliers::Kind::Ejected(pb::Bounds { failures: 0, .. }) => Err(bad(field, "no failure at all")),
+        pb::outliers::Kind::Ejected(pb::Bounds { failures, interval_ms, base_ms, longest_ms, percent }) => {
+            let [interval, base, longest] = [interval_ms, base_ms, longest_ms].map(Duration::from_millis);
+            Ok(model::Outliers::Ejected(Bounds { failures, interval, base, longest, percent }))
+        }
     }
 }
 
 pub(super) fn traffic_from(traffic: Option<pb::Traffic>) -> Result<model::Traffic, Undecodable> {
-    let pb::Traffic { client_ip_affinity_s, reach } = traffic.ok_or_else(|| bad("service.traffic", "missing"))?;
+    let pb::Traffic { client_ip_affinity_s, reach, outliers } =
+        traffic.ok_or_else(|| bad("service.traffic", "missing"))?;
     Ok(model::Traffic {
         affinity: match client_ip_affinity_s {
             None => model::Affinity::None,
@@ -35,6 +65,7 @@ pub(super) fn traffic_from(traffic: Option<pb::Traffic>) -> Result<model::Traffi
             Ok(pb::Reach::Local) => model::Reach::Local,
             Ok(pb::Reach::Unspecified) | Err(_) => return Err(bad("service.traffic.reach", reach)),
         },
+        outliers: outliers_from(outliers)?,
     })
 }
 

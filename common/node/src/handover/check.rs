@@ -100,6 +100,10 @@ pub fn check_from_proxy(message: &FromProxy, n_descriptors: usize) -> Result<(),
         }
         Kind::Applied(Applied { generation: _ }) => count("Applied", 0, n_descriptors),
         Kind::Denial(Denial { source: _, target: _, reason: _, policy: _ }) => count("Denial", 0, n_descriptors),
+        Kind::Outcome(outcome) => {
+            super::read_outcome(outcome)?;
+            count("Outcome", 0, n_descriptors)
+        }
     }
 }
 

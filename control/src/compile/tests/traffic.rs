@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use millrace_model::{Affinity, Place, Reach};
+use millrace_model::{Affinity, Outliers, Place, Reach};
 
-use super::{Arc, BASE, Readiness, compile, endpoints, name, pod, snapshot, world};
+use super::{Arc, BASE, Readiness, compile, endpoints, name, notes, pod, snapshot, world};
 
 fn service(more: &str) -> String {
     format!(
@@ -94,6 +94,49 @@ fn conditions_mean_what_kubernetes_says() {
     ] {
         assert_eq!(readiness(conditions), wanted, "{conditions}");
     }
+}
+
+fn policy(name: &str, more: &str, target: &str) -> String {
+    format!(
+        "---\n{{apiVersion: millrace.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: {name}, namespace: shop{more}}}, \
+         spec: {{targetRefs: [{{kind: Service, name: {target}}}], outlierEjection: {{consecutiveFailures: {}}}}}}}\n",
+        name.len()
+    )
+}
+
+/// The policies of these tests eject after as many failures as their names have letters.
+fn failures(text: &str) -> u32 {
+    match snapshot(text).services[&name("web")].traffic.outliers {
+        Outliers::Ejected(bounds) => bounds.failures,
+        Outliers::Kept => 0,
+    }
+}
+
+#[test]
+fn failing_endpoints_are_left_out_unless_a_policy_says_otherwise() {
+    let service = service("sessionAffinity: None");
+    assert_eq!(failures(&service), 5);
+    assert_eq!(failures(&format!("{service}{}", policy("two", "", "web"))), 3);
+    let off = policy("two", "", "web").replace("consecutiveFailures: 3", "mode: Disabled");
+    assert_eq!(failures(&format!("{service}{off}")), 0);
+    let elsewhere = policy("two", "", "web").replace("namespace: shop", "namespace: other");
+    assert_eq!(failures(&format!("{service}{elsewhere}")), 5, "of another namespace");
+}
+
+#[test]
+fn of_two_policies_for_a_service_the_older_decides_and_the_other_is_told() {
+    let made = |day: u8| format!(", creationTimestamp: \"2026-01-0{day}T00:00:00Z\"");
+    let service = service("sessionAffinity: None");
+    let text =
+        |ab: u8, abcd: u8| format!("{service}{}{}", policy("ab", &made(ab), "web"), policy("abcd", &made(abcd), "web"));
+    assert_eq!([failures(&text(1, 2)), failures(&text(2, 1)), failures(&text(1, 1))], [2, 4, 2]);
+    let told = notes(&text(1, 2));
+    assert!(
+        told.len() == 1 && told[0].contains("TrafficPolicy shop/abcd: spec.targetRefs: shop/ab names Service"),
+        "{told:?}"
+    );
+    let told = notes(&format!("{service}{}", policy("ab", "", "wep")));
+    assert!(told.len() == 1 && told[0].contains("there is no Service shop/wep"), "{told:?}");
 }
 
 /// The pod's deletionTimestamp is there before its slice says anything of it.

@@ -5,7 +5,7 @@ extern crate std;
 use std::vec::Vec;
 
 use super::{
-    affinity_holds, arrival, attests, attests_host, backend, caller, connect, inbound, is_before, is_loopback,
+    affinity_holds, arrival, attests, attests_host, backend, caller, connect, failure, inbound, is_before, is_loopback,
     is_mesh_port, is_v4, slot, tuple_cookie, within_quota, without_slots,
 };
 use crate::{
@@ -248,4 +248,12 @@ fn a_service_without_slots_says_whose_are_missing() {
     assert_eq!(without_slots(&service(0, 0)), Some(Reason::NoBackend));
     assert_eq!(without_slots(&service(0, 1)), Some(Reason::NoLocalBackend));
     assert_eq!([without_slots(&service(1, 0)), without_slots(&service(1, 1))], [None, None]);
+}
+
+#[test]
+fn a_connection_that_was_not_made_says_why() {
+    assert_eq!(failure(0, 0), None, "given up at once");
+    assert_eq!(failure(0, 1), Some(Reason::BackendTimedOut));
+    assert_eq!(failure(1, 0), Some(Reason::BackendRefused));
+    assert_eq!(failure(1, 3), Some(Reason::BackendRefused), "in the end it answered");
 }

@@ -18,6 +18,7 @@ mod inbound;
 mod load;
 mod names;
 mod node;
+mod outcome;
 mod pending;
 mod ports;
 mod service;

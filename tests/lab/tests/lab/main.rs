@@ -29,6 +29,8 @@ mod mistakes;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]
+mod outliers;
+#[cfg(test)]
 mod paths;
 #[cfg(test)]
 mod plain;

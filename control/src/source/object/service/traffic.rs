@@ -15,7 +15,7 @@ const DEFAULT_TIMEOUT: i32 = 10_800;
 const MAX_TIMEOUT: i32 = 86_400;
 
 pub(super) fn traffic(spec: &core::ServiceSpec, problems: &mut Problems) -> Traffic {
-    Traffic { affinity: affinity(spec, problems), reach: reach(spec, problems) }
+    Traffic { affinity: affinity(spec, problems), reach: reach(spec, problems), ..Traffic::default() }
 }
 
 fn affinity(spec: &core::ServiceSpec, problems: &mut Problems) -> Affinity {
