@@ -176,3 +176,88 @@ fn a_pod_that_was_told_to_go_is_given_nothing_unless_all_were() {
         Ok(())
     });
 }
+
+/// So many services are in the directory at a time; with each change of it all of them are others.
+const CHURNED: usize = 500;
+
+fn churned(generation: usize) -> String {
+    let one = |n: usize| {
+        let number = (generation * CHURNED + n) % 60_000;
+        format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: churn-{number}, namespace: shop}}, \
+             spec: {{clusterIP: 10.99.{}.{}, selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}}}\n",
+            number / 250,
+            number % 250 + 1
+        )
+    };
+    (0..CHURNED).map(one).collect()
+}
+
+/// A thousand services added and a thousand removed each second, under connects to one that stays.
+fn churn(seconds: u64) {
+    let plan = Plan::new("churn")
+        .node("a", [Pod::new("shop/near").app("web"), Pod::new("shop/client")])
+        .node("b", [Pod::new("shop/far").app("web")])
+        .service("shop/web", &[(80, 8080)]);
+    scene::mesh(&plan, |lab| {
+        let _serving = serve(lab, &["shop/near", "shop/far"])?;
+        let agent = || lab.admin(Part::Agent("a"));
+        let entries = |map: &str| -> Result<u64> {
+            let status = agent().json("/status")?;
+            let maps = status["maps"].as_array().context("status has maps")?.clone();
+            maps.iter()
+                .find(|one| one["map"] == map)
+                .and_then(|one| one["entries"].as_u64())
+                .context("the map is there")
+        };
+        let before = [entries("SERVICES")?, entries("SLOTS")?];
+        let until = lab.directory().join("stop");
+        let program = lab.binaries().path("probe-peer")?.display().to_string();
+        let path = until.display().to_string();
+        let mut steady = lab.pod("shop/client")?.start("steady", &[&program, "steady", "web:80", "--until", &path])?;
+        let (began, mut generation) = (clock::now(), 0);
+        while clock::now().duration_since(began).as_secs() < seconds {
+            generation += 1;
+            let compiled = || lab.admin(Part::Control).json("/status")?["generation"].as_u64().context("a generation");
+            let last = compiled()?;
+            lab.manifests().write("churn.yaml", &churned(generation))?;
+            clock::until(CALL, "the change is compiled", || {
+                ensure!(compiled()? > last, "generation {last}");
+                Ok(())
+            })?;
+            lab.settle()?; // In force on every node.
+        }
+        let took = clock::now().duration_since(began).as_secs_f64();
+        let rate = (generation * CHURNED) as f64 / took;
+        let failures = agent().json("/status")?["failures"].clone();
+        ensure!(failures == json!([]), "{failures}");
+        lab.manifests().write("churn.yaml", "")?;
+        clock::until(CALL, "the tables are as they were", || {
+            let after = [entries("SERVICES")?, entries("SLOTS")?];
+            ensure!(after == before, "{after:?}, and {before:?} before");
+            Ok(())
+        })?;
+        std::fs::write(&until, "")?;
+        steady.wait(millrace_lab::pod::BULK)?;
+        let found: millrace_lab::peer::Steady = serde_json::from_str(&steady.output())?;
+        ensure!(found.n_failed == 0, "no connect failed and no old connection broke: {found:?}");
+        let torn = agent().metrics()?.sum("millrace_kernel_decisions_total", &[("reason", "torn_table")]);
+        ensure!(torn == 0.0, "no table was torn: {torn}");
+        println!(
+            "{rate:.0} services added and as many removed a second over {took:.1} s, under {} connects",
+            found.connects
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn services_that_come_and_go_by_the_hundred_disturb_nobody() {
+    churn(4);
+}
+
+#[test]
+#[ignore = "long: a minute of churn"]
+fn services_that_come_and_go_for_a_minute_disturb_nobody() {
+    churn(60);
+}
