@@ -1,7 +1,7 @@
 //! A table of bad manifests: each message names file, document, object, field and mend; the objects beside it are undisturbed; and
 //! the last good version of the object itself stays in force, where there was one.
 //!
-//! Each case is one edit of a good manifest, as people make them.
+//! Each case is one edit of a good manifest, as people make them. Long because it is one table.
 
 use std::{collections::BTreeMap, sync::Arc};
 

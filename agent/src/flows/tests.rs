@@ -35,8 +35,8 @@ fn a_record_names_caller_and_policy_and_says_when() {
         serde_json::to_string(&flow).unwrap(),
         r#"{"at":"2023-11-14T22:13:19.000000Z","verdict":"denied","source":"shop/web","netns":7,"asked":"10.0.0.1:80","target":"10.0.0.2:8080","policy":"shop/only-api"}"#
     );
-    let unknown = from_kernel(&FlowEvent { reason: 60, source: 1, policy: 0, ..denied() }, &names, NOW);
-    assert_eq!((&*unknown.verdict, &*unknown.source, &*unknown.policy), ("reason_60", "#0000000000000001", ""));
+    let unknown = from_kernel(&FlowEvent { reason: 250, source: 1, policy: 0, ..denied() }, &names, NOW);
+    assert_eq!((&*unknown.verdict, &*unknown.source, &*unknown.policy), ("reason_250", "#0000000000000001", ""));
 }
 
 #[test]
