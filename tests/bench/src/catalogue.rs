@@ -11,8 +11,10 @@ use crate::{
     figure::Figure,
     kernel,
     machine::Machine,
-    report::{self, Report},
+    programs,
+    report::{self, Report, Table},
     rounds::Surroundings,
+    scale,
     stage::{Programs, Stage},
 };
 
@@ -40,7 +42,13 @@ fn shown(figures: Vec<Figure>) -> Vec<Figure> {
 
 /// Measures what is asked for, and reports. True when all that has a requirement meets it.
 pub fn run(options: &Run) -> Result<bool> {
-    let known: Vec<&str> = CROSS_NODE.iter().flat_map(|names| names.iter().copied()).chain(kernel::names()).collect();
+    let known: Vec<&str> = CROSS_NODE
+        .iter()
+        .flat_map(|names| names.iter().copied())
+        .chain(kernel::names())
+        .chain([programs::NAME])
+        .chain(scale::NAMES)
+        .collect();
     for prefix in &options.only {
         ensure!(
             is_asked(std::slice::from_ref(prefix), &known),
@@ -48,6 +56,32 @@ pub fn run(options: &Run) -> Result<bool> {
             known.join(", ")
         );
     }
+    let mut report = Report {
+        machine: Machine::this(),
+        surroundings: Surroundings::default(),
+        figures: Vec::new(),
+        tables: Vec::new(),
+    };
+    let n_small = known.iter().filter(|name| !scale::NAMES.contains(name) && is_asked(&options.only, &[name])).count();
+    if n_small > 0 {
+        let (figures, surroundings, tables) = small(options)?;
+        report = Report { figures, surroundings, tables, ..report };
+    }
+    if is_asked(&options.only, &scale::NAMES) {
+        let (figures, tables) = scale::run()?;
+        report.figures.extend(shown(figures));
+        report.tables.extend(tables);
+    }
+    console::clear();
+    console::say(&report.text());
+    if let Some(path) = &options.json {
+        fs::write(path, serde_json::to_string_pretty(&report)?)?;
+    }
+    Ok(report.counts().1 == 0)
+}
+
+/// What is measured on two nodes.
+fn small(options: &Run) -> Result<(Vec<Figure>, Surroundings, Vec<Table>)> {
     let programs = Programs { envoy: options.envoy.clone(), haproxy: options.haproxy.clone() };
     console::progress("bringing up two labs");
     let stage = Stage::up(&programs)?;
@@ -68,14 +102,8 @@ pub fn run(options: &Run) -> Result<bool> {
     for name in kernel::names().filter(|name| is_asked(&options.only, &[name])) {
         figures.extend(shown(session.kernel(name)?));
     }
-    console::clear();
-    let surroundings = session.surroundings;
-    let report = Report { machine: Machine::this(), surroundings, figures, tables: Vec::new() };
-    console::say(&report.text());
-    if let Some(path) = &options.json {
-        fs::write(path, serde_json::to_string_pretty(&report)?)?;
-    }
-    Ok(report.counts().1 == 0)
+    let tables = if is_asked(&options.only, &[programs::NAME]) { vec![programs::table(&stage)?] } else { Vec::new() };
+    Ok((figures, session.surroundings, tables))
 }
 
 #[cfg(test)]
