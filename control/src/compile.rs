@@ -12,11 +12,14 @@ use crate::{
     world::World,
 };
 
+mod again;
 mod endpoint;
 mod place;
 mod policy;
 mod traffic;
 mod workload;
+
+pub use again::Last;
 
 /// The Snapshot of this World, at generation 0, and what is wrong with the World. Diagnostics come sorted.
 pub fn compile(world: &World) -> (Snapshot, Vec<Diagnostic>) {

@@ -85,6 +85,10 @@ pub struct Publisher {
     pub listening: Listening,
     /// Where that is kept.
     pub kept_in: PathBuf,
+    /// Whether it is as it was kept last.
+    pub is_kept: bool,
+    /// What was compiled last; None before the first.
+    pub last: Option<compile::Last>,
     /// The clock that generations are taken from.
     pub clock: fn() -> Duration,
     /// Which of them are connected.
@@ -152,6 +156,7 @@ impl Publisher {
             return false;
         }
         self.listening.insert(node, listening);
+        self.is_kept = false;
         true
     }
 
@@ -165,14 +170,21 @@ impl Publisher {
             objects: sourced.objects.clone(),
             listening: self.listening.clone(),
         };
-        let (snapshot, notes) = compile::compile(&world);
-        let diagnostics = diagnostics(sourced, notes);
         let previous = history.now();
         let empty = Snapshot::default();
         let before = previous.map_or(&empty, |edition| &*edition.snapshot);
-        let mut snapshot = compile::reuse(before, snapshot);
+        let (mut snapshot, notes) = match self.last.as_ref().and_then(|last| last.again(&world)) {
+            Some(compiled) => compiled,
+            None => {
+                let (snapshot, notes) = compile::compile(&world);
+                (compile::reuse(before, snapshot), notes)
+            }
+        };
         snapshot.generation = before.generation;
         let differs = previous.is_none() || *before != snapshot;
+        // Its Arcs are shared: what is held twice is the maps of them.
+        self.last = Some(compile::Last::new(world, Arc::new(snapshot.clone()), notes.clone()));
+        let diagnostics = diagnostics(sourced, notes);
         self.metrics.compiled(crate::clock::now().saturating_duration_since(begun), &diagnostics);
         if !differs {
             return (None, diagnostics);
@@ -201,13 +213,21 @@ impl Publisher {
     /// moment that it never saw. One that comes back says all of it.
     fn forget_nodes_that_are_gone(&mut self, objects: &Objects) {
         let with_pods: BTreeSet<&str> = objects.pods.values().filter_map(|pod| pod.node.as_deref()).collect();
+        let n_before = self.listening.len();
         self.listening.retain(|node, _| with_pods.contains(&**node) || self.nodes.is_connected(node));
+        self.is_kept &= self.listening.len() == n_before;
     }
 
-    fn keep(&self) {
+    fn keep(&mut self) {
+        if self.is_kept {
+            return;
+        }
         let kept = serde_json::to_vec(&self.listening).map_err(std::io::Error::from);
-        if let Err(error) = kept.and_then(|kept| store::remember(&self.kept_in, &kept)) {
-            tracing::warn!(file = %self.kept_in.display(), %error, "could not keep what the nodes listen on");
+        match kept.and_then(|kept| store::remember(&self.kept_in, &kept)) {
+            Ok(()) => self.is_kept = true,
+            Err(error) => {
+                tracing::warn!(file = %self.kept_in.display(), %error, "could not keep what the nodes listen on");
+            }
         }
     }
 }

@@ -97,6 +97,8 @@ impl Control {
             settings: config.mesh.clone(),
             listening: kept(&kept_in),
             kept_in,
+            is_kept: false,
+            last: None,
             clock: clock::unix_time,
             nodes: nodes.clone(),
             metrics: metrics.clone(),

@@ -33,6 +33,11 @@ impl Edition {
             if workload.netns.is_none() {
                 continue;
             }
+            // Most are as they were: told by the pointer, before anything is copied to be compared.
+            if let Some(before) = previous.and_then(|p| p.shown_as_before(name, workload)) {
+                *workload = before.clone();
+                continue;
+            }
             let shown = Workload { netns: None, ..Workload::clone(workload) };
             *workload = match previous.and_then(|p| p.public.workloads.get(name)).filter(|before| ***before == shown) {
                 Some(before) => before.clone(),
@@ -41,6 +46,12 @@ impl Edition {
         }
         let step = previous.map(|previous| Delta::between(&previous.public, &public));
         Self { snapshot: Arc::new(snapshot), public, own, step }
+    }
+
+    /// What all nodes were shown of this workload, if it is the very one that they were shown then.
+    fn shown_as_before(&self, name: &ObjectName, workload: &Arc<Workload>) -> Option<&Arc<Workload>> {
+        let before = self.snapshot.workloads.get(name)?;
+        if Arc::ptr_eq(before, workload) { self.public.workloads.get(name) } else { None }
     }
 
     /// Its generation.

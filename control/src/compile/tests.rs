@@ -14,6 +14,7 @@ use crate::{
     world::{Listener, Settings, World},
 };
 
+mod again;
 mod policies;
 mod services;
 mod traffic;

@@ -19,7 +19,7 @@ use super::{
     Sourced,
     inotify::{Changes, Inotify},
     manifest::{self, Reading, Readings},
-    shelf::Shelf,
+    shelf::{Settled, Shelf},
     yaml::MAX_FILE,
 };
 use crate::{
@@ -46,6 +46,8 @@ pub struct Directory {
     copies: Copies,
     files: BTreeMap<Arc<str>, File>,
     shelf: Shelf,
+    /// What was settled last; None before the first time.
+    settled: Option<Settled>,
 }
 
 /// A file as last read.
@@ -86,6 +88,7 @@ impl Directory {
             copies,
             files: BTreeMap::new(),
             shelf,
+            settled: None,
         };
         let sourced = directory.read(Changes { anything: true, ..Changes::default() })?;
         Ok((directory, sourced))
@@ -150,8 +153,14 @@ impl Directory {
             changes = since;
         }
         let readings = self.files.iter().map(|(name, file)| (name.clone(), file.reading.clone())).collect();
-        let (shelf, mut sourced) = self.shelf.settle(&readings);
+        let shelf = std::mem::take(&mut self.shelf);
+        let again = match &self.settled {
+            Some(before) => shelf.again(before, &readings),
+            None => Err(shelf),
+        };
+        let (shelf, mut sourced) = again.unwrap_or_else(|shelf| shelf.settle(&readings));
         self.shelf = shelf;
+        self.settled = Some(Settled { readings, sourced: sourced.clone() });
         sourced.diagnostics.append(&mut told);
         sourced.diagnostics.sort();
         Ok(sourced)

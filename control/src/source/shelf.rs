@@ -2,11 +2,14 @@
 //!
 //! Pure. What is in force depends on the files and on what was in force before, never on the order of events.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     Object, Sourced,
-    manifest::{Item, Readings, StandsFor},
+    manifest::{Item, Reading, Readings, StandsFor},
 };
 use crate::{
     diagnostic::{Diagnostic, Effect, Key, Place, Problem, Weight},
@@ -70,6 +73,48 @@ impl Shelf {
         (next, sourced)
     }
 
+    /// As [`Self::settle`], where since the last time some files say otherwise of the very objects they held, and nothing else
+    /// changed: costs what those files are, and a copy of what was told. The shelf as it was, where that is not so.
+    pub fn again(mut self, before: &Settled, files: &Readings) -> Result<(Self, Sourced), Self> {
+        let Some(changed) = self.changed(before, files) else { return Err(self) };
+        let mut sourced = before.sourced.clone();
+        for item in changed.into_iter().flat_map(|reading| &reading.items) {
+            let (StandsFor::Known(key), Some(object)) = (&item.stands_for, &item.object) else { return Err(self) };
+            self.held.insert(key.clone(), Held { place: item.place.clone(), object: object.clone() });
+            sourced.objects.insert(key, object.clone());
+            sourced.places.insert(key.clone(), item.place.clone());
+        }
+        Ok((self, sourced))
+    }
+
+    /// The files that changed; None where anything about whose an object is could have.
+    fn changed<'f>(&self, before: &Settled, files: &'f Readings) -> Option<Vec<&'f Reading>> {
+        if files.len() != before.readings.len() {
+            return None;
+        }
+        let mut changed = Vec::new();
+        for ((name, was), (also, is)) in before.readings.iter().zip(files) {
+            if name != also {
+                return None;
+            }
+            if Arc::ptr_eq(was, is) {
+                continue;
+            }
+            let (had, keys) = (plain(was)?, plain(is)?);
+            let holds = |key: &&Key| self.held.get(*key).is_some_and(|held| held.place.file == *name);
+            if had != keys || !keys.iter().all(holds) {
+                return None;
+            }
+            // What is told of another object may name the place of one that moved.
+            let has_moved = was.items.iter().zip(&is.items).any(|(was, is)| was.place != is.place);
+            if has_moved && !before.sourced.diagnostics.is_empty() {
+                return None;
+            }
+            changed.push(&**is);
+        }
+        Some(changed)
+    }
+
     /// An object that no file names any more is gone, unless its file has a document that may be it and can't be read.
     fn keep_what_may_still_stand(
         &self,
@@ -103,6 +148,27 @@ impl Shelf {
     }
 }
 
+/// What was settled last: the files, and what came of them.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// By name.
+    pub readings: Readings,
+    /// What was told.
+    pub sourced: Sourced,
+}
+
+/// The objects of a file that has nothing but good ones, each once.
+fn plain(reading: &Reading) -> Option<BTreeSet<&Key>> {
+    let mut keys = BTreeSet::new();
+    for Item { place: _, stands_for, object, problems } in &reading.items {
+        let StandsFor::Known(key) = stands_for else { return None };
+        if object.is_none() || !problems.is_empty() || !keys.insert(key) {
+            return None;
+        }
+    }
+    Some(keys)
+}
+
 fn tell<'a>(item: &'a Item, problems: &'a [Problem], effect: Effect) -> impl Iterator<Item = Diagnostic> + 'a {
     problems.iter().map(move |Problem { field, problem, mend, weight: _ }| Diagnostic {
         place: Some(item.place.clone()),
@@ -112,4 +178,71 @@ fn tell<'a>(item: &'a Item, problems: &'a [Problem], effect: Effect) -> impl Ite
         mend: mend.clone(),
         effect,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::{Settled, Shelf};
+    use crate::{
+        source::manifest::{self, Readings},
+        world::Settings,
+    };
+
+    fn service(name: &str, address: &str) -> String {
+        format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, \
+             spec: {{clusterIPs: [{address}], ports: [{{port: 80}}]}}}}\n"
+        )
+    }
+
+    /// The files of `before` with this one changed: the others' readings are the very same.
+    fn with(before: &Readings, file: &str, text: &str) -> Readings {
+        let settings = Settings { trust_domain: "td".into(), root_namespace: "root".into() };
+        let file: Arc<str> = file.into();
+        let reading = Arc::new(manifest::read(&file, text.as_bytes(), &settings));
+        let mut files = before.clone();
+        files.insert(file, reading);
+        files
+    }
+
+    fn settled(files: &Readings) -> (Shelf, Settled) {
+        let (shelf, sourced) = Shelf::default().settle(files);
+        (shelf, Settled { readings: files.clone(), sourced })
+    }
+
+    #[test]
+    fn a_file_that_says_otherwise_of_its_objects_is_settled_as_the_whole_would_be() {
+        let files = with(&BTreeMap::new(), "a.yaml", &(service("web", "10.96.0.1") + &service("db", "10.96.0.2")));
+        let files = with(&files, "b.yaml", &service("api", "10.96.0.3"));
+        let (shelf, before) = settled(&files);
+        let now = with(&files, "b.yaml", &service("api", "10.96.0.4"));
+        let (whole, all) = shelf.settle(&now);
+        let (again, sourced) = shelf.again(&before, &now).unwrap();
+        assert_eq!(again, whole);
+        assert_eq!((sourced.objects, sourced.places), (all.objects, all.places));
+        assert_eq!(sourced.diagnostics, all.diagnostics);
+    }
+
+    #[test]
+    fn a_file_that_holds_other_objects_is_left_to_the_whole() {
+        let files = with(&BTreeMap::new(), "a.yaml", &service("web", "10.96.0.1"));
+        let files = with(&files, "b.yaml", &service("api", "10.96.0.3"));
+        let others = [
+            with(&files, "b.yaml", &service("web", "10.96.0.3")),
+            with(&files, "b.yaml", &(service("api", "10.96.0.3") + &service("db", "10.96.0.4"))),
+            with(&files, "b.yaml", "---\nkind: [\n"),
+            with(&files, "c.yaml", &service("db", "10.96.0.4")),
+            with(&files, "b.yaml", ""),
+        ];
+        for (index, now) in others.into_iter().enumerate() {
+            let (shelf, before) = settled(&files);
+            assert!(shelf.again(&before, &now).is_err(), "change {index}");
+        }
+        // The first to name an object has it: what the second says of it changes nothing.
+        let twice = with(&files, "c.yaml", &service("web", "10.96.0.9"));
+        let (shelf, before) = settled(&twice);
+        assert!(shelf.again(&before, &with(&twice, "c.yaml", &service("web", "10.96.0.8"))).is_err());
+    }
 }
