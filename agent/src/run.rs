@@ -9,7 +9,7 @@ use millrace_model::Mesh;
 use millrace_node::{
     admin::{self, Admin, Route},
     drain::Drain,
-    telemetry,
+    memory, telemetry,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -140,6 +140,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         async move { admin.serve(&path, ADMIN_MODE).await.context("the admin socket can't be served") }
     });
 
+    // To load the programs takes the kernel's types, parsed whole: none of it is used again.
+    memory::give_back();
     let inputs = Inputs {
         mesh: mesh_seen,
         keys: keys_seen,

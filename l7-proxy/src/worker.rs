@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_node::clock;
+use millrace_node::{clock, memory};
 use tokio::{
     net::TcpStream,
     sync::mpsc,
@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     accept::{Accepted, Fresh, Kind},
-    inbound, outbound, plaintext,
+    copy, inbound, outbound, plaintext,
     pool::Pool,
     proxy::Proxy,
 };
@@ -43,7 +43,7 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut is_open = true;
+    let (mut is_open, mut rest) = (true, Rest::default());
     while is_open || !connections.is_empty() {
         tokio::select! {
             fresh = queue.recv(), if is_open => match fresh {
@@ -55,11 +55,33 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
             Some(ended) = connections.join_next() => worker.note(ended),
             Ok(()) = mesh.changed() => worker.pool.sweep(&proxy, &proxy.current(), clock::now()),
             Ok(()) = keys.changed() => worker.pool.sweep(&proxy, &proxy.current(), clock::now()),
-            _ = sweep.tick() => worker.pool.sweep(&proxy, &proxy.current(), clock::now()),
+            _ = sweep.tick() => {
+                worker.pool.sweep(&proxy, &proxy.current(), clock::now());
+                rest.look(copy::moves());
+            }
             () = drain.over() => break,
         }
     }
     connections.shutdown().await;
+}
+
+/// Gives memory back once a worker that was busy is idle.
+#[derive(Debug, Default)]
+struct Rest {
+    moves: u64,
+    is_rested: bool,
+}
+
+impl Rest {
+    /// `moves` is how often bytes were moved so far.
+    fn look(&mut self, moves: u64) {
+        if moves != self.moves {
+            *self = Self { moves, is_rested: false };
+        } else if !self.is_rested {
+            memory::give_back();
+            self.is_rested = true;
+        }
+    }
 }
 
 async fn serve(worker: Arc<Worker>, socket: std::os::fd::OwnedFd, accepted: Accepted) {

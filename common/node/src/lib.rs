@@ -9,6 +9,7 @@ mod config;
 pub mod credentials;
 pub mod drain;
 pub mod handover;
+pub mod memory;
 mod socket;
 pub mod telemetry;
 

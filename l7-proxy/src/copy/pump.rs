@@ -1,6 +1,7 @@
 //! Moves bytes one way. Each function is one direction of one connection, and ends with its source.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     future::poll_fn,
     io::{self, ErrorKind, IoSlice},
@@ -32,6 +33,20 @@ const SMALL: usize = 1024;
 
 /// The size that a run of small frames is gathered into.
 const GATHERED: usize = 16 * 1024;
+
+thread_local! {
+    /// How often this thread has moved bytes.
+    static MOVES: Cell<u64> = const { Cell::new(0) };
+}
+
+fn moved() {
+    MOVES.with(|moves| moves.set(moves.get().wrapping_add(1)));
+}
+
+/// How often this thread has moved bytes so far: unchanged means that it was idle.
+pub(super) fn moves() -> u64 {
+    MOVES.with(Cell::get)
+}
 
 /// Which side of a one-way copy failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +91,7 @@ pub(super) async fn to_stream(
                 Ok(n) => {
                     count.fetch_add(n as u64, Ordering::Relaxed);
                     stream.send_data(buffer.into_inner().freeze(), false).map_err(|error| broken(&error))?;
+                    moved();
                     chunk.after(n);
                     take_turn(&mut burst, n).await;
                 }
@@ -143,6 +159,7 @@ pub(super) async fn to_socket(stream: &mut RecvStream, socket: &TcpStream, count
             };
         }
         count.fetch_add(written as u64, Ordering::Relaxed);
+        moved();
         // Fails only when the stream has ended, and then nobody waits for the window.
         drop(stream.flow_control().release_capacity(written));
         take_turn(&mut burst, written).await;
@@ -250,6 +267,7 @@ pub(super) async fn between(reader: &TcpStream, writer: &TcpStream, count: &Atom
                 Ok(n) => {
                     write_all(reader, writer, &buffer.into_inner()).await?;
                     count.fetch_add(n as u64, Ordering::Relaxed);
+                    moved();
                     chunk.after(n);
                     take_turn(&mut burst, n).await;
                 }
