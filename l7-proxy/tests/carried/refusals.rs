@@ -191,7 +191,7 @@ async fn a_forwarded_client_is_believed_of_its_own_identity_alone() {
 /// As many as a tunnel takes, all open: bytes still move in them, and the place of one that ends is given again.
 #[tokio::test]
 async fn a_tunnel_that_is_full_carries_on() {
-    const MOST: usize = 256;
+    const MOST: usize = 64;
     let stage = Stage::new().await;
     let listener = stage.api_listens(8080);
     let tunnel = tunnel(&stage, &stage.authority.issue(&stage.web.identity)).await.unwrap();
