@@ -32,7 +32,7 @@ use crate::{
 const MAX_FILES: usize = 10_000;
 /// As many symbolic links as the kernel follows.
 const MAX_LINKS: usize = 40;
-/// Files that change while they are read are read again, so often at most; the next event goes on from there.
+/// Files that change while they are read are read again, so often at most before what was read is told.
 const MAX_ROUNDS: usize = 8;
 /// How often a directory that is not there, nor its parent to tell of it, is looked for.
 const ABSENT: Duration = Duration::from_secs(1);
@@ -48,6 +48,8 @@ pub struct Directory {
     shelf: Shelf,
     /// What was settled last; None before the first time.
     settled: Option<Settled>,
+    /// Changes that came while the files were read once too often; None where all are read.
+    left: Option<Changes>,
 }
 
 /// A file as last read.
@@ -89,6 +91,7 @@ impl Directory {
             files: BTreeMap::new(),
             shelf,
             settled: None,
+            left: None,
         };
         let sourced = directory.read(Changes { anything: true, ..Changes::default() })?;
         Ok((directory, sourced))
@@ -97,12 +100,17 @@ impl Directory {
     /// Reads again after every change, and publishes what it says, until nobody listens.
     pub async fn follow(mut self, sender: watch::Sender<Arc<Sourced>>) -> io::Result<()> {
         loop {
-            tokio::select! {
-                () = sender.closed() => return Ok(()),
-                ready = self.inotify.wait() => ready?,
-                () = tokio::time::sleep(ABSENT), if !self.path.is_dir() => {}
-            }
-            let changes = self.inotify.changes()?;
+            let changes = match self.left.take() {
+                Some(left) => left,
+                None => {
+                    tokio::select! {
+                        () = sender.closed() => return Ok(()),
+                        ready = self.inotify.wait() => ready?,
+                        () = tokio::time::sleep(ABSENT), if !self.path.is_dir() => {}
+                    }
+                    self.inotify.changes()?
+                }
+            };
             if !self.concerns(&changes) {
                 continue;
             }
@@ -136,6 +144,7 @@ impl Directory {
     /// Reads what changed, and settles what is in force.
     fn read(&mut self, mut changes: Changes) -> io::Result<Sourced> {
         let mut told = Vec::new();
+        let mut is_read = false;
         for _ in 0..MAX_ROUNDS {
             told.clear();
             let mut folders: BTreeSet<PathBuf> =
@@ -148,10 +157,13 @@ impl Directory {
             }
             let since = self.inotify.changes()?;
             if !self.concerns(&since) || !self.path.is_dir() {
+                is_read = true;
                 break;
             }
             changes = since;
         }
+        // Their events are taken: no other may come to tell of them.
+        self.left = (!is_read).then_some(changes);
         let readings = self.files.iter().map(|(name, file)| (name.clone(), file.reading.clone())).collect();
         let shelf = std::mem::take(&mut self.shelf);
         let again = match &self.settled {
