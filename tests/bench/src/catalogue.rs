@@ -80,8 +80,11 @@ pub fn run(options: &Run) -> Result<bool> {
     Ok(report.counts().1 == 0)
 }
 
+/// What was found, and how the machine was meanwhile.
+type Found = (Vec<Figure>, Surroundings, Vec<Table>);
+
 /// What is measured on two nodes.
-fn small(options: &Run) -> Result<(Vec<Figure>, Surroundings, Vec<Table>)> {
+fn small(options: &Run) -> Result<Found> {
     let programs = Programs { envoy: options.envoy.clone(), haproxy: options.haproxy.clone() };
     console::progress("bringing up two labs");
     let stage = Stage::up(&programs)?;

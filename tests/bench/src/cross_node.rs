@@ -40,6 +40,9 @@ const WINDOW: Duration = Duration::from_millis(1500);
 /// A window at 1,000 requests a second: 3,500 samples, 35 above their p99.
 const SLOW: Duration = Duration::from_millis(3500);
 
+/// From the end of the loads until memory is looked at.
+const REST: Duration = Duration::from_secs(12);
+
 /// Of one core, what must be idle at the rate at which latency is compared.
 const IDLE: f64 = 1.0 / 3.0;
 
@@ -213,6 +216,8 @@ impl Session<'_> {
                 self.stage.run(route, port, load, [WARM, WINDOW])?;
             }
         }
+        // Both sides give freed memory back a few seconds after a load.
+        std::thread::sleep(REST);
         figures.extend(self.memory_now("after the run")?);
         Ok(figures)
     }

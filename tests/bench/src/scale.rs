@@ -9,6 +9,7 @@ pub mod world;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use millrace_lab::{Lab, Part, Plan, Pod, clock::until, mesh::CONTROL_PORT, plan::WIRE};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc, mpsc::error::TryRecvError};
 
 use crate::{
     clock, console,
@@ -48,6 +49,9 @@ const READY: Duration = Duration::from_secs(240);
 
 /// How long a change may take before it counts as lost.
 const LOST: Duration = Duration::from_secs(30);
+
+/// Nodes that join at a time: half of what the control plane takes from one address.
+const JOINS: usize = 16;
 
 /// Generations that wait to be noted: some for each node.
 const QUEUE: usize = 4096;
@@ -96,8 +100,11 @@ impl Times {
     }
 }
 
-/// The figures of a large mesh, and its table.
-pub fn run() -> Result<(Vec<Figure>, Vec<Table>)> {
+/// Figures, and tables beside them.
+pub type Found = (Vec<Figure>, Vec<Table>);
+
+/// The figures of a large mesh, and its tables.
+pub fn run() -> Result<Found> {
     let mut lab = Lab::up(&Plan::new("scale").node("a", [Pod::new("shop/a")]).node("b", [Pod::new("shop/b")]))?;
     for (name, text) in LARGE.files() {
         lab.manifests().write(&name, &text)?;
@@ -111,7 +118,10 @@ pub fn run() -> Result<(Vec<Figure>, Vec<Table>)> {
     let joining = joinings(&lab, LARGE)?;
     let place = lab.place("wire")?;
     // The runtime's threads are in the wire's namespace, and end with this process.
-    let followers = thread::spawn(move || place.inside(|| follow_all(joining, &sender)));
+    let followers = thread::spawn(move || {
+        let ended = place.inside(|| follow_all(joining, sender));
+        console::progress(&format!("scale: a node without a kernel ended: {ended:?}"));
+    });
     for node in ["a", "b"] {
         lab.start(Part::Agent(node))?;
         lab.start(Part::Proxy(node))?;
@@ -155,19 +165,19 @@ fn figures_of(name: &str, case: &str, took: &[[f64; 2]]) -> Vec<Figure> {
 
 fn joinings(lab: &Lab, size: Size) -> Result<Vec<Joining>> {
     let address = SocketAddr::new(WIRE.v4.into(), CONTROL_PORT);
-    let mut all = Vec::new();
+    let (mut all, joins) = (Vec::new(), Arc::new(Semaphore::new(JOINS)));
     for number in 0..size.nodes {
         let body = json!({"node": world::node(number)}).to_string();
         let answer = lab.admin(Part::Control).request("POST", "/tokens", &body)?;
         let said: serde_json::Value = serde_json::from_str(&answer.body)?;
         let token = said.get("token").and_then(serde_json::Value::as_str).context("control gives no token")?.to_owned();
         let pods = size.all_pods().filter(|pod| pod.node == number).collect();
-        all.push(Joining { number, token, address, pods });
+        all.push(Joining { number, token, address, pods, joins: joins.clone() });
     }
     Ok(all)
 }
 
-fn follow_all(joining: Vec<Joining>, arrived: &mpsc::Sender<Arrived>) -> Result<()> {
+fn follow_all(joining: Vec<Joining>, arrived: mpsc::Sender<Arrived>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut all = tokio::task::JoinSet::new();
@@ -175,6 +185,7 @@ fn follow_all(joining: Vec<Joining>, arrived: &mpsc::Sender<Arrived>) -> Result<
             let arrived = arrived.clone();
             all.spawn(Box::pin(node::follow(joining, arrived)));
         }
+        drop(arrived);
         match all.join_next().await {
             Some(ended) => ended?,
             None => Ok(()),
@@ -197,8 +208,12 @@ impl Watch<'_> {
         if self.times.applied.last().is_none_or(|(last, _)| *last < applied) {
             self.times.applied.push((applied, clock::now()));
         }
-        while let Ok(arrived) = self.receiver.try_recv() {
-            self.times.note(arrived);
+        loop {
+            match self.receiver.try_recv() {
+                Ok(arrived) => self.times.note(arrived),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => bail!("a node without a kernel ended; see above"),
+            }
         }
         Ok(applied)
     }

@@ -14,7 +14,10 @@ use millrace_wire::{
 };
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, mpsc},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -42,16 +45,20 @@ pub(super) struct Joining {
     pub(super) token: String,
     pub(super) address: std::net::SocketAddr,
     pub(super) pods: Vec<Pod>,
+    /// The control plane takes few without a certificate from one address, and all of these have one.
+    pub(super) joins: Arc<Semaphore>,
 }
 
 /// Joins, subscribes and follows until the control plane is gone. The first word is the generation it began with.
 pub(super) async fn follow(joining: Joining, arrived: mpsc::Sender<Arrived>) -> Result<()> {
-    let Joining { number, token, address, pods } = joining;
+    let Joining { number, token, address, pods, joins } = joining;
     let root = token.split('.').nth(2).and_then(hash).context("a token has a root")?;
     let key = credentials::new_key()?;
     let pinned = credentials::pinned_root_client_config(root)?;
-    let request = JoinRequest { token, csr_der: credentials::csr(&key)?.into() };
+    let request = JoinRequest { token, csr_der: credentials::csr(&key)? };
+    let turn = joins.acquire().await?;
     let certificate = ControlClient::new(dial(address, pinned).await?).join(request).await?.into_inner();
+    drop(turn);
     let certificates = |der: &[_]| der.iter().map(|c: &Vec<u8>| CertificateDer::from(c.clone())).collect::<Vec<_>>();
     let bundle = certificates(&certificate.bundle_der);
     let material = KeyMaterial {
