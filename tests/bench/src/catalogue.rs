@@ -67,17 +67,27 @@ pub fn run(options: &Run) -> Result<bool> {
         let (figures, surroundings, tables) = small(options)?;
         report = Report { figures, surroundings, tables, ..report };
     }
+    let mut is_whole = true;
     if is_asked(&options.only, &scale::NAMES) {
-        let (figures, tables) = scale::run()?;
-        report.figures.extend(shown(figures));
-        report.tables.extend(tables);
+        // What was measured before must not be lost with it.
+        match scale::run() {
+            Ok((figures, tables)) => {
+                report.figures.extend(shown(figures));
+                report.tables.extend(tables);
+            }
+            Err(error) => {
+                is_whole = false;
+                let title = format!("scale: not measured: {error:#}");
+                report.tables.push(Table { title, columns: Vec::new(), rows: Vec::new() });
+            }
+        }
     }
     console::clear();
     console::say(&report.text());
     if let Some(path) = &options.json {
         fs::write(path, serde_json::to_string_pretty(&report)?)?;
     }
-    Ok(report.counts().1 == 0)
+    Ok(is_whole && report.counts().1 == 0)
 }
 
 /// What was found, and how the machine was meanwhile.

@@ -202,9 +202,11 @@ struct Watch<'l> {
 impl Watch<'_> {
     /// What the two real nodes have both applied, noted with the time.
     fn look(&mut self) -> Result<u64> {
-        let status = self.lab.admin(Part::Control).json("/status")?;
+        // One that is busy with 60,000 objects answers late: then nothing new is known.
+        let status = self.lab.admin(Part::Control).json("/status").unwrap_or_default();
         let of = |node: &str| status.pointer(&format!("/nodes/{node}/applied")).and_then(serde_json::Value::as_u64);
-        let applied = of("a").unwrap_or_default().min(of("b").unwrap_or_default());
+        let known = self.times.applied.last().map_or(0, |(last, _)| *last);
+        let applied = of("a").unwrap_or_default().min(of("b").unwrap_or_default()).max(known);
         if self.times.applied.last().is_none_or(|(last, _)| *last < applied) {
             self.times.applied.push((applied, clock::now()));
         }
