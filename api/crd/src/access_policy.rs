@@ -27,6 +27,12 @@ use crate::selector::{PolicyStatus, TargetRef, WorkloadSelector};
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.selector) || !has(self.targetRefs) || size(self.targetRefs) == 0",
+        "fieldPath": ".targetRefs", "message": "there is a selector too; keep one of selector and targetRefs"},
+    {"rule": "self.action != 'Deny' || (has(self.rules) && size(self.rules) > 0)",
+        "fieldPath": ".rules", "message": "a Deny without rules denies nothing; add the rule {} to deny every call, or say which"},
+]))]
 pub struct AccessPolicySpec {
     /// The pods that this policy binds. Left out, with no `targetRefs` either: every pod of the namespace (of the mesh,
     /// for a policy in the root namespace).
@@ -42,6 +48,7 @@ pub struct AccessPolicySpec {
     /// The calls spoken of: a call is matched when any rule matches it. An Allow without rules matches nothing, and so
     /// denies all.
     #[serde(default)]
+    #[schemars(length(max = 1000))]
     pub rules: Vec<AccessRule>,
 }
 
@@ -73,6 +80,7 @@ pub struct AccessRule {
 /// One way to say who calls. Exactly one of the fields is set; to mean another beside it, write another item.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
 pub struct AccessSource {
     /// Callers with one of these identities: `namespace/service-account` in the mesh's trust domain, or a whole SPIFFE id
     /// (`spiffe://<trust domain>/ns/<namespace>/sa/<service account>`).

@@ -27,6 +27,10 @@ use crate::selector::{PolicyStatus, TargetRef, WorkloadSelector};
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.selector) || !has(self.targetRefs) || size(self.targetRefs) == 0",
+        "fieldPath": ".targetRefs", "message": "there is a selector too; keep one of selector and targetRefs"},
+]))]
 pub struct EncryptionPolicySpec {
     /// The pods that this policy binds. Left out, with no `targetRefs` either: every pod of the namespace (of the mesh,
     /// for a policy in the root namespace).
