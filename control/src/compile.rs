@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod again;
+mod bound;
 mod endpoint;
 mod place;
 mod policy;
@@ -20,6 +21,7 @@ mod traffic;
 mod workload;
 
 pub use again::Last;
+pub use bound::bound_nodes;
 
 /// The Snapshot of this World, at generation 0, and what is wrong with the World. Diagnostics come sorted.
 pub fn compile(world: &World) -> (Snapshot, Vec<Diagnostic>) {

@@ -29,6 +29,9 @@ pub struct Args {
     /// Reads this namespace's objects only; may be given more than once.
     #[arg(long = "namespace", value_name = "NAME", requires = "kubernetes")]
     pub namespaces: Vec<String>,
+    /// Where the API server asks whether a policy may be written: HTTPS.
+    #[arg(long, value_name = "ADDR:PORT", requires = "kubernetes")]
+    pub webhook: Option<SocketAddr>,
     /// Where nodes connect: gRPC over TLS 1.3.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
@@ -80,6 +83,8 @@ pub enum Source {
         kubeconfig: Option<PathBuf>,
         /// The only namespaces that are read; all, where none is named.
         namespaces: BTreeSet<String>,
+        /// Where the API server asks whether a policy may be written; None where it does not.
+        webhook: Option<SocketAddr>,
     },
 }
 
@@ -114,7 +119,7 @@ impl Config {
 }
 
 fn source(args: &Args, wrong: &mut Vec<String>) -> Option<Source> {
-    let Args { directory, kubernetes, kubeconfig, namespaces, .. } = args;
+    let Args { directory, kubernetes, kubeconfig, namespaces, webhook, .. } = args;
     match (directory, kubernetes) {
         (Some(_), true) | (None, false) => {
             wrong.push("--directory DIR or --kubernetes: one of the two says where the objects come from".to_owned());
@@ -136,7 +141,7 @@ fn source(args: &Args, wrong: &mut Vec<String>) -> Option<Source> {
                 // Its policies are for every namespace, those that are read too.
                 namespaces.insert(ROOT_NAMESPACE.to_owned());
             }
-            Some(Source::Kubernetes { kubeconfig: kubeconfig.clone(), namespaces })
+            Some(Source::Kubernetes { kubeconfig: kubeconfig.clone(), namespaces, webhook: *webhook })
         }
     }
 }
@@ -199,6 +204,6 @@ mod tests {
         assert!(parse(&["--kubernetes", "--namespace=UPPER"]).unwrap_err().contains("UPPER"));
         let both = ["shop".to_owned(), "millrace-system".to_owned()].into();
         let source = parse(&["--kubernetes", "--namespace=shop"]).unwrap().source;
-        assert_eq!(source, Source::Kubernetes { kubeconfig: None, namespaces: both });
+        assert_eq!(source, Source::Kubernetes { kubeconfig: None, namespaces: both, webhook: None });
     }
 }

@@ -8,7 +8,10 @@ use millrace_model::{Identity, identity};
 use crate::{scope::Edition, world::Settings};
 
 pub mod authority;
+pub mod bundle;
 pub mod request;
+pub mod review;
+pub mod secret;
 pub mod token;
 
 use authority::Authority;
@@ -47,6 +50,15 @@ pub enum Refusal {
     /// It is too late.
     #[error("the token has expired")]
     TokenExpired,
+    /// The API server does not vouch for the token.
+    #[error("the token is no service account's token for audience {}", review::AUDIENCE)]
+    TokenNotAuthentic,
+    /// It is another service account's.
+    #[error("the token is {0}'s, and not the agent's")]
+    TokenOfAnother(Arc<str>),
+    /// It is bound to no pod on a node.
+    #[error("the token is bound to no pod on a node; mount a projected one into the agent's pod")]
+    TokenOfNoNode,
     /// The certificate request is none, or of another kind of key.
     #[error("the certificate request: {0}")]
     Request(#[from] request::Unfit),
@@ -95,6 +107,9 @@ impl Refusal {
             Self::TokenOtherNode(_) => "token_other_node",
             Self::TokenUsed => "token_used",
             Self::TokenExpired => "token_expired",
+            Self::TokenNotAuthentic => "token_not_authentic",
+            Self::TokenOfAnother(_) => "token_of_another",
+            Self::TokenOfNoNode => "token_of_no_node",
             Self::Request(_) => "certificate_request",
             Self::IdentityMalformed(_) => "identity_malformed",
             Self::Reserved(_) => "identity_reserved",
@@ -134,7 +149,7 @@ pub fn is_reserved(settings: &Settings, identity: &Identity) -> bool {
 pub struct Issued {
     /// Whom it names.
     pub identity: Identity,
-    /// Leaf first. The root signs leaves itself: there is nothing between.
+    /// Leaf first, then what stands between it and the root: nothing, where the root signs itself.
     pub chain_der: Vec<Vec<u8>>,
 }
 
@@ -155,6 +170,12 @@ impl Issuer {
         let key = PublicKey::of_request(csr)?;
         let node = self.tokens.spend(token, self.authority.root_sha256(), now)?;
         self.leaf(node_identity(&self.settings, &node), &key, now)
+    }
+
+    /// A joining node's certificate, where somebody else said which node it is.
+    pub fn join_as(&self, node: &str, csr: &[u8], now: Duration) -> Result<Issued, Refusal> {
+        let key = PublicKey::of_request(csr)?;
+        self.leaf(node_identity(&self.settings, node), &key, now)
     }
 
     /// A certificate for an identity that runs on `node` by this edition; the node's own, renewed, where none is asked for.
@@ -185,7 +206,8 @@ impl Issuer {
 
     fn leaf(&self, identity: Identity, key: &PublicKey, now: Duration) -> Result<Issued, Refusal> {
         let leaf = self.authority.leaf(&identity, key, now).map_err(|error| Refusal::Internal(error.to_string()))?;
-        Ok(Issued { identity, chain_der: vec![leaf.to_vec()] })
+        let chain = [leaf].into_iter().chain(self.authority.intermediates().iter().cloned());
+        Ok(Issued { identity, chain_der: chain.map(|certificate| certificate.to_vec()).collect() })
     }
 }
 

@@ -21,7 +21,7 @@ fn main() -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        let control = Control::start(config, Some(log), stop).await?;
+        let control = Box::pin(Control::start(config, Some(log), stop)).await?;
         tracing::info!(address = %control.address, "serving");
         control.ended().await
     })

@@ -44,12 +44,22 @@ pub struct Metrics {
     lists: Family<KindLabel, Counter>,
     /// Faults of watches of the API server.
     watch_faults: Family<KindLabel, Counter>,
+    /// Statuses that were to be written, by what became of it.
+    statuses: Family<ResultLabel, Counter>,
+    /// Objects that the API server asked about, by the answer.
+    reviews: Family<ResultLabel, Counter>,
 }
 
 /// What becomes of the objects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EffectLabel {
     effect: &'static str,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
 }
 
 /// Of which kind of object.
@@ -104,6 +114,8 @@ impl Default for Metrics {
             connections_refused: Family::default(),
             lists: Family::default(),
             watch_faults: Family::default(),
+            statuses: Family::default(),
+            reviews: Family::default(),
         };
         registry.register("generation", "The newest generation published", this.generation.clone());
         registry.register("editions", "Generations published", this.editions.clone());
@@ -131,6 +143,8 @@ impl Default for Metrics {
         );
         registry.register("lists", "Whole lists of objects read from the API server", this.lists.clone());
         registry.register("watch_faults", "Faults of watches of the API server", this.watch_faults.clone());
+        registry.register("statuses", "Statuses of objects written to the API server", this.statuses.clone());
+        registry.register("reviews", "Objects reviewed for the API server, by the answer", this.reviews.clone());
         Self { registry: Mutex::new(registry), ..this }
     }
 }
@@ -160,6 +174,14 @@ impl Metrics {
 
     pub(crate) fn watch_failed(&self, kind: &'static str) {
         self.watch_faults.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    pub(crate) fn status_written(&self, result: &'static str) {
+        self.statuses.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    pub(crate) fn reviewed(&self, result: &'static str) {
+        self.reviews.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// All of it, as Prometheus reads it.

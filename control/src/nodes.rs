@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio::sync::Notify;
 
 /// An agent that is upgraded has two streams for a while; more are a fault of the node.
 const MAX_STREAMS: usize = 4;
@@ -14,7 +15,7 @@ pub const MAX_FAILURES: usize = 64;
 
 /// All nodes that were ever connected.
 #[derive(Debug, Default)]
-pub struct Nodes(Mutex<BTreeMap<Arc<str>, Node>>);
+pub struct Nodes(Mutex<BTreeMap<Arc<str>, Node>>, Notify);
 
 /// One node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -47,6 +48,12 @@ impl Nodes {
     /// Notes something of a node.
     pub fn note(&self, node: &Arc<str>, note: impl FnOnce(&mut Node)) {
         note(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(node.clone()).or_default());
+        self.1.notify_one();
+    }
+
+    /// Returns when something was noted since it returned last. For one caller.
+    pub async fn changed(&self) {
+        self.1.notified().await;
     }
 
     /// Notes what a node applied.

@@ -74,6 +74,19 @@ pub struct Ends {
     pub history: watch::Sender<Arc<History>>,
     /// All that is wrong with the objects.
     pub diagnostics: watch::Sender<Arc<Vec<Diagnostic>>>,
+    /// What became of the objects, all of one time.
+    pub outcome: watch::Sender<Arc<Outcome>>,
+}
+
+/// What became of the objects that were read at one time.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The edition that they are in; None before the first.
+    pub edition: Option<Arc<Edition>>,
+    /// The objects.
+    pub sourced: Arc<Sourced>,
+    /// What is wrong with them.
+    pub diagnostics: Arc<Vec<Diagnostic>>,
 }
 
 /// What the publisher knows.
@@ -102,7 +115,7 @@ impl Publisher {
     pub async fn run(mut self, mut ends: Ends) {
         loop {
             let sourced = ends.source.borrow_and_update().clone();
-            let batch = Batch { sourced, history: ends.history.borrow().clone() };
+            let batch = Batch { sourced: sourced.clone(), history: ends.history.borrow().clone() };
             let Ok((publisher, history, diagnostics)) = tokio::task::spawn_blocking(move || {
                 let (history, diagnostics) = self.publish(&batch);
                 (self, history, diagnostics)
@@ -125,6 +138,12 @@ impl Publisher {
                 }
                 differs
             });
+            let outcome = Outcome {
+                edition: ends.history.borrow().now().cloned(),
+                sourced,
+                diagnostics: ends.diagnostics.borrow().clone(),
+            };
+            ends.outcome.send_replace(Arc::new(outcome));
             tokio::time::sleep(WINDOW).await;
             if !self.next(&mut ends).await {
                 return;

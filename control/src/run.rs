@@ -8,13 +8,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use futures_util::future::BoxFuture;
 use millrace_wire::control::control_server::ControlServer;
 use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::PrivateKeyDer;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,26 +23,24 @@ use crate::{
     admin::{self, Admin},
     clock,
     config::{Config, Source},
-    issue::{self, Issuer, authority::Authority, token::Tokens},
+    issue::{self, Issuer, authority::Authority, review::Reviewer, token::Tokens},
     metrics::Metrics,
     nodes::Nodes,
     publish::{self, Ends, History, Publisher},
     serve::Service,
-    source::{
-        Sourced,
-        directory::Directory,
-        kubernetes::{self, Health, Kubernetes},
-    },
-    store,
+    source::kubernetes,
+    status, store,
     telemetry::LogLevel,
     transport::{self, Acceptor, Shown},
     world::Listening,
 };
 
+mod begin;
+
+use begin::{Begun, Cluster, begin};
+
 /// What the nodes last said they listen on.
 const LISTENING: &str = "listening.json";
-/// Copies of the files that were good throughout.
-const COPIES: &str = "manifests";
 /// The join tokens, hashed.
 const TOKENS: &str = "tokens.json";
 /// How often the wall clock is looked at: it may be set, and goes on while a suspended machine's timers stand still.
@@ -57,11 +54,16 @@ const MAX_STREAMS: u32 = 128;
 /// Headers of ours are some hundred bytes.
 const MAX_HEADERS: u32 = 8 * 1024;
 
+/// How long a replica that stops may take to give back its lease: the API server may be away.
+const GIVE_BACK: Duration = Duration::from_secs(3);
+
 /// The control plane, once it listens.
 #[derive(Debug)]
 pub struct Control {
     /// Where nodes connect: the port that was chosen, if any was left to choose.
     pub address: std::net::SocketAddr,
+    /// Where the API server asks for reviews, if it does.
+    pub webhook: Option<std::net::SocketAddr>,
     /// Certificates and tokens.
     pub issuer: Arc<Issuer>,
     /// What is published.
@@ -85,10 +87,10 @@ impl Control {
         let metrics = Arc::new(Metrics::default());
         let nodes = Arc::new(Nodes::default());
         store::folder(&config.state_dir).with_context(|| format!("{}", config.state_dir.display()))?;
-        let issuer = Arc::new(open_issuer(&config)?);
+        let Begun { source_end, standing, health, cluster, task: source } = Box::pin(begin(&config, &metrics)).await?;
+        let issuer = Arc::new(open_issuer(&config, cluster.as_ref())?);
         metrics.root_expires.set(i64::try_from(issuer.authority.root_expires_unix()).unwrap_or(i64::MAX));
 
-        let Begun { source_end, standing, health, task: source } = begin(&config, &metrics).await?;
         let (reports, reports_end) = mpsc::channel(publish::REPORTS);
         let (history, history_end) = watch::channel(Arc::new(History::default()));
         let (diagnostics, diagnostics_end) = watch::channel(Arc::default());
@@ -117,6 +119,7 @@ impl Control {
         let (running, stopping) = watch::channel(());
         let service = Service {
             issuer: issuer.clone(),
+            reviewer: cluster.as_ref().map(|cluster| Reviewer::new(cluster.client.clone(), &config.mesh)),
             history: history_end.clone(),
             reports,
             nodes: nodes.clone(),
@@ -131,6 +134,7 @@ impl Control {
             .add_service(ControlServer::new(service));
         let admin_socket = admin::bind(&config.admin).with_context(|| format!("--admin {}", config.admin.display()))?;
         let admin_path = config.admin.clone();
+        let (mesh, reported, counted) = (config.mesh.clone(), nodes.clone(), metrics.clone());
         let is_directory = matches!(config.source, Source::Directory(_));
         let admin = Admin {
             config,
@@ -143,7 +147,8 @@ impl Control {
             health,
         };
 
-        let ends = Ends { source: source_end, reports: reports_end, history, diagnostics };
+        let (outcome, outcome_end) = watch::channel(Arc::default());
+        let ends = Ends { source: source_end, reports: reports_end, history, diagnostics, outcome };
         let mut tasks = JoinSet::new();
         tasks.spawn(source);
         tasks.spawn(async move {
@@ -161,9 +166,20 @@ impl Control {
                 Err(error) => Err(error).context("the admin socket"),
             }
         });
+        let (halt, halted) = watch::channel(());
+        let (done, status_ended) = oneshot::channel();
+        let mut webhook = None;
+        if let Some(cluster) = cluster {
+            let standing = standing.clone();
+            let inputs = status::Inputs { outcome: outcome_end, standing, nodes: reported, stopping: halted };
+            webhook = Box::pin(cluster.spawn(&mut tasks, (mesh, counted), inputs, done)).await?;
+        }
         let stop = async move {
             stop.await;
             tracing::info!("stopping");
+            drop(halt);
+            // Gone too, where there is none.
+            drop(tokio::time::timeout(GIVE_BACK, status_ended).await);
             drop(running);
         };
         let incoming = ReceiverStream::new(acceptor.run());
@@ -171,7 +187,7 @@ impl Control {
             async move { server.serve_with_incoming_shutdown(incoming, stop).await.context("serving the nodes") },
         );
         let (history, diagnostics) = (history_end, diagnostics_end);
-        Ok(Self { address, issuer, history, diagnostics, standing, admin: admin_path, tasks })
+        Ok(Self { address, webhook, issuer, history, diagnostics, standing, admin: admin_path, tasks })
     }
 
     /// Stops every part now.
@@ -193,43 +209,6 @@ impl Control {
     }
 }
 
-/// The source of objects, before its task runs.
-struct Begun {
-    source_end: watch::Receiver<Arc<Sourced>>,
-    /// What stands on the policies' status; never anything for a directory, which has none.
-    standing: watch::Receiver<Arc<kubernetes::Standing>>,
-    health: Arc<Health>,
-    task: BoxFuture<'static, anyhow::Result<()>>,
-}
-
-/// A directory has been read when this returns; an API server is asked from then on.
-async fn begin(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Begun> {
-    let health = Arc::new(Health::default());
-    let (standing_sender, standing) = watch::channel(Arc::default());
-    match &config.source {
-        Source::Directory(path) => {
-            let (directory, sourced) = Directory::open(path, &config.state_dir.join(COPIES), config.mesh.clone())
-                .context("the directory of manifests")?;
-            let (source, source_end) = watch::channel(Arc::new(sourced));
-            let task = Box::pin(async move { directory.follow(source).await.context("watching the directory") });
-            Ok(Begun { source_end, standing, health, task })
-        }
-        Source::Kubernetes { kubeconfig, namespaces } => {
-            let (sourced, source_end) = watch::channel(Arc::default());
-            let watched = Kubernetes {
-                client: kubernetes::client::connect(kubeconfig.as_deref()).await?,
-                settings: config.mesh.clone(),
-                namespaces: namespaces.clone(),
-                metrics: metrics.clone(),
-                health: health.clone(),
-            };
-            let ends = kubernetes::Ends { sourced, standing: standing_sender };
-            let task = Box::pin(async move { watched.follow(ends).await.context("watching the API server") });
-            Ok(Begun { source_end, standing, health, task })
-        }
-    }
-}
-
 /// Without it all pods wait until their nodes report again: worth a warning, not worth to stay away.
 fn kept(path: &Path) -> Listening {
     store::read(path)
@@ -240,9 +219,12 @@ fn kept(path: &Path) -> Listening {
         .unwrap_or_default()
 }
 
-fn open_issuer(config: &Config) -> anyhow::Result<Issuer> {
-    let authority = Authority::open(&config.state_dir, &config.mesh, config.leaf_lifetime, clock::unix_time())
-        .context("the certificate authority")?;
+fn open_issuer(config: &Config, cluster: Option<&Cluster>) -> anyhow::Result<Issuer> {
+    let authority = match cluster {
+        Some(cluster) => Authority::given(&cluster.root, config.leaf_lifetime),
+        None => Authority::open(&config.state_dir, &config.mesh, config.leaf_lifetime, clock::unix_time()),
+    };
+    let authority = authority.context("the certificate authority")?;
     let tokens = config.state_dir.join(TOKENS);
     let tokens = Tokens::open(&tokens).with_context(|| format!("{}", tokens.display()))?;
     Ok(Issuer { settings: config.mesh.clone(), authority, tokens })
@@ -254,7 +236,10 @@ fn own_certificate(issuer: &Issuer) -> anyhow::Result<CertifiedKey> {
     let identity = issue::control_identity(&issuer.settings);
     let leaf = issuer.authority.leaf(&identity, &pair, clock::unix_time())?;
     let key = aws_lc_rs::sign::any_supported_type(&PrivateKeyDer::Pkcs8(pair.serialize_der().into()))?;
-    Ok(CertifiedKey::new(vec![leaf, issuer.authority.root().clone()], key))
+    let mut chain = vec![leaf];
+    chain.extend(issuer.authority.intermediates().iter().cloned());
+    chain.push(issuer.authority.root().clone());
+    Ok(CertifiedKey::new(chain, key))
 }
 
 async fn renew(shown: Arc<Shown>, issuer: Arc<Issuer>) -> anyhow::Result<()> {

@@ -18,7 +18,10 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     clock,
-    issue::{self, Issued, Issuer, Refusal},
+    issue::{
+        self, Issued, Issuer, Refusal,
+        review::{self, Reviewer},
+    },
     metrics::{CallLabel, Metrics, UpdateLabel},
     nodes::{Connected, MAX_FAILURES, Nodes},
     publish::{History, Report},
@@ -39,6 +42,8 @@ const MAX_UID: usize = 253;
 pub struct Service {
     /// Certificates.
     pub issuer: Arc<Issuer>,
+    /// Who knows the tokens of service accounts; None without an API server.
+    pub reviewer: Option<Reviewer>,
     /// What is published.
     pub history: watch::Receiver<Arc<History>>,
     /// Where nodes' reports go.
@@ -57,8 +62,14 @@ impl Control for Service {
         let from = caller(&request).map(|c| c.address.to_string()).unwrap_or_default();
         let JoinRequest { token, csr_der } = request.into_inner();
         let issuer = self.issuer.clone();
-        // The token is spent on disk: not on the thread that serves others.
-        let joined = blocking(move || issuer.join(&token, &csr_der, clock::unix_time())).await;
+        let joined = match &self.reviewer {
+            Some(reviewer) if review::may_be_token(&token) => match reviewer.node_of(&token).await {
+                Ok(node) => issuer.join_as(&node, &csr_der, clock::unix_time()),
+                Err(refusal) => Err(refusal),
+            },
+            // The token is spent on disk: not on the thread that serves others.
+            Some(_) | None => blocking(move || issuer.join(&token, &csr_der, clock::unix_time())).await,
+        };
         let Issued { identity, chain_der } = joined.map_err(|refusal| self.refuse("join", &from, &refusal))?;
         self.metrics.certificates.get_or_create(&CallLabel { call: "join" }).inc();
         tracing::info!(%identity, %from, "a node joined");
@@ -121,6 +132,9 @@ impl Service {
         tracing::warn!(call, from, reason = refusal.reason(), "refused: {refusal}");
         let code = match refusal {
             Refusal::NoCertificate
+            | Refusal::TokenNotAuthentic
+            | Refusal::TokenOfAnother(_)
+            | Refusal::TokenOfNoNode
             | Refusal::TokenMalformed
             | Refusal::TokenOtherRoot
             | Refusal::TokenUnknown

@@ -81,7 +81,7 @@ struct Rank {
     for_all: bool,
 }
 
-fn selects(target: &Target, pod: &Pod) -> bool {
+pub(super) fn selects(target: &Target, pod: &Pod) -> bool {
     match target {
         Target::All => true,
         Target::Labels(labels) => labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)),

@@ -16,6 +16,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
 use x509_parser::parse_x509_certificate;
 
+use super::secret::Pair;
 use crate::{store, world::Settings};
 
 /// The certificates that peers may chain to; the key's own among them. More than one while the root is being changed.
@@ -36,6 +37,8 @@ pub struct Authority {
     root: CertificateDer<'static>,
     root_not_after: SystemTime,
     bundle: Vec<CertificateDer<'static>>,
+    /// What a peer needs to get from a leaf to the root.
+    intermediates: Vec<CertificateDer<'static>>,
     leaf_lifetime: Duration,
 }
 
@@ -115,10 +118,41 @@ impl Authority {
             return Err(unfit(certificates, "none of its certificates is the key's"));
         };
         let issuer = rcgen::Issuer::from_ca_cert_der(&root, pair)?;
-        Ok(Self { issuer, root, root_not_after, bundle, leaf_lifetime })
+        Ok(Self { issuer, root, root_not_after, bundle, intermediates: Vec::new(), leaf_lifetime })
     }
 
-    /// The certificate that signs.
+    /// The authority of a key that was given: a root, or an intermediate with what leads from it to one of `authorities`.
+    pub fn given(pair: &Pair, leaf_lifetime: Duration) -> Result<Self, Fault> {
+        let place = || PathBuf::from("the Secret");
+        let unfit = |why: String| Fault::Unfit { path: place(), why };
+        let key = KeyPair::from_pem(&pair.key).map_err(|error| unfit(format!("tls.key is no private key: {error}")))?;
+        let chain = certificates(&pair.certificates).map_err(|why| unfit(format!("tls.crt {why}")))?;
+        let bundle = certificates(&pair.authorities).map_err(|why| unfit(format!("ca.crt {why}")))?;
+        let signer = chain.first().ok_or_else(|| unfit("tls.crt holds no certificate".to_owned()))?;
+        let root = bundle.first().ok_or_else(|| unfit("ca.crt holds no certificate".to_owned()))?.clone();
+        let (_, parsed) = parse_x509_certificate(signer).map_err(|error| unfit(format!("tls.crt: {error}")))?;
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            return Err(unfit("the first certificate in tls.crt is not the key's".to_owned()));
+        }
+        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+        let issuer = rcgen::Issuer::from_ca_cert_der(signer, key)?;
+        let intermediates = chain.iter().filter(|one| !bundle.contains(one)).cloned().collect();
+        let root_not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        Ok(Self { issuer, root, root_not_after, bundle, intermediates, leaf_lifetime })
+    }
+
+    /// A new root, as it is kept in a Secret.
+    pub fn new_root(settings: &Settings, now: Duration) -> Result<Pair, Fault> {
+        let (certificates, key) = make_pem(settings, now)?;
+        Ok(Pair { authorities: certificates.clone(), certificates, key })
+    }
+
+    /// What stands between a leaf and the root, nearest to the leaf first.
+    pub fn intermediates(&self) -> &[CertificateDer<'static>] {
+        &self.intermediates
+    }
+
+    /// The root that peers and joining nodes know.
     pub fn root(&self) -> &CertificateDer<'static> {
         &self.root
     }
@@ -166,7 +200,24 @@ impl Authority {
     }
 }
 
+/// Authorities' certificates in PEM, or what is wrong with them.
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("is not PEM certificates: {error}"))?;
+    let is_authority = |der: &CertificateDer<'_>| parse_x509_certificate(der).is_ok_and(|(_, parsed)| parsed.is_ca());
+    if all.iter().all(is_authority) { Ok(all) } else { Err("holds a certificate that is no authority's".to_owned()) }
+}
+
 fn make(certificates: &Path, key: &Path, settings: &Settings, now: Duration) -> Result<(), Fault> {
+    let (root, pair) = make_pem(settings, now)?;
+    // The key first: a crash between the two is found at the next start, and told.
+    write(key, pair.as_bytes())?;
+    write(certificates, root.as_bytes())
+}
+
+/// A new root and its key.
+fn make_pem(settings: &Settings, now: Duration) -> Result<(String, String), Fault> {
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let now = SystemTime::UNIX_EPOCH + now;
     let mut params = CertificateParams::default();
@@ -181,9 +232,7 @@ fn make(certificates: &Path, key: &Path, settings: &Settings, now: Duration) -> 
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let root = params.self_signed(&pair)?;
-    // The key first: a crash between the two is found at the next start, and told.
-    write(key, pair.serialize_pem().as_bytes())?;
-    write(certificates, root.pem().as_bytes())
+    Ok((root.pem(), pair.serialize_pem()))
 }
 
 fn serial() -> Result<SerialNumber, Fault> {

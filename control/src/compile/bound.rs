@@ -1,0 +1,71 @@
+//! Says on which nodes each policy has pods of the mesh to hold for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use millrace_model::{Membership, ObjectName, Snapshot};
+
+use super::policy::selects;
+use crate::{
+    diagnostic::{Key, Kind},
+    world::{Objects, Settings, Target},
+};
+
+/// The nodes of each policy, by what this Snapshot of these objects says of their pods. A policy without nodes is left out.
+pub fn bound_nodes(objects: &Objects, snapshot: &Snapshot, settings: &Settings) -> BTreeMap<Key, BTreeSet<Arc<str>>> {
+    let targets = Targets::new(objects);
+    let mut bound: BTreeMap<Key, BTreeSet<Arc<str>>> = BTreeMap::new();
+    for (name, workload) in &snapshot.workloads {
+        let Some(pod) = objects.pods.get(name) else { continue };
+        if workload.membership == Membership::Outside {
+            continue;
+        }
+        let root = (*name.namespace != *settings.root_namespace).then_some(&*settings.root_namespace);
+        for namespace in [Some(&*name.namespace), root].into_iter().flatten() {
+            for (kind, policy, target) in targets.by_namespace.get(namespace).into_iter().flatten() {
+                if selects(target, pod) {
+                    let key = Key { kind: *kind, name: (*policy).clone() };
+                    bound.entry(key).or_default().insert(workload.node.clone());
+                }
+            }
+        }
+    }
+    bound.extend(for_services(objects, snapshot));
+    bound
+}
+
+/// What says how a service is called holds for all who may call it: on every node that has pods of the mesh.
+fn for_services(objects: &Objects, snapshot: &Snapshot) -> BTreeMap<Key, BTreeSet<Arc<str>>> {
+    let in_the_mesh = snapshot.workloads.values().filter(|workload| workload.membership != Membership::Outside);
+    let nodes: BTreeSet<Arc<str>> = in_the_mesh.map(|workload| workload.node.clone()).collect();
+    let is_there = |namespace: &Arc<str>, name: &Arc<str>| {
+        objects.services.contains_key(&ObjectName { namespace: namespace.clone(), name: name.clone() })
+    };
+    let with_a_service = objects
+        .traffic
+        .values()
+        .filter(|policy| policy.services.iter().any(|name| is_there(&policy.name.namespace, name)));
+    let held = with_a_service.filter(|_| !nodes.is_empty());
+    held.map(|policy| (Key { kind: Kind::TrafficPolicy, name: policy.name.clone() }, nodes.clone())).collect()
+}
+
+/// What policies select, by the namespace they stand in.
+struct Targets<'o> {
+    by_namespace: BTreeMap<&'o str, Vec<Policy<'o>>>,
+}
+
+type Policy<'o> = (Kind, &'o ObjectName, &'o Target);
+
+impl<'o> Targets<'o> {
+    fn new(objects: &'o Objects) -> Self {
+        let access = objects.access.values().map(|p| (Kind::AccessPolicy, &p.name, &p.target));
+        let encryption = objects.encryption.values().map(|p| (Kind::EncryptionPolicy, &p.name, &p.target));
+        let mut by_namespace: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for (kind, name, target) in access.chain(encryption) {
+            by_namespace.entry(&*name.namespace).or_default().push((kind, name, target));
+        }
+        Self { by_namespace }
+    }
+}
