@@ -4,10 +4,15 @@
 
 #![cfg(test)]
 
+mod admission;
 mod equal;
+mod joining;
 mod mesh;
+mod node;
 mod outage;
 mod server;
+mod size;
 mod source;
+mod status;
 mod wire;
 mod world;

@@ -27,16 +27,17 @@ pub(crate) struct Mesh {
     pub(crate) control: Control,
     pub(crate) history: watch::Receiver<Arc<History>>,
     pub(crate) state: TempDir,
+    stop: tokio::sync::oneshot::Sender<()>,
 }
 
-/// Settings of a control plane that reads only these namespaces.
-pub(crate) fn config(source: Source, state: &Path) -> Config {
+/// Settings of a control plane whose leases and secrets are in the namespace `root`.
+pub(crate) fn config(source: Source, state: &Path, root: &str) -> Config {
     Config {
         source,
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: state.join("admin.sock"),
         state_dir: state.to_owned(),
-        mesh: Settings { trust_domain: "cluster.local".into(), root_namespace: "millrace-system".into() },
+        mesh: Settings { trust_domain: "cluster.local".into(), root_namespace: root.into() },
         leaf_lifetime: Duration::from_secs(24 * 60 * 60),
         log: "off".to_owned(),
     }
@@ -45,16 +46,34 @@ pub(crate) fn config(source: Source, state: &Path) -> Config {
 /// The API server as a source.
 pub(crate) fn kubernetes(kubeconfig: PathBuf, namespaces: &[&str]) -> Source {
     let namespaces: BTreeSet<String> = namespaces.iter().map(|&name| name.to_owned()).collect();
-    Source::Kubernetes { kubeconfig: Some(kubeconfig), namespaces }
+    Source::Kubernetes { kubeconfig: Some(kubeconfig), namespaces, webhook: None }
 }
 
 impl Mesh {
     /// Starts, and does not wait for anything to be published.
     pub(crate) async fn over(source: Source) -> Self {
+        Self::rooted(source, "millrace-system").await
+    }
+
+    /// One with another root namespace, so that it leads whatever another test left behind.
+    pub(crate) async fn rooted(source: Source, root: &str) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let control = Control::start(config(source, state.path()), None, std::future::pending()).await.unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let stopped = async move { drop(stopped.await) };
+        let control = Box::pin(Control::start(config(source, state.path(), root), None, stopped)).await.unwrap();
         let history = control.history.clone();
-        Self { control, history, state }
+        Self { control, history, state, stop }
+    }
+
+    /// Ends as a rolling update ends it.
+    pub(crate) async fn stop(self) {
+        drop(self.stop);
+        self.control.ended().await.unwrap();
+    }
+
+    /// Ends as a machine's fault does: nothing is given back.
+    pub(crate) async fn kill(self) {
+        self.control.stop().await;
     }
 
     /// The first published Snapshot that this holds of.

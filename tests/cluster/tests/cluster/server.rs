@@ -34,6 +34,9 @@ pub(crate) fn server() -> &'static Server {
         let server = Server { folder: target().join("cluster/run").join(&name), name };
         server.up();
         server.define_kinds();
+        server.apply(
+            &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "millrace-system"}}).to_string(),
+        );
         server
     })
 }
@@ -90,6 +93,16 @@ impl Server {
     pub(crate) fn kubeconfig_by(&self, port: u16, folder: &Path) -> PathBuf {
         let text = fs::read_to_string(self.kubeconfig()).unwrap();
         let other = text.replace(&format!("127.0.0.1:{}", self.ports().0), &format!("127.0.0.1:{port}"));
+        let path = folder.join("kubeconfig");
+        fs::write(&path, other).unwrap();
+        path
+    }
+
+    /// A kubeconfig that shows this token, written below `folder`.
+    pub(crate) fn kubeconfig_of(&self, token: &str, folder: &Path) -> PathBuf {
+        let text = fs::read_to_string(self.kubeconfig()).unwrap();
+        let user = text.lines().find(|line| line.starts_with("users:")).unwrap();
+        let other = text.replace(user, &format!("users: [{{name: admin, user: {{token: {token}}}}}]"));
         let path = folder.join("kubeconfig");
         fs::write(&path, other).unwrap();
         path
@@ -179,6 +192,11 @@ impl Writer {
     pub(crate) async fn delete(&self, kind: Kind, namespace: &str, name: &str) {
         let (api, _) = self.api(kind, namespace);
         drop(api.delete(name, &DeleteParams::default().grace_period(0)).await.unwrap());
+    }
+
+    /// The object as it is.
+    pub(crate) async fn get(&self, kind: Kind, namespace: &str, name: &str) -> DynamicObject {
+        self.api(kind, namespace).0.get(name).await.unwrap()
     }
 }
 

@@ -5,7 +5,7 @@ use millrace_model::ObjectName;
 use serde_json::json;
 
 use crate::{
-    mesh::{Mesh, QUIET, kubernetes},
+    mesh::{Mesh, PATIENCE, QUIET, kubernetes},
     server::{Writer, server},
     world::{access, account, encryption, pod, service, slice},
 };
@@ -79,8 +79,12 @@ async fn an_object_of_a_newer_api_is_its_own_fault_and_stops_no_watch() {
     writer.create(&access(&shop, "good", "web", "Allow")).await;
     let good = ObjectName::new(&shop, "good");
     mesh.until("the good one is in force", |snapshot| snapshot.policies.contains_key(&good)).await;
-    let told: Vec<String> = mesh.control.diagnostics.borrow().iter().map(ToString::to_string).collect();
-    assert!(told.iter().any(|text| text.contains("strange") && text.contains("spec.rules")), "{told:?}");
+    // Told a moment after the edition.
+    let mut told = mesh.control.diagnostics.clone();
+    let is_told = told.wait_for(|all| {
+        all.iter().map(ToString::to_string).any(|text| text.contains("strange") && text.contains("spec.rules"))
+    });
+    drop(tokio::time::timeout(PATIENCE, is_told).await.expect("the strange one is told").unwrap());
     writer.delete(Kind::AccessPolicy, &shop, "strange").await;
     writer.delete(Kind::AccessPolicy, &shop, "good").await;
     mesh.until("both are gone", |snapshot| snapshot.policies.is_empty()).await;

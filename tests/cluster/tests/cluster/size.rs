@@ -1,0 +1,231 @@
+//! What a large cluster costs the control plane, and how long a change takes to a node: its memory and processor time at rest and under
+//! changes, and the time from a write's start until a subscriber holds the update.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use kube::Client;
+use millrace_control::diagnostic::Kind;
+use serde_json::{Value, json};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use crate::{
+    node::Node,
+    server::{Server, Writer, program, server},
+    world::{access, pod, slice},
+};
+
+/// Objects are made this many at a time.
+const AT_ONCE: usize = 32;
+/// The most that a write may take to a subscriber, for 99 of 100.
+const P99: Duration = Duration::from_millis(300);
+/// A control plane that reads all has published within this time.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How large, and how long it is looked at.
+struct Size {
+    n_services: usize,
+    n_endpoints: usize,
+    changes_a_second: u32,
+    seconds: u32,
+}
+
+/// A control plane in a process of its own.
+struct Process {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Process {
+    fn start(server: &Server, namespace: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(program("millrace-control"));
+        command.args(["--kubernetes", "--listen", "127.0.0.1:0", "--namespace", namespace, "--log", "info"]);
+        command.arg("--kubeconfig").arg(server.kubeconfig());
+        command.arg("--state-dir").arg(folder.path()).arg("--admin").arg(folder.path().join("admin.sock"));
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        let child = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+        Self { child, folder }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    fn address(&self) -> Option<std::net::SocketAddr> {
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains("\"serving\""))?;
+        serde_json::from_str::<Value>(line).ok()?["address"].as_str()?.parse().ok()
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> String {
+        let said = Command::new("curl")
+            .args(["-s", "-X", method, "-d", body, "--unix-socket"])
+            .arg(self.folder.path().join("admin.sock"))
+            .arg(format!("http://x{path}"))
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    }
+
+    /// Resident memory in MiB: now, and the most there was.
+    fn memory(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let mib = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+        };
+        (mib("VmRSS:"), mib("VmHWM:"))
+    }
+
+    /// Processor time spent so far.
+    fn processor(&self) -> Duration {
+        let stat = fs::read_to_string(Path::new("/proc").join(self.child.id().to_string()).join("stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+async fn fill(client: &Client, namespace: &str, size: &Size) {
+    let gate = std::sync::Arc::new(Semaphore::new(AT_ONCE));
+    let mut made = JoinSet::new();
+    let each = size.n_endpoints / size.n_services;
+    for app in 0..size.n_services {
+        let name = format!("app-{app}");
+        let pods: Vec<(String, String)> = (0..each)
+            .map(|n| {
+                let number = app * each + n;
+                (format!("{name}-{n}"), format!("10.{}.{}.{}", 100 + number / 65_536, number / 256 % 256, number % 256))
+            })
+            .collect();
+        let mut objects = vec![
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+                "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}}),
+            slice(namespace, &name, &pods),
+        ];
+        for (index, (pod_name, address)) in pods.iter().enumerate() {
+            let node = format!("size-{}", (app + index) % 50);
+            objects.push(pod(namespace, pod_name, &name, (&node, address)));
+        }
+        let (writer, gate) = (Writer { client: client.clone() }, gate.clone());
+        made.spawn(async move {
+            let permit = gate.acquire_owned().await.unwrap();
+            for object in objects {
+                writer.create(&object).await;
+            }
+            drop(permit);
+        });
+    }
+    while let Some(done) = made.join_next().await {
+        done.unwrap();
+    }
+}
+
+#[expect(clippy::too_many_lines, reason = "one measurement, read top to bottom")]
+async fn measure(size: Size) {
+    let server = server();
+    let namespace = server.namespace("size");
+    let client = server.client().await;
+    let writer = Writer { client: client.clone() };
+    let began = millrace_control::clock::now();
+    fill(&client, &namespace, &size).await;
+    println!("{} services, {} endpoints: made in {:.1?}", size.n_services, size.n_endpoints, began.elapsed());
+
+    let began = millrace_control::clock::now();
+    let process = Process::start(server, &namespace);
+    let wanted = format!("\"n_services\":{}", size.n_services);
+    while !process.log().contains(&wanted) {
+        assert!(began.elapsed() < PATIENCE, "{}", process.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!(
+        "read and published {:.1?} after the start, {:.1?} of processor time",
+        began.elapsed(),
+        process.processor()
+    );
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (before, rest) = (process.processor(), Duration::from_secs(5));
+    tokio::time::sleep(rest).await;
+    let (now, most) = process.memory();
+    let used = (process.processor() - before).as_secs_f64() / rest.as_secs_f64() * 100.0;
+    println!("at rest: {now} MiB, at most {most} MiB, {used:.1} % of one core");
+
+    let token: Value = serde_json::from_str(&process.ask("POST", "/tokens", r#"{"node":"size-0"}"#)).unwrap();
+    let address = process.address().unwrap();
+    let node = Node::join_at(address, "cluster.local", token["token"].as_str().unwrap()).await.unwrap();
+    let mut updates = node.policies(address).await;
+    writer.create(&access(&namespace, "guard", "app-0", "Allow")).await;
+    updates.until(|policy| policy.name.name.as_ref() == "guard").await;
+
+    let before = process.processor();
+    let window = millrace_control::clock::now();
+    let mut changes = JoinSet::new();
+    let pace = Duration::from_secs(1) / size.changes_a_second;
+    let mut times = Vec::new();
+    let (mut sent, mut port) = (0_u32, 1000_u16);
+    while window.elapsed() < Duration::from_secs(size.seconds.into()) {
+        let due = pace * sent;
+        if window.elapsed() < due {
+            tokio::time::sleep(due - window.elapsed()).await;
+        }
+        let (changer, place) = (writer.clone(), namespace.clone());
+        let app = sent as usize * 7 % size.n_services;
+        let patch = json!({"ports": [{"name": "http", "port": 8081 + sent % 100, "protocol": "TCP"}]});
+        changes.spawn(async move {
+            changer.merge(Kind::EndpointSlice, &place, &format!("app-{app}-1"), &patch).await;
+        });
+        sent += 1;
+        if sent % 10 == 0 {
+            port += 1;
+            let spec = json!({"spec": {"rules": [{"to": [{"ports": [port]}]}]}});
+            let began = millrace_control::clock::now();
+            writer.merge(Kind::AccessPolicy, &namespace, "guard", &spec).await;
+            updates.until(|policy| policy.rules.iter().any(|rule| rule.ports.contains(&port))).await;
+            times.push(began.elapsed());
+        }
+    }
+    while changes.join_next().await.is_some() {}
+    let used = (process.processor() - before).as_secs_f64() / window.elapsed().as_secs_f64() * 100.0;
+    let (now, most) = process.memory();
+    times.sort();
+    let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+    println!(
+        "under {:.0} changes a second: {now} MiB, at most {most} MiB, {used:.0} % of one core",
+        f64::from(sent) / window.elapsed().as_secs_f64()
+    );
+    println!(
+        "write to subscriber, {} writes: p50 {p50:.0?}, p99 {p99:.0?}, most {:.0?}",
+        times.len(),
+        times.last().unwrap()
+    );
+    assert!(p99 < P99, "p99 is {p99:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_at_a_subscriber_in_time_while_others_come() {
+    Box::pin(measure(Size { n_services: 100, n_endpoints: 400, changes_a_second: 50, seconds: 5 })).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: makes 30,000 objects"]
+async fn five_thousand_services_are_held_and_changed_in_time() {
+    Box::pin(measure(Size { n_services: 5_000, n_endpoints: 20_000, changes_a_second: 50, seconds: 20 })).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: makes 70,000 objects"]
+async fn ten_thousand_services_of_fifty_thousand_endpoints_are_held() {
+    Box::pin(measure(Size { n_services: 10_000, n_endpoints: 50_000, changes_a_second: 10, seconds: 10 })).await;
+}
