@@ -130,6 +130,9 @@ pub(super) struct Tables {
     has_flipped: bool,
 }
 
+/// Backends, and how often connections failed to each.
+pub(super) type Failed<B> = Vec<(B, Failures)>;
+
 impl Tables {
     /// The tables, by `open`, which gives the descriptor of the map of a name and layout.
     pub(super) fn open<E>(open: impl Fn(&'static str, Layout) -> Result<OwnedFd, E>) -> Result<Self, E> {
@@ -206,7 +209,7 @@ impl Tables {
     }
 
     /// The backends that connections failed to, and how often.
-    pub(super) fn failures(&self) -> Result<Vec<(BackendKey, Failures)>, MapError> {
+    pub(super) fn failures(&self) -> Result<Failed<BackendKey>, MapError> {
         self.failures.all()
     }
 

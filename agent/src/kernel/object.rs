@@ -28,7 +28,7 @@ use super::{
     btf,
     error::AttachError,
     flows, leave,
-    maps::{Layout, MapError, Tables, Usage},
+    maps::{Failed, Layout, MapError, Tables, Usage},
     reconcile::Maps,
     state::{State, Write},
     syscall,
@@ -198,7 +198,7 @@ impl Kernel {
     }
 
     /// The backends that connections failed to, and how often.
-    pub fn failures(&self) -> Result<Vec<(SocketAddr, Failures)>, MapError> {
+    pub fn failures(&self) -> Result<Failed<SocketAddr>, MapError> {
         let each = |(key, failures): (BackendKey, Failures)| {
             let address = IpAddr::from(Ipv6Addr::from(key.addr)).to_canonical();
             (SocketAddr::new(address, u16::from_be_bytes(key.port)), failures)

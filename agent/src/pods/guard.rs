@@ -89,7 +89,7 @@ impl Pods {
             match kernel.unguard(interface) {
                 Ok(()) => drop(self.guards.held.remove(&interface)),
                 Err(why) => {
-                    tracing::warn!(error = &why as &dyn std::error::Error, interface, "a guard can't be removed")
+                    tracing::warn!(error = &why as &dyn std::error::Error, interface, "a guard can't be removed");
                 }
             }
         }

@@ -129,7 +129,10 @@ fn id(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.ino())
 }
 
-fn search(below: &Path, depth: u32, is_it: &dyn Fn(&Path) -> Option<PathBuf>) -> Option<PathBuf> {
+/// Whether a folder is the one looked for, or holds it.
+type IsIt<'i> = dyn Fn(&Path) -> Option<PathBuf> + 'i;
+
+fn search(below: &Path, depth: u32, is_it: &IsIt<'_>) -> Option<PathBuf> {
     let entries = fs::read_dir(below).ok()?;
     let folders: Vec<PathBuf> =
         entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();

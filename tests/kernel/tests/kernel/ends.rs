@@ -14,7 +14,10 @@ fn seen(node: &Node, pod: &Pod) -> Seen {
 
 fn end(node: &Node, pod: &Pod, local: SocketAddr) -> Option<End> {
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
-    seen(node, pod).connections.into_iter().find(|connection| connection.local == local).expect("the connection").end
+    let ends: Vec<_> =
+        seen(node, pod).connections.into_iter().filter(|one| one.local == local).map(|one| one.end).collect();
+    let [end] = ends[..] else { panic!("one connection of {local}: {ends:?}") };
+    end
 }
 
 #[test]

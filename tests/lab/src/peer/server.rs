@@ -68,6 +68,7 @@ pub fn serve(options: &Options) -> Result<()> {
     }
     drop(socket);
     say(&serde_json::json!({"deaf": options.listen.to_string()}));
+    #[expect(clippy::infinite_loop, reason = "it is there until it is killed")]
     loop {
         thread::park();
     }

@@ -203,8 +203,10 @@ fn half_opens(lab: &Lab, count: u32) -> Result<String> {
     let flooded = (|| -> Result<()> {
         for n in 0..count {
             let port = 1024 + u16::try_from(n % PORTS)?;
-            let (from, target) =
-                (SocketAddr::new(v4.into(), port), bob.at(if (n + n / PORTS) % 2 == 0 { 8080 } else { 15008 }));
+            let (from, target) = (
+                SocketAddr::new(v4.into(), port),
+                bob.at(if (n + n / PORTS).is_multiple_of(2) { 8080 } else { 15008 }),
+            );
             if n % 500 == 0 {
                 // That it is there is its own to say.
                 let plan = Plan { victim: from, target, target_mac: bobs, sequence: n, data: b"" };
