@@ -14,6 +14,7 @@ pub mod join;
 pub mod kernel;
 pub mod limits;
 pub mod metrics;
+mod native;
 mod netlink;
 pub mod node;
 pub mod pods;

@@ -8,6 +8,8 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::native::{u16_at, u32_at};
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
@@ -100,15 +102,6 @@ pub(crate) fn attribute(kind: u16, value: u32) -> [u8; 8] {
     let [c, d] = kind.to_ne_bytes();
     let [e, f, g, h] = value.to_ne_bytes();
     [a, b, c, d, e, f, g, h]
-}
-
-/// A number of four bytes in the machine's order.
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
 }
 
 #[cfg(test)]

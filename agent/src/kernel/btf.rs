@@ -3,6 +3,8 @@
 
 use std::{fs, io};
 
+use crate::native::{u16_at, u32_at};
+
 /// Where the kernel shows its own types.
 const OWN: &str = "/sys/kernel/btf/vmlinux";
 
@@ -70,14 +72,6 @@ fn following(kind: u32, n: usize) -> usize {
 fn is_named(names: &[u8], at: u32, name: &str) -> bool {
     let found = usize::try_from(at).ok().and_then(|at| names.get(at..));
     found.and_then(|text| text.strip_prefix(name.as_bytes())).is_some_and(|rest| rest.first() == Some(&0))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
 }
 
 #[cfg(test)]

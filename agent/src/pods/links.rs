@@ -6,7 +6,10 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
-use crate::netlink::{Ask, ROUTE, ask, attribute, attributes, u32_at};
+use crate::{
+    native::u32_at,
+    netlink::{Ask, ROUTE, ask, attribute, attributes},
+};
 
 const RTM_GETLINK: u16 = 18;
 const RTM_GETADDR: u16 = 22;

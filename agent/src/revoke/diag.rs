@@ -11,7 +11,10 @@ use std::{
 use millrace_abi::End;
 
 use super::{Seen, socket_address};
-use crate::netlink::{Ask, ask, attribute, attributes};
+use crate::{
+    native::{u32_at, u64_at},
+    netlink::{Ask, ask, attribute, attributes},
+};
 
 const NETLINK_SOCK_DIAG: i32 = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -108,9 +111,8 @@ fn note(message: &[u8], seen: &mut Seen) -> Option<()> {
 fn end(rest: &[u8]) -> Option<End> {
     let within = |bytes, kind| attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value);
     let value = within(within(within(rest, STORAGES)?, STORAGE)?, VALUE)?;
-    let u64_at = |at: usize| value.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
-    let u32_at = |at: usize| value.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
-    Some(End { source: u64_at(0)?, target: u64_at(8)?, is_caller: u32_at(16)?, kind: u32_at(20)?, key: u64_at(24)? })
+    let (long, word) = (|at| u64_at(value, at), |at| u32_at(value, at));
+    Some(End { source: long(0)?, target: long(8)?, is_caller: word(16)?, kind: word(20)?, key: long(24)? })
 }
 
 fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {
