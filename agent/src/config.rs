@@ -37,8 +37,6 @@ pub enum Command {
     },
     /// Take kernel programs, maps and pins out of this node. Workloads then talk without the mesh.
     Leave,
-    /// Hold duplicates of all listeners and nothing else, so that they outlive agent and proxy killed together.
-    Hold,
 }
 
 /// How output is printed.
@@ -123,8 +121,6 @@ pub enum Task {
     Check(Format),
     /// Take everything out.
     Leave(Place),
-    /// Hold listeners.
-    Hold(PathBuf),
 }
 
 /// Where a node's kernel programs and pins are.
@@ -181,7 +177,6 @@ impl Config {
         let mut bad = Vec::new();
         let task = match command.unwrap_or(Command::Run) {
             Command::Check { output } => Some(Task::Check(output)),
-            Command::Hold => Some(Task::Hold(settings.run_dir)),
             Command::Leave => place(&settings, files, &mut bad).map(Task::Leave),
             Command::Run => run(settings, files, &mut bad).map(Task::Run),
         };

@@ -1,16 +1,18 @@
 //! Holds duplicates of all listeners and does nothing else, so that they outlive agent and proxy killed together.
 //!
-//! It comes to the agent's socket as a proxy would, under a name of its own; it reads no snapshot and has no key.
+//! It comes to the agent's socket as a proxy would, under a name of its own; it reads no snapshot and has no key. It is a program
+//! of its own, since one that has only this in it has a quarter of the agent's memory.
 
 use std::{
     collections::BTreeMap,
     convert::Infallible,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::Context as _;
+use clap::Parser;
 use millrace_node::{
     drain::Drain,
     handover::{Connection, Fault, Malformed, Packet, check_from_agent},
@@ -25,6 +27,15 @@ use crate::{limits, proxy::HOLDER};
 
 /// How often an agent is looked for: the socket's file appears without the kernel telling.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// Holds duplicates of a node's listeners and does nothing else, so that they outlive agent and proxy killed together.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "millrace-holder", version, about)]
+pub struct Args {
+    /// Where the agent's proxy.sock is.
+    #[arg(long, value_name = "DIR", default_value = "/run/millrace")]
+    pub run_dir: PathBuf,
+}
 
 /// A workload's listeners by kind, in the order in which they came.
 type Held = BTreeMap<(String, String, String), Vec<(i32, OwnedFd)>>;

@@ -6,7 +6,7 @@ use clap::Parser as _;
 use millrace_agent::{
     check,
     config::{Args, Config, Files, Task},
-    hold, run,
+    run,
 };
 
 /// How long a file that is being written may still take.
@@ -20,7 +20,6 @@ fn main() -> anyhow::Result<()> {
         Task::Run(config) => runtime.block_on(Box::pin(run::run(config))),
         Task::Check(format) => check::check(format),
         Task::Leave(config) => run::leave(&config),
-        Task::Hold(config) => runtime.block_on(hold::hold(&config)),
     };
     // A path that hangs must not keep the process.
     runtime.shutdown_timeout(LAST_WRITES);

@@ -6,8 +6,17 @@ use crate::{Failure, config::Process};
 
 /// The path of a process's program: in the directory of the one that runs, so that versions stay together.
 pub(crate) fn beside(process: Process) -> Result<PathBuf, Failure> {
+    named(process.name())
+}
+
+/// The path of the program that holds listeners.
+pub(crate) fn holder() -> Result<PathBuf, Failure> {
+    named("holder")
+}
+
+fn named(name: &str) -> Result<PathBuf, Failure> {
     let own = std::env::current_exe().map_err(|why| Failure::Failed(format!("this program's path: {why}")))?;
-    let path = own.with_file_name(format!("millrace-{}", process.name()));
+    let path = own.with_file_name(format!("millrace-{name}"));
     if path.is_file() {
         return Ok(path);
     }

@@ -73,7 +73,7 @@ pub(crate) async fn run(run_dir: &Path, settings: config::Run) -> Result<Ending,
     for (process, path) in paths {
         keepers.spawn(child::keep(process, path?, place.clone(), stopped.clone()));
     }
-    keepers.spawn(child::keep_holder(program::beside(Process::Agent)?, place.clone(), stopped.clone()));
+    keepers.spawn(child::keep_holder(program::holder()?, place.clone(), stopped.clone()));
     drop(stopped);
     for urgency in [Urgency::Drain, Urgency::AtOnce] {
         tokio::select! {
@@ -181,9 +181,9 @@ impl Place {
         arguments
     }
 
-    /// The arguments of the agent's program as the holder of listeners.
+    /// The arguments of the holder of listeners.
     fn holder_arguments(&self) -> Vec<std::ffi::OsString> {
-        vec!["hold".into(), "--run-dir".into(), self.run_dir.clone().into()]
+        vec!["--run-dir".into(), self.run_dir.clone().into()]
     }
 
     fn client(&self, process: Process) -> Client {

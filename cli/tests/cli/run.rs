@@ -53,6 +53,7 @@ fn running() -> Running {
         fs::create_dir(made).unwrap();
     }
     fs::hard_link(env!("CARGO_BIN_EXE_millrace"), bin.join("millrace")).unwrap();
+    symlink(stand_in("stand-in.sh"), bin.join("millrace-holder")).unwrap();
     for program in ["control", "agent", "proxy"] {
         symlink(stand_in("stand-in.sh"), bin.join(format!("millrace-{program}"))).unwrap();
         let ok = |path| (path, String::from("ok"));
@@ -105,7 +106,7 @@ impl Running {
 
     /// The process id of the holder, once it has said it.
     fn holder(&self) -> Pid {
-        let path = self.dir.path().join("bin/millrace-agent.holder");
+        let path = self.dir.path().join("bin/millrace-holder.pid");
         for _ in 0..500 {
             if let Ok(text) = fs::read_to_string(&path) {
                 return Pid::from_raw(text.trim().parse().unwrap()).unwrap();

@@ -131,8 +131,8 @@ impl Stage {
         mesh.start_mesh()?;
         let mut holders = Vec::new();
         for node in ["a", "b"] {
-            let mut command = mesh.place(node)?.command(mesh.binaries().path("millrace-agent")?)?;
-            command.arg("hold").arg("--run-dir").arg(mesh.run_directory(node));
+            let mut command = mesh.place(node)?.command(mesh.binaries().path("millrace-holder")?)?;
+            command.arg("--run-dir").arg(mesh.run_directory(node));
             let holder = Process::start(command, &format!("{node}-holder"), &mesh.logs())?;
             holders.push(holder.pid());
             mesh.adopt(holder);

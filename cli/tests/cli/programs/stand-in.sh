@@ -1,9 +1,9 @@
 #!/bin/sh
 # Stands in for the program it is linked as: says that it starts, and waits to be ended.
 program=$(basename "$0" | sed 's/^millrace-//')
-if [ "$1" = hold ]; then
-    echo $$ > "$0.holder.new"
-    mv "$0.holder.new" "$0.holder"
+if [ "$program" = holder ]; then
+    echo $$ > "$0.pid.new"
+    mv "$0.pid.new" "$0.pid"
     exec sleep 1000
 fi
 echo "$program starts" >&2
