@@ -11,8 +11,8 @@ use crate::{
 };
 
 /// Asks for every feature and prints the answers. An error, and so a failing exit code, where a needed one is missing.
-pub fn check(format: Format) -> anyhow::Result<()> {
-    let features = features::probe();
+pub fn check(format: Format, forced: &[String]) -> anyhow::Result<()> {
+    let features = features::probe_without(forced);
     let text = match format {
         Format::Json => format!("{:#}\n", Value::Array(features.iter().map(to_json).collect())),
         Format::Table => features.iter().map(to_line).collect(),

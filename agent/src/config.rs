@@ -93,6 +93,9 @@ pub struct Settings {
     /// Whether kernel programs log each decision: for debugging; slow.
     #[arg(long, global = true, value_enum, default_value_t = Switch::Off)]
     pub kernel_log: Switch,
+    /// For tests: a feature of the kernel, by its name in `check`, to be taken for missing. May be given again.
+    #[arg(long, global = true, value_name = "FEATURE", hide = true)]
+    pub force_missing: Vec<String>,
 }
 
 /// The system's files that settings are read against.
@@ -117,8 +120,8 @@ impl Files {
 pub enum Task {
     /// Run the agent.
     Run(Config),
-    /// Print the kernel's features.
-    Check(Format),
+    /// Print the kernel's features; some are to be taken for missing.
+    Check(Format, Vec<String>),
     /// Take everything out.
     Leave(Place),
 }
@@ -155,6 +158,8 @@ pub struct Config {
     pub anti_spoofing: Switch,
     /// Whether kernel programs log.
     pub kernel_log: Switch,
+    /// Features of the kernel to be taken for missing.
+    pub force_missing: Vec<String>,
 }
 
 /// Every setting that can't be used, with its mend.
@@ -176,7 +181,7 @@ impl Config {
         let Args { command, settings } = args;
         let mut bad = Vec::new();
         let task = match command.unwrap_or(Command::Run) {
-            Command::Check { output } => Some(Task::Check(output)),
+            Command::Check { output } => Some(Task::Check(output, settings.force_missing)),
             Command::Leave => place(&settings, files, &mut bad).map(Task::Leave),
             Command::Run => run(settings, files, &mut bad).map(Task::Run),
         };
@@ -213,6 +218,7 @@ fn run(settings: Settings, files: &Files, bad: &mut Vec<String>) -> Option<Confi
         flows,
         anti_spoofing,
         kernel_log,
+        force_missing,
     } = settings;
     let control = noted(parse::control(control.as_deref()), "--control", bad);
     let proxy_user = noted(parse::user(&proxy_user, &files.passwd), "--proxy-user", bad);
@@ -230,6 +236,7 @@ fn run(settings: Settings, files: &Files, bad: &mut Vec<String>) -> Option<Confi
         flows,
         anti_spoofing,
         kernel_log,
+        force_missing,
     })
 }
 

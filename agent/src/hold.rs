@@ -88,7 +88,7 @@ async fn follow_one(socket: &Path, held: &mut Held) -> Result<Infallible, Lost> 
         let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
         say(&agent, Kind::Returned(Returned { workload, uid: uid.clone(), kinds }), &descriptors).await?;
     }
-    say(&agent, Kind::Applied(Applied { generation: 0 }), &[]).await?;
+    say(&agent, Kind::Applied(Applied { generation: 0, in_force: Vec::new() }), &[]).await?;
     tracing::info!(n_workloads = held.len(), "an agent is there");
     loop {
         let Packet { message, descriptors } = next(&agent).await?;

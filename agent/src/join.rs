@@ -38,6 +38,12 @@ const CERTIFICATE_TAG: &str = "CERTIFICATE";
 /// Longest wait between two tries to join: a person who puts a new token there shall not wait long.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
+/// How often credentials that could not be saved are tried again: a person makes room.
+const SAVE_AGAIN: Duration = Duration::from_secs(10);
+
+/// More than key, chain and roots take: what a join needs of the disk.
+const ROOM: usize = 64 * 1024;
+
 /// Longest sleep towards the end of a certificate: the wall clock may be set meanwhile.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
@@ -170,7 +176,6 @@ impl Credentials {
 
 /// Keeps `held` the node's credentials: from disk, or by joining. Who renews them in time puts the newer ones there; once
 /// they have expired, as no control plane was there for too long, the node joins again.
-#[expect(clippy::infinite_loop, reason = "it keeps them for as long as the process lives")]
 pub async fn keep(
     node: &str,
     control: &ControlAddress,
@@ -180,10 +185,29 @@ pub async fn keep(
 ) -> Infallible {
     let mut seen = held.subscribe();
     loop {
-        held.send_replace(Some(Arc::new(credentials(node, control, token, dir).await)));
-        expiry(&mut seen).await;
+        let own = Arc::new(credentials(node, control, token, dir).await);
+        held.send_replace(Some(own.clone()));
+        tokio::select! {
+            () = expiry(&mut seen) => {}
+            never = saved(&own, node, dir) => match never {},
+        }
         held.send_replace(None);
     }
+}
+
+/// Sees to it that what was joined with is on disk: its token is spent. Whoever renews it saves the newer one.
+async fn saved(own: &Credentials, node: &str, dir: &StateDir) -> Infallible {
+    while !matches!(Credentials::load(dir, node, clock::wall_time()), Ok(Some(_))) {
+        match own.save(dir) {
+            Ok(()) => tracing::info!("the node's credentials are saved"),
+            Err(why) => tracing::error!(
+                error = &why as &dyn std::error::Error,
+                "the node has joined, but can't save its credentials: make room, or its next start needs a new token"
+            ),
+        }
+        tokio::time::sleep(SAVE_AGAIN).await;
+    }
+    std::future::pending().await
 }
 
 /// Returns once what is held has expired.
@@ -233,12 +257,19 @@ async fn join(
     }
     let dial = Dial::new(control.clone(), pinned_root_client_config(token.root_sha256)?);
     let mut client = ControlClient::new(channel(dial).await.map_err(Unjoined::Unreachable)?);
-    let key = Arc::new(new_key()?);
+    // Before the token is spent: that there is room for what it buys.
+    dir.try_out(ROOM)?;
+    // One that is there stays: whatever fails, it belongs to the certificate beside it.
+    let held = dir.read(KEY)?.and_then(|pem| KeyPair::from_pem(&String::from_utf8_lossy(&pem)).ok());
+    let key = Arc::new(held.map_or_else(new_key, Ok)?);
     let request = JoinRequest { token: token.text, csr_der: csr(&key)? };
     let answer = client.join(request).await.map_err(|status| Unjoined::Refused(status.message().to_owned()))?;
     let (chain, bundle) = parts(answer.into_inner());
     let joined = Credentials::from_parts(key, chain, bundle, node)?;
-    joined.save(dir)?;
+    // The token is spent: whatever becomes of the disk, the node has joined. `keep` saves it again.
+    if let Err(why) = joined.save(dir) {
+        tracing::error!(error = &why as &dyn std::error::Error, "the node's credentials can't be saved");
+    }
     tracing::info!(node, identity = %joined.identity, "joined the mesh");
     Ok(joined)
 }

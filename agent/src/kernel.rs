@@ -5,23 +5,29 @@
 
 mod attach;
 mod btf;
+pub mod capacities;
 mod error;
 pub mod features;
 mod flows;
 mod guards;
 mod leave;
 pub mod maps;
+pub mod missing;
 mod netns;
 mod object;
+mod older;
 pub mod plan;
 pub mod reconcile;
 pub mod state;
 pub mod stats;
 mod syscall;
+pub mod tune;
 
+pub use capacities::Capacities;
 pub use error::AttachError;
 pub use leave::leave;
-pub use maps::{MapError, Usage};
+pub use maps::MapError;
+pub use missing::Missing;
 pub use netns::{netns_cookie, netns_of};
 pub use object::{Count, Kernel, Options};
 pub use state::{State, Write};

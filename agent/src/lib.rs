@@ -24,3 +24,4 @@ pub mod run;
 pub mod seat;
 pub mod state_dir;
 pub mod status;
+pub mod tuning;

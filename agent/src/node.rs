@@ -7,6 +7,7 @@ mod enforce;
 mod outliers;
 mod publish;
 mod room;
+mod tune;
 
 use std::{
     os::fd::OwnedFd,
@@ -108,6 +109,7 @@ pub struct Node {
     judges_again: bool,
     room: room::Room,
     outlying: outliers::Outlying,
+    asked: tune::Asked,
     /// Where the last Snapshot is kept.
     dir: StateDir,
     outputs: Outputs,
@@ -161,6 +163,7 @@ impl Node {
             judges_again: false,
             room: room::Room::default(),
             outlying: outliers::Outlying::default(),
+            asked: tune::Asked::default(),
             dir,
             outputs,
             log: None,
@@ -239,6 +242,7 @@ impl Node {
         self.proxies.update(&Wanted {
             generation: self.mesh.snapshot.generation,
             snapshot: self.sealed.as_ref(),
+            settings: &self.settings(),
             keys: &self.keys,
             pods: self.pods.iter().collect(),
         });
@@ -272,7 +276,10 @@ impl Node {
                 self.outputs.metrics.sockets.inc_by(sockets.len() as u64);
                 self.proxies.give(proxy, (&name, &uid), family, sockets);
             }
-            Said::Applied(generation) => self.applied(proxy, generation).await,
+            Said::Applied(generation, in_force) => {
+                self.proxies.tuned(proxy, in_force);
+                self.applied(proxy, generation).await;
+            }
             Said::Denial(denial) => {
                 self.outputs.metrics.flows.inc();
                 self.outputs.flows.record(&flows::from_proxy(denial, moment()));
@@ -324,6 +331,7 @@ impl Node {
         if self.due.is_none() {
             self.pods.release();
         }
+        self.take_over();
         if self.judges_again {
             self.revoke().await;
         }

@@ -14,8 +14,8 @@ use millrace_model::{Identity, Membership, ObjectName};
 use millrace_node::wire::{
     convert,
     node::{
-        Close, Drain, Family, FromAgent, Keys, ListenerKind, Listeners, Retire, Snapshot, Sockets, Welcome,
-        from_agent::Kind,
+        Close, Drain, Family, FromAgent, InForce, Keys, ListenerKind, Listeners, Retire, Settings, Snapshot, Sockets,
+        Welcome, from_agent::Kind,
     },
 };
 use tokio::sync::mpsc;
@@ -49,6 +49,8 @@ pub struct Wanted<'w> {
     pub generation: u64,
     /// The whole Snapshot, sealed; None before there is one.
     pub snapshot: Option<&'w Arc<OwnedFd>>,
+    /// How a proxy shall be tuned: it goes with the Snapshot that says so.
+    pub settings: &'w Settings,
     /// The keys of the identities on this node.
     pub keys: &'w Certificates,
     /// The pods with their listeners.
@@ -69,6 +71,8 @@ pub struct Peer {
     pub version: String,
     /// The generation that it serves by.
     pub applied: u64,
+    /// How it is tuned.
+    pub in_force: Vec<InForce>,
     phase: Phase,
     outgoing: mpsc::Sender<Outgoing>,
     sent: Sent,
@@ -135,8 +139,8 @@ impl Proxies {
             return;
         }
         let phase = Phase::Opening;
-        let peer =
-            Peer { name, version, applied: 0, phase, outgoing, sent: Sent::default(), allowance: Allowance::default() };
+        let (sent, allowance) = (Sent::default(), Allowance::default());
+        let peer = Peer { name, version, applied: 0, in_force: Vec::new(), phase, outgoing, sent, allowance };
         let (node, maps) = welcome;
         if peer.send(Kind::Welcome(Welcome { node: node.to_owned() }), maps.into()).is_ok() {
             tracing::info!(name = peer.name, version = peer.version, "a proxy has registered");
@@ -166,6 +170,13 @@ impl Proxies {
     pub fn refused(&mut self, id: u64, name: &ObjectName, uid: &Arc<str>) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.sent.refused.insert((name.clone(), uid.clone()));
+        }
+    }
+
+    /// How a proxy says that it is tuned.
+    pub fn tuned(&mut self, id: u64, in_force: Vec<InForce>) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.in_force = in_force;
         }
     }
 
@@ -272,7 +283,8 @@ impl Peer {
         let Some(snapshot) = wanted.snapshot.filter(|_| self.sent.generation != wanted.generation) else {
             return Ok(());
         };
-        self.send(Kind::Snapshot(Snapshot { generation: wanted.generation }), vec![snapshot.clone()])?;
+        let (generation, settings) = (wanted.generation, Some(wanted.settings.clone()));
+        self.send(Kind::Snapshot(Snapshot { generation, settings }), vec![snapshot.clone()])?;
         self.sent.generation = wanted.generation;
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::{os::unix::fs::DirBuilderExt as _, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use http::StatusCode;
 use millrace_abi::config::{DEBUG, FLOWS};
-use millrace_model::Mesh;
+use millrace_model::{Mesh, NodeProfile};
 use millrace_node::{
     admin::{self, Admin, Route},
     drain::Drain,
@@ -22,7 +22,11 @@ use crate::{
     control::{self, Connected, Link, Report},
     flows::Flows,
     join,
-    kernel::{self, Kernel, Options},
+    kernel::{
+        self, Capacities, Kernel, Missing, Options,
+        features::{self, Feature, Presence},
+        missing::TCX,
+    },
     limits,
     metrics::Metrics,
     node::{Counted, End, Inputs, Node, Outputs},
@@ -55,23 +59,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let dir = StateDir::open(&config.state_dir).context("--state-dir")?;
 
     limits::raise_descriptors();
+    let held = control::load(&dir);
+    let options = options(&config, held.profiles.get(&config.node).map(|profile| &**profile))?;
     // Before an older agent is told to go: programs that this kernel does not take must not leave the node without one.
-    let options = options(&config);
     let mut kernel = Kernel::load(&options).context("the kernel's half can't be loaded")?;
     let socket = config.run_dir.join("proxy.sock");
     let listener = proxy::bind(&socket, config.proxy_user).context("proxies can't be listened for")?;
     let seat = Seat::take(&dir, &socket).await.context("the node can't be taken over")?;
     kernel.attach(&options).context("the kernel's half can't be set up")?;
     let have = kernel.state()?;
+    let anti_spoofing = if kernel.lacks(TCX) { Switch::Off } else { config.anti_spoofing };
     let left = Left {
         attached: kernel.attached_pods()?,
         entries: &have.pods,
         guards: kernel.guards()?,
         cgroup: &config.place.cgroup,
     };
-    let pods = Pods::new(config.node.clone(), left, config.anti_spoofing)?;
+    let pods = Pods::new(config.node.clone(), left, anti_spoofing)?;
 
-    let held = control::load(&dir);
     tracing::info!(node = &*config.node, generation = held.generation, "the agent starts");
     let (mesh, mesh_seen) = watch::channel(Arc::new(Mesh::new(Arc::new(held))));
     let (credentials, credentials_seen) = watch::channel(None);
@@ -171,10 +176,24 @@ pub fn leave(place: &Place) -> anyhow::Result<()> {
     kernel::leave(&place.pins).context("not everything could be taken out")
 }
 
-fn options(config: &Config) -> Options {
+/// How the kernel's half is opened: by the last Snapshot's profile, and without what this kernel lacks.
+fn options(config: &Config, profile: Option<&NodeProfile>) -> anyhow::Result<Options> {
+    let features = features::probe_without(&config.force_missing);
+    features::require(&features)?;
+    let lacking = features.iter().filter(|feature| feature.presence != Presence::Present);
+    for Feature { name, presence, without, .. } in lacking {
+        tracing::warn!(feature = name, ?presence, "the kernel lacks a feature: {without}");
+    }
     let bit = |switch, bit| if switch == Switch::On { bit } else { 0 };
     let Place { pins, cgroup } = config.place.clone();
-    Options { pins, cgroup, config: bit(config.flows, FLOWS) | bit(config.kernel_log, DEBUG) }
+    let capacities = Capacities::of(profile);
+    Ok(Options {
+        pins: pins.with_file_name(capacities.directory()),
+        cgroup,
+        config: bit(config.flows, FLOWS) | bit(config.kernel_log, DEBUG),
+        capacities,
+        missing: Missing::of(&features),
+    })
 }
 
 fn routes(flows: Arc<Flows>, status: watch::Receiver<Status>) -> Vec<Route> {

@@ -67,6 +67,16 @@ impl StateDir {
         self.dir()?.sync_all()
     }
 
+    /// Whether there is room for this many bytes more.
+    pub fn try_out(&self, bytes: usize) -> io::Result<()> {
+        let written = self.beside("room", &vec![0; bytes]).and_then(|file| file.sync_all());
+        // Also one that was written in part.
+        match fs::remove_file(self.0.join("room.new")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => written,
+        }
+    }
+
     fn dir(&self) -> io::Result<File> {
         File::open(&self.0)
     }

@@ -16,6 +16,7 @@ use crate::{
     control::Connected,
     pods::{Pod, hosts::Host, listener},
     proxy::Peer,
+    tuning::Tuned,
 };
 
 /// How the node stands.
@@ -37,6 +38,8 @@ pub struct Status {
     pub maps: Vec<Usage>,
     /// What could not be enforced.
     pub failures: Vec<String>,
+    /// How the node is tuned.
+    pub tuning: Tuned,
 }
 
 /// Whether the control plane is there.
@@ -200,6 +203,7 @@ pub fn config(config: &Config, mesh: &Arc<Mesh>) -> Value {
         flows,
         anti_spoofing,
         kernel_log,
+        force_missing,
     } = config;
     let on = |switch: &Switch| *switch == Switch::On;
     json!({
@@ -214,6 +218,7 @@ pub fn config(config: &Config, mesh: &Arc<Mesh>) -> Value {
         "flows": on(flows),
         "anti_spoofing": on(anti_spoofing),
         "kernel_log": on(kernel_log),
+        "force_missing": force_missing,
         "snapshot": &*mesh.snapshot,
     })
 }

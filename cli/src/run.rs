@@ -75,25 +75,41 @@ pub(crate) async fn run(run_dir: &Path, settings: config::Run) -> Result<Ending,
     }
     keepers.spawn(child::keep_holder(program::holder()?, place.clone(), stopped.clone()));
     drop(stopped);
+    let mut given_up = None;
     for urgency in [Urgency::Drain, Urgency::AtOnce] {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = all_ended(&mut keepers) => break,
+            why = one_gives_up(&mut keepers) => match why {
+                Some(why) => given_up = Some(why),
+                None => break,
+            },
         }
         match urgency {
-            Urgency::Drain => say("ending; once more ends open connections at once"),
+            Urgency::Drain if given_up.is_none() => say("ending; once more ends open connections at once"),
+            Urgency::Drain => say("ending: one of the programs can't run"),
             Urgency::None | Urgency::AtOnce => {}
         }
         stop.send_replace(urgency);
     }
-    all_ended(&mut keepers).await;
+    while let Some(why) = one_gives_up(&mut keepers).await {
+        given_up.get_or_insert(why);
+    }
+    if let Some(why) = given_up {
+        return Err(Failure::Failed(why));
+    }
     say("ended; kernel programs stay, so that nothing captured goes by in the clear: `millrace leave` takes them out");
     Ok(Ending::Yes)
 }
 
-async fn all_ended(keepers: &mut JoinSet<()>) {
-    while keepers.join_next().await.is_some() {}
+/// Waits until a program can't be run, and says why; None once every keeper has ended.
+async fn one_gives_up(keepers: &mut JoinSet<Option<String>>) -> Option<String> {
+    while let Some(ended) = keepers.join_next().await {
+        if let Ok(Some(why)) = ended {
+            return Some(why);
+        }
+    }
+    None
 }
 
 fn ending(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {

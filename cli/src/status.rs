@@ -27,6 +27,24 @@ struct Agent {
     ejected: Vec<Ejected>,
     maps: Vec<Map>,
     failures: Vec<String>,
+    tuning: Tuning,
+}
+
+/// How the node is tuned.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Tuning {
+    profile: Option<String>,
+    settings: Vec<Setting>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Setting {
+    field: String,
+    wanted: Option<String>,
+    in_force: String,
+    note: String,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

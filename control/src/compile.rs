@@ -17,6 +17,7 @@ mod bound;
 mod endpoint;
 mod place;
 mod policy;
+mod profile;
 mod traffic;
 mod workload;
 
@@ -43,6 +44,7 @@ pub fn compile(world: &World) -> (Snapshot, Vec<Diagnostic>) {
         services,
         endpoints,
         policies: policies.collect(),
+        profiles: profile::profiles(world, &mut notes),
     };
     notes.0.sort();
     notes.0.dedup();
@@ -51,7 +53,7 @@ pub fn compile(world: &World) -> (Snapshot, Vec<Diagnostic>) {
 
 /// `next`, made of the Arcs of `previous` where an object is as it was: a diff of the two then asks pointers first.
 pub fn reuse(previous: &Snapshot, next: Snapshot) -> Snapshot {
-    let Snapshot { generation, trust_domain, workloads, services, endpoints, policies } = next;
+    let Snapshot { generation, trust_domain, workloads, services, endpoints, policies, profiles } = next;
     Snapshot {
         generation,
         trust_domain,
@@ -59,13 +61,11 @@ pub fn reuse(previous: &Snapshot, next: Snapshot) -> Snapshot {
         services: share(&previous.services, services),
         endpoints: share(&previous.endpoints, endpoints),
         policies: share(&previous.policies, policies),
+        profiles: share(&previous.profiles, profiles),
     }
 }
 
-fn share<T: PartialEq>(
-    previous: &BTreeMap<ObjectName, Arc<T>>,
-    mut next: BTreeMap<ObjectName, Arc<T>>,
-) -> BTreeMap<ObjectName, Arc<T>> {
+fn share<K: Ord, T: PartialEq>(previous: &BTreeMap<K, Arc<T>>, mut next: BTreeMap<K, Arc<T>>) -> BTreeMap<K, Arc<T>> {
     for (name, object) in &mut next {
         if let Some(before) = previous.get(name).filter(|before| **before == *object) {
             object.clone_from(before);

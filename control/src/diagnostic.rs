@@ -25,12 +25,14 @@ pub enum Kind {
     /// millrace.dev/v1alpha1
     EncryptionPolicy,
     /// millrace.dev/v1alpha1
+    NodeProfile,
+    /// millrace.dev/v1alpha1
     TrafficPolicy,
 }
 
 impl Kind {
     /// All of them, in the order in which messages list them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -39,6 +41,7 @@ impl Kind {
         Self::EndpointSlice,
         Self::AccessPolicy,
         Self::EncryptionPolicy,
+        Self::NodeProfile,
         Self::TrafficPolicy,
     ];
 
@@ -53,6 +56,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::AccessPolicy => "AccessPolicy",
             Self::EncryptionPolicy => "EncryptionPolicy",
+            Self::NodeProfile => "NodeProfile",
             Self::TrafficPolicy => "TrafficPolicy",
         }
     }
@@ -62,14 +66,16 @@ impl Kind {
         match self {
             Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::AccessPolicy | Self::EncryptionPolicy | Self::TrafficPolicy => millrace_crd::API_VERSION,
+            Self::AccessPolicy | Self::EncryptionPolicy | Self::NodeProfile | Self::TrafficPolicy => {
+                millrace_crd::API_VERSION
+            }
         }
     }
 
     /// True for a kind that stands in no namespace.
     pub fn is_cluster_scoped(self) -> bool {
         match self {
-            Self::Namespace | Self::Node => true,
+            Self::Namespace | Self::Node | Self::NodeProfile => true,
             Self::ServiceAccount
             | Self::Pod
             | Self::Service

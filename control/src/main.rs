@@ -1,7 +1,7 @@
 //! Starts the control plane, and stops it when it is told to.
 
 use anyhow::Context as _;
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use millrace_control::{
     config::{Args, Config},
     run::Control,
@@ -10,7 +10,11 @@ use millrace_control::{
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> anyhow::Result<()> {
-    let config = Config::from_args(Args::parse())?;
+    let config = match Config::from_args(Args::parse()) {
+        Ok(config) => config,
+        // The code of a wrong command line: whoever keeps this process running need not try again.
+        Err(wrong) => Args::command().error(ErrorKind::ValueValidation, wrong).exit(),
+    };
     let log = telemetry::start(&config.log)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;

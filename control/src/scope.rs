@@ -1,11 +1,11 @@
 //! Says what one node may see of an edition, and what changed of that between two. The same scope stands on both sides of a diff.
 //!
-//! A node sees the whole mesh, save the network namespaces of pods on other nodes. The diff of what all see is made once for
+//! A node sees the whole mesh, save the network namespaces of pods on other nodes and other nodes' profiles. The diff of what all see is made once for
 //! each edition; a node's own part costs what the node is, not what the world is.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use millrace_model::{Delta, ObjectName, Snapshot, Workload};
+use millrace_model::{Change, Delta, NodeProfile, ObjectName, Snapshot, Workload};
 
 /// The workloads of one node.
 pub type Own = BTreeMap<ObjectName, Arc<Workload>>;
@@ -28,6 +28,7 @@ impl Edition {
     pub fn new(snapshot: Snapshot, previous: Option<&Self>) -> Self {
         let mut own: BTreeMap<Arc<str>, Own> = BTreeMap::new();
         let mut public = snapshot.clone();
+        public.profiles.clear();
         for (name, workload) in &mut public.workloads {
             own.entry(workload.node.clone()).or_default().insert(name.clone(), workload.clone());
             if workload.netns.is_none() {
@@ -68,6 +69,7 @@ impl Edition {
     pub fn view(&self, node: &str) -> Snapshot {
         let mut view = self.public.clone();
         view.workloads.extend(self.own.get(node).into_iter().flatten().map(|(name, w)| (name.clone(), w.clone())));
+        view.profiles.extend(self.profile(node).map(|profile| (node.into(), profile.clone())));
         view
     }
 
@@ -85,7 +87,18 @@ impl Edition {
             }
         }
         delta.workloads.set = set.into_iter().collect();
+        let own = |now: &Arc<NodeProfile>| vec![(node.into(), now.clone())];
+        delta.profiles = match (have.profile(node), self.profile(node)) {
+            (Some(before), Some(now)) if before == now => Change::default(),
+            (_, Some(now)) => Change { set: own(now), gone: Vec::new() },
+            (Some(_), None) => Change { set: Vec::new(), gone: vec![node.into()] },
+            (None, None) => Change::default(),
+        };
         delta
+    }
+
+    fn profile(&self, node: &str) -> Option<&Arc<NodeProfile>> {
+        self.snapshot.profiles.get(node)
     }
 
     fn seen(&self, node: &str, name: &ObjectName) -> Option<&Arc<Workload>> {

@@ -48,6 +48,8 @@ pub enum Object {
     /// millrace.dev/v1alpha1
     Encryption(Arc<crate::world::EncryptionPolicy>),
     /// millrace.dev/v1alpha1
+    Profile(Arc<crate::world::NodeProfile>),
+    /// millrace.dev/v1alpha1
     Traffic(Arc<crate::world::TrafficPolicy>),
 }
 
@@ -64,6 +66,7 @@ impl Objects {
             Object::Slice(slice) => drop(self.slices.insert(name, slice)),
             Object::Access(policy) => drop(self.access.insert(name, policy)),
             Object::Encryption(policy) => drop(self.encryption.insert(name, policy)),
+            Object::Profile(profile) => drop(self.profiles.insert(name.name, profile)),
             Object::Traffic(policy) => drop(self.traffic.insert(name, policy)),
         }
     }

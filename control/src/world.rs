@@ -55,6 +55,8 @@ pub struct Objects {
     pub encryption: BTreeMap<ObjectName, Arc<EncryptionPolicy>>,
     /// TrafficPolicies.
     pub traffic: BTreeMap<ObjectName, Arc<TrafficPolicy>>,
+    /// NodeProfiles, by name alone.
+    pub profiles: BTreeMap<Arc<str>, Arc<NodeProfile>>,
 }
 
 /// What the label `millrace.dev/mesh` asks for.
@@ -78,6 +80,8 @@ pub struct Namespace {
 pub struct Node {
     /// Its `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A pod.
@@ -293,6 +297,30 @@ pub struct TrafficPolicy {
     pub services: BTreeSet<Arc<str>>,
     /// Whether endpoints that fail are left out.
     pub outliers: Outliers,
+}
+
+/// How nodes are tuned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeProfile {
+    /// When it was made: of two that select a node, the older has it.
+    pub made: Made,
+    /// What must hold of a node's labels.
+    pub selector: Vec<LabelRule>,
+    /// What it asks for.
+    pub asks: millrace_model::NodeProfile,
+}
+
+/// One thing that must hold of a node's labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelRule {
+    /// The label is there, with one of these values.
+    In(String, BTreeSet<String>),
+    /// It is not there, or with none of these values.
+    NotIn(String, BTreeSet<String>),
+    /// It is there.
+    Exists(String),
+    /// It is not there.
+    Absent(String),
 }
 
 /// One pod whose listeners are open.

@@ -179,8 +179,40 @@ spec:
     maxEjectedPercent: 40
 ";
 
+const PROFILE: &str = "
+apiVersion: millrace.dev/v1alpha1
+kind: NodeProfile
+metadata:
+  name: edge
+spec:
+  nodeSelector:
+    matchLabels:
+      topology.kubernetes.io/zone: z1
+    matchExpressions:
+    - key: pool
+      operator: NotIn
+      values: [batch]
+  proxy:
+    workers: 2
+    cpus: 0-1
+    http2:
+      streamWindowBytes: 2097152
+      connectionWindowBytes: 536870912
+      frameBytes: 1048576
+    sendBufferBytes: 1048576
+    congestionControl: cubic
+  pods:
+    initialWindowSegments: 20
+  maps:
+    DESTS: 262144
+  workloadLimits:
+    maxConnections: 5000
+  acceleration:
+    sockmap: false
+";
+
 /// All of them, in the order in which they stand in the file.
-const GOOD: [&str; 10] = [NAMESPACE, NODE, ACCOUNT, POD, SERVICE, SLICE, DB, ACCESS, ENCRYPTION, TRAFFIC];
+const GOOD: [&str; 11] = [NAMESPACE, NODE, ACCOUNT, POD, SERVICE, SLICE, DB, ACCESS, ENCRYPTION, TRAFFIC, PROFILE];
 
 /// One bad manifest: an edit of a good one, and what the message must say.
 struct Case {
@@ -208,6 +240,7 @@ const SLICE_NAME: &str = "EndpointSlice shop/db-1";
 const ACCESS_NAME: &str = "AccessPolicy shop/only-web";
 const ENCRYPTION_NAME: &str = "EncryptionPolicy shop/strict";
 const TRAFFIC_NAME: &str = "TrafficPolicy shop/patient";
+const PROFILE_NAME: &str = "NodeProfile edge";
 
 #[rustfmt::skip]
 const CASES: &[Case] = &[
@@ -361,6 +394,29 @@ const CASES: &[Case] = &[
     case(TRAFFIC, ("    maxEjectedPercent: 40\n", "    maxEjectedPercent: 40\n    mode: Sometimes\n"), TRAFFIC_NAME, ("spec.outlierEjection.mode", "\"Sometimes\" is not one of its values", "write Enabled or Disabled")),
     case(TRAFFIC, ("  outlierEjection:\n", "  timeouts: {connect: 1s}\n  outlierEjection:\n"), TRAFFIC_NAME, ("spec.timeouts", "there is no such field", "or leave it out")),
     case(TRAFFIC, ("  outlierEjection:\n", "  outlierEjections:\n"), TRAFFIC_NAME, ("spec.outlierEjection", "it is missing", "add the field outlierEjection")),
+    // NodeProfiles.
+    case(PROFILE, ("  nodeSelector:\n", "  selector:\n"), PROFILE_NAME, ("spec.selector", "there is no such field", "correct its spelling")),
+    case(PROFILE, ("zone: z1", "zone: -z1"), PROFILE_NAME, ("spec.nodeSelector.matchLabels.topology.kubernetes.io/zone", "\"-z1\" is no label value", "at most 63")),
+    case(PROFILE, ("key: pool", "key: pool!"), PROFILE_NAME, ("spec.nodeSelector.matchExpressions[0].key.pool!", "\"pool!\" is no label name", "at most 63")),
+    case(PROFILE, ("operator: NotIn", "operator: Not"), PROFILE_NAME, ("spec.nodeSelector.matchExpressions[0].operator", "\"Not\" is not one of its values", "NotIn")),
+    case(PROFILE, ("operator: NotIn", "operator: Exists"), PROFILE_NAME, ("spec.nodeSelector.matchExpressions[0].values", "compare with no values", "leave values out")),
+    case(PROFILE, ("      values: [batch]\n", ""), PROFILE_NAME, ("spec.nodeSelector.matchExpressions[0].values", "there are none", "name at least one")),
+    case(PROFILE, ("workers: 2", "workers: 0"), PROFILE_NAME, ("spec.proxy.workers", "0 is out of bounds", "from 1 to 256")),
+    case(PROFILE, ("workers: 2", "workers: 257"), PROFILE_NAME, ("spec.proxy.workers", "257 is out of bounds", "from 1 to 256")),
+    case(PROFILE, ("workers: 2", "workers: auto"), PROFILE_NAME, ("spec.proxy.workers", "the string \"auto\" does not fit", "a whole number")),
+    case(PROFILE, ("cpus: 0-1", "cpus: 1-0"), PROFILE_NAME, ("spec.proxy.cpus", "\"1-0\" is no processor and no range", "such as 0-3,8")),
+    case(PROFILE, ("cpus: 0-1", "cpus: all"), PROFILE_NAME, ("spec.proxy.cpus", "\"all\" is no processor", "such as 0-3,8")),
+    case(PROFILE, ("streamWindowBytes: 2097152", "streamWindowBytes: 1024"), PROFILE_NAME, ("spec.proxy.http2.streamWindowBytes", "1024 is out of bounds", "from 65535 to 2147483647")),
+    case(PROFILE, ("streamWindowBytes: 2097152", "streamWindowBytes: 3000000000"), PROFILE_NAME, ("spec.proxy.http2.streamWindowBytes", "3000000000 is out of bounds", "to 2147483647")),
+    case(PROFILE, ("connectionWindowBytes: 536870912", "connectionWindowBytes: 1048576"), PROFILE_NAME, ("spec.proxy.http2.connectionWindowBytes", "less than one stream's window of 2097152", "at least streamWindowBytes")),
+    case(PROFILE, ("frameBytes: 1048576", "frameBytes: 16777216"), PROFILE_NAME, ("spec.proxy.http2.frameBytes", "16777216 is out of bounds", "from 16384 to 16777215")),
+    case(PROFILE, ("sendBufferBytes: 1048576", "sendBufferBytes: 1M"), PROFILE_NAME, ("spec.proxy.sendBufferBytes", "the string \"1M\" does not fit", "a whole number")),
+    case(PROFILE, ("congestionControl: cubic", "congestionControl: CUBIC"), PROFILE_NAME, ("spec.proxy.congestionControl", "\"CUBIC\" is no congestion control's name", "such as bbr, cubic or dctcp")),
+    case(PROFILE, ("initialWindowSegments: 20", "initialWindowSegments: 5000"), PROFILE_NAME, ("spec.pods.initialWindowSegments", "5000 is out of bounds", "from 1 to 1000")),
+    case(PROFILE, ("DESTS: 262144", "DEST: 262144"), PROFILE_NAME, ("spec.maps.DEST", "\"DEST\" is no kernel map", "PODS, DESTS")),
+    case(PROFILE, ("DESTS: 262144", "DESTS: 1"), PROFILE_NAME, ("spec.maps.DESTS", "1 is out of bounds", "from 64 to 16777216")),
+    case(PROFILE, ("maxConnections: 5000", "maxConnections: 0"), PROFILE_NAME, ("spec.workloadLimits.maxConnections", "0 is out of bounds", "from 1")),
+    case(PROFILE, ("sockmap: false", "sockmap: true"), PROFILE_NAME, ("spec.acceleration.sockmap", "it is not built", "write false")),
 ];
 
 fn settings() -> Settings {

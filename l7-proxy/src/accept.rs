@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     copy,
+    crew::Who,
     descriptors::Held,
     fault::Why,
     home::{Home, Pod},
@@ -100,15 +101,17 @@ pub(crate) struct Fresh {
     pub(crate) accepted: Accepted,
 }
 
-/// The workers' queues.
-#[derive(Debug)]
+/// The workers' queues: as many as there are workers that take new connections.
+#[derive(Debug, Default)]
 pub(crate) struct Workers {
-    lanes: Vec<Lane>,
+    lanes: Mutex<Vec<Lane>>,
     next: AtomicUsize,
 }
 
-#[derive(Debug)]
-struct Lane {
+/// One worker's queue. It ends with its last copy.
+#[derive(Clone, Debug)]
+pub(crate) struct Lane {
+    who: Who,
     queue: mpsc::Sender<Fresh>,
     open: Arc<AtomicUsize>,
 }
@@ -123,23 +126,43 @@ impl Drop for Load {
     }
 }
 
+impl Lane {
+    pub(crate) fn new(who: Who, queue: mpsc::Sender<Fresh>) -> Self {
+        Self { who, queue, open: Arc::default() }
+    }
+}
+
 impl Workers {
-    pub(crate) fn new(queues: Vec<mpsc::Sender<Fresh>>) -> Self {
-        let lanes = queues.into_iter().map(|queue| Lane { queue, open: Arc::default() }).collect();
-        Self { lanes, next: AtomicUsize::new(0) }
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Gives to this one too from now on.
+    pub(crate) fn add(&self, lane: Lane) {
+        self.lock().push(lane);
+    }
+
+    /// Gives to the newest no more; which that was.
+    pub(crate) fn remove(&self) -> Option<Who> {
+        self.lock().pop().map(|lane| lane.who)
     }
 
     /// The worker with the least open; where several have, they take turns.
-    fn least_loaded(&self) -> Option<&Lane> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len().max(1);
-        let (before, from) = self.lanes.split_at_checked(first)?;
-        from.iter().chain(before).min_by_key(|lane| lane.open.load(Ordering::Relaxed))
+    fn least_loaded(&self) -> Option<Lane> {
+        let lanes = self.lock();
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % lanes.len().max(1);
+        let (before, from) = lanes.split_at_checked(first)?;
+        from.iter().chain(before).min_by_key(|lane| lane.open.load(Ordering::Relaxed)).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Lane>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Accepts until the drain begins.
-pub(crate) async fn run(proxy: Arc<Proxy>, mut commands: mpsc::Receiver<Command>, workers: Workers) {
-    let workers = Arc::new(workers);
+pub(crate) async fn run(proxy: Arc<Proxy>, mut commands: mpsc::Receiver<Command>, workers: Arc<Workers>) {
     let mut drain = proxy.drain.clone();
     let mut loops = JoinSet::new();
     let mut by_pod: HashMap<Pod, Vec<AbortHandle>> = HashMap::new();

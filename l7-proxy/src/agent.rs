@@ -189,7 +189,7 @@ impl Agent {
             send(connection, from_proxy::Kind::Returned(returned), &listeners).await?;
         }
         let generation = self.mesh.borrow().snapshot.generation;
-        send(connection, from_proxy::Kind::Applied(wire::node::Applied { generation }), &[]).await?;
+        send(connection, from_proxy::Kind::Applied(self.applied(generation)), &[]).await?;
         self.proxy.stock.ask_again();
         self.proxy.ready(Missing::Agent);
         self.proxy.metrics.agent_connected.set(1);
@@ -215,7 +215,10 @@ impl Agent {
         use from_agent::Kind as Said;
         match kind {
             Said::Welcome(_) => return Err(Ended::Unusable("a second Welcome")),
-            Said::Snapshot(wire::node::Snapshot { generation: _ }) => return self.snapshot(&descriptors).map(Some),
+            Said::Snapshot(wire::node::Snapshot { generation: _, settings }) => {
+                self.proxy.tuning.set(&settings.unwrap_or_default());
+                return self.snapshot(&descriptors).map(Some);
+            }
             Said::Keys(wire::node::Keys { identity }) => self.keys(&identity, &descriptors)?,
             Said::Retire(wire::node::Retire { identity }) => {
                 let identity = identity.parse().map_err(|_malformed| Ended::Unusable("an identity that is none"))?;
@@ -253,7 +256,12 @@ impl Agent {
         self.proxy.metrics.generation.set(generation);
         self.proxy.ready(Missing::Snapshot);
         tracing::debug!(generation, "serving by a new snapshot");
-        Ok(from_proxy::Kind::Applied(wire::node::Applied { generation }))
+        Ok(from_proxy::Kind::Applied(self.applied(generation)))
+    }
+
+    /// What is served by, and how this proxy is tuned.
+    fn applied(&self, generation: u64) -> wire::node::Applied {
+        wire::node::Applied { generation, in_force: self.proxy.tuning.now().in_force() }
     }
 
     fn keys(&self, identity: &str, descriptors: &[OwnedFd]) -> Result<(), Ended> {

@@ -4,7 +4,10 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
-use crate::privilege::User;
+use crate::{
+    privilege::User,
+    tuning::{MAX_WORKERS, cores},
+};
 
 /// The shared proxy of a node's mesh: tunnels between nodes, with no privilege of its own.
 #[derive(Clone, Debug, Parser)]
@@ -16,7 +19,7 @@ pub struct Args {
     /// Name to register under; a newer proxy of the same name takes over from the one before.
     #[arg(long, default_value = "default")]
     name: String,
-    /// Worker threads; as many as there are cores where it is not given.
+    /// Worker threads; as many as there are cores where it is not given. A NodeProfile that says a number comes before it.
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
     /// User and group, as numbers, that the process becomes where it is started as root.
@@ -29,9 +32,6 @@ pub struct Args {
     #[arg(long)]
     allow_privileged: bool,
 }
-
-/// The most workers: more threads than this many cores share nothing but their queue's lock.
-const MAX_WORKERS: usize = 256;
 
 /// What the proxy works by.
 #[derive(Clone, Debug)]
@@ -65,7 +65,6 @@ impl Config {
     /// What the arguments say.
     pub fn from_args(args: Args) -> Self {
         let Args { run_dir, name, workers, user, drain, allow_privileged } = args;
-        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             agent: run_dir.join("proxy.sock"),
             admin: run_dir.join("proxy-admin.sock"),

@@ -65,6 +65,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpSt
     let proxy = &worker.proxy;
     let (peer_address, arrived) = (accepted.peer, socket.local_addr());
     tune(&socket);
+    proxy.tuning.now().buffers(&socket);
     let opened = match arrived {
         Ok(local) => Box::pin(shake_hands(&worker, &accepted, local.ip().to_canonical(), socket)).await,
         Err(_broken) => Err(Why::TunnelBroken),
@@ -141,7 +142,8 @@ fn own_workload(mesh: &Mesh, accepted: &Accepted, address: IpAddr) -> Result<Ide
 /// Every connection of one tunnel, until the tunnel ends, its workload goes or the proxy drains.
 async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStream<Wire>) {
     let proxy = &worker.proxy;
-    let mut connection = match timeout(tunnel::HANDSHAKE, tunnel::server().handshake(tls)).await {
+    let tuning = proxy.tuning.now();
+    let mut connection = match timeout(tunnel::HANDSHAKE, tunnel::server(&tuning).handshake(tls)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(_)) | Err(_) => return proxy.metrics.handshake_failed(End::Server, "http2"),
     };

@@ -10,6 +10,7 @@ mod agent;
 mod application;
 mod config;
 mod copy;
+mod crew;
 mod descriptors;
 mod dial;
 mod fault;
@@ -31,6 +32,7 @@ mod proxy;
 mod record;
 mod run;
 mod stock;
+mod tuning;
 mod tunnel;
 mod worker;
 

@@ -256,6 +256,8 @@ async fn open(proxy: &Proxy, ends: &Ends, key: &Key) -> Result<Opened, Why> {
         Why::NoKey
     })?;
     let unconnected = proxy.stock.take(&ends.source, Family::of(ends.tunnel.ip())).await?;
+    let tuning = proxy.tuning.now();
+    tuning.buffers(&unconnected.socket);
     let Connected { socket, held } = dial(unconnected, ends.tunnel).await?;
     let name = ServerName::from(ends.tunnel.ip());
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, tunnel::wire(socket));
@@ -268,7 +270,7 @@ async fn open(proxy: &Proxy, ends: &Ends, key: &Key) -> Result<Opened, Why> {
         }
     };
     tls.get_mut().1.set_buffer_limit(Some(tunnel::TLS_BUFFER));
-    let (send, mut connection) = tunnel::client().handshake(tls).await.map_err(|_broken| Why::TunnelBroken)?;
+    let (send, mut connection) = tunnel::client(&tuning).handshake(tls).await.map_err(|_broken| Why::TunnelBroken)?;
     let (ping, counted) = (connection.ping_pong(), proxy.metrics.tunnel(End::Client));
     let address = ends.tunnel;
     let driver = async move {

@@ -20,6 +20,7 @@ use crate::{
     outliers::{Outcome, Outliers},
     record::Denial,
     stock::Stock,
+    tuning,
 };
 
 /// Denials that wait to be told to the agent; more are counted and dropped: a flood of them must cost nobody memory.
@@ -48,6 +49,8 @@ pub(crate) struct Proxy {
     pub(crate) handshakes: Handshakes,
     /// Connections open to each endpoint.
     pub(crate) outstanding: Outstanding,
+    /// How it is tuned.
+    pub(crate) tuning: tuning::Held,
     welcome: Mutex<Option<Welcome>>,
     missing: watch::Sender<Vec<String>>,
 }
@@ -85,6 +88,7 @@ impl Proxy {
         stock: Stock,
         (denials, outcomes): (mpsc::Sender<Denial>, mpsc::Sender<Outcome>),
         drain: Drain,
+        tuning: tuning::Held,
     ) -> Self {
         let (descriptors, metrics) = (stock.descriptors().clone(), stock.metrics().clone());
         let outliers = Outliers::new(outcomes, metrics.clone());
@@ -99,6 +103,7 @@ impl Proxy {
             drain,
             handshakes: Handshakes::default(),
             outstanding: Outstanding::default(),
+            tuning,
             welcome: Mutex::default(),
             missing: watch::Sender::new([Missing::Agent, Missing::Snapshot].map(|m| m.sentence().to_owned()).to_vec()),
         }

@@ -7,7 +7,6 @@ use std::{
     pin::pin,
     sync::{Arc, Mutex},
     task::Poll,
-    thread::{self, JoinHandle},
 };
 
 use millrace_model::Mesh;
@@ -25,9 +24,10 @@ use tokio::{
 };
 
 use crate::{
-    accept::{self, COMMANDS, QUEUE, Workers},
+    accept::{self, COMMANDS},
     agent::{Agent, MakeMaps, Outbox},
     config::Config,
+    crew::Crew,
     descriptors::Descriptors,
     maps::KernelMaps,
     memory,
@@ -36,7 +36,7 @@ use crate::{
     privilege,
     proxy::{DENIALS, Proxy},
     stock::{Stock, WANTS},
-    worker,
+    tuning,
 };
 
 /// Owner and group may ask; the group is the proxy's own.
@@ -59,7 +59,7 @@ pub fn run(config: &Config, log_level: LogLevel) -> anyhow::Result<()> {
         prove_crypto()?;
         privilege::drop_all(config.user, config.privileges)?;
         tracing::info!(user = %config.user, n_workers = config.n_workers, privileges = ?config.privileges, "starting");
-        let running = parts.start(config.n_workers)?;
+        let running = parts.start()?;
         tokio::select! {
             ended = admin => Ok(ended?),
             ended = running.ended() => ended,
@@ -105,10 +105,8 @@ pub struct Parts {
 /// A proxy at work.
 #[derive(Debug)]
 pub struct Running {
-    threads: Vec<(&'static str, JoinHandle<()>)>,
-    ended: mpsc::Receiver<&'static str>,
+    crew: Crew,
     agent: JoinSet<()>,
-    drain: Drain,
 }
 
 impl Parts {
@@ -122,7 +120,8 @@ impl Parts {
         let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES);
         let (acceptor, commands) = mpsc::channel(COMMANDS);
         let stock = Stock::new(wants_in, Descriptors::at_limit(), Arc::new(Metrics::default()));
-        let proxy = Arc::new(Proxy::new(mesh, stock, (denials_in, outcomes_in), drain));
+        let held = tuning::Held::new(config.n_workers);
+        let proxy = Arc::new(Proxy::new(mesh, stock, (denials_in, outcomes_in), drain, held));
         let agent = Agent {
             path: config.agent.clone(),
             name: config.name.clone(),
@@ -150,6 +149,7 @@ impl Parts {
                 "generation": snapshot.generation,
                 "identities": proxy.keys.identities(),
                 "descriptors": { "limit": proxy.descriptors.limit(), "left": proxy.descriptors.left() },
+                "tuning": proxy.tuning.now().in_force().into_iter().map(|row| (row.field, row.value)).collect::<BTreeMap<_, _>>(),
                 "draining": proxy.drain.deadline().is_some(),
                 "snapshot": *snapshot,
             })
@@ -164,61 +164,22 @@ impl Parts {
     }
 
     /// Starts the threads, and the agent's task on this one. Call it inside a runtime.
-    pub fn start(self, n_workers: usize) -> io::Result<Running> {
+    pub fn start(self) -> io::Result<Running> {
         let Self { proxy, agent, outbox, commands } = self;
-        let (end, ended) = mpsc::channel(n_workers + 1);
-        let mut threads = Vec::with_capacity(n_workers + 1);
-        let mut queues = Vec::with_capacity(n_workers);
-        for index in 0..n_workers {
-            let (queue, fresh) = mpsc::channel(QUEUE);
-            queues.push(queue);
-            let work = worker::work(proxy.clone(), fresh);
-            threads.push(("worker", spawn(format!("worker-{index}"), work, ("worker", end.clone()))?));
-        }
-        let accept = accept::run(proxy.clone(), commands, Workers::new(queues));
-        threads.push(("acceptor", spawn("acceptor".to_owned(), accept, ("acceptor", end))?));
-        let drain = proxy.drain.clone();
+        let (mut crew, workers) = Crew::start(proxy.clone())?;
+        crew.add_acceptor(accept::run(proxy, commands, workers))?;
         let mut tasks = JoinSet::new();
         tasks.spawn(agent.run(outbox));
-        Ok(Running { threads, ended, agent: tasks, drain })
+        Ok(Running { crew, agent: tasks })
     }
 }
 
 impl Running {
-    /// Waits until every thread has ended, which they do when the drain is over. One that ends before is a bug, and the
-    /// process must be started again whole.
+    /// Waits until every thread has ended, which they do when the drain is over. Until then there are as many workers as the
+    /// proxy is tuned to.
     pub async fn ended(mut self) -> anyhow::Result<()> {
-        while let Some(which) = self.ended.recv().await {
-            anyhow::ensure!(self.drain.deadline().is_some(), "the {which} thread ended");
-        }
+        self.crew.ended().await?;
         self.agent.shutdown().await;
-        for (which, thread) in self.threads {
-            thread.join().map_err(|_panic| anyhow::anyhow!("the {which} thread panicked"))?;
-        }
         Ok(())
     }
-}
-
-/// A thread with a runtime of its own; tells of its end however it ends.
-fn spawn(
-    name: String,
-    life: impl Future<Output = ()> + Send + 'static,
-    end: (&'static str, mpsc::Sender<&'static str>),
-) -> io::Result<JoinHandle<()>> {
-    struct Ending((&'static str, mpsc::Sender<&'static str>));
-    impl Drop for Ending {
-        fn drop(&mut self) {
-            let Self((which, sender)) = self;
-            // The queue has room for every thread's one word.
-            if sender.try_send(which).is_err() {
-                tracing::debug!("nobody waits for the threads' end");
-            }
-        }
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let ending = Ending(end);
-    thread::Builder::new().name(name).spawn(move || {
-        runtime.block_on(life);
-        drop(ending);
-    })
 }

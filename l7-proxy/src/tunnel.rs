@@ -5,6 +5,8 @@ use std::{future::Future, time::Duration};
 use h2::{Ping, PingPong};
 use tokio::{io::BufReader, net::TcpStream, time::timeout};
 
+use crate::tuning::Tuning;
+
 /// What lies beneath TLS: rustls asks for 4 KiB at a time, and each question unbuffered is a system call.
 pub(crate) type Wire = BufReader<TcpStream>;
 
@@ -15,17 +17,12 @@ pub(crate) const READ_BUFFER: usize = 256 * 1024;
 pub(crate) const TLS_BUFFER: usize = 256 * 1024;
 
 /// The largest frame taken. A larger one gains nothing, a smaller one costs a header and a wake-up each.
-const FRAME: u32 = 1024 * 1024;
+pub(crate) const FRAME: u32 = 1024 * 1024;
 
 /// What a stream may have under way: what a bulk stream moves while the other end waits 4 ms for its turn on a busy core. With
 /// 1 MiB it waited for its window at 7 Gbit/s, with cores idle. It is also what this end holds for an application that has
 /// stopped reading.
-const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
-
-/// What all streams of a tunnel together may have under way: the memory that a peer can make this end hold, 256 MiB. It is
-/// every stream's window at once and no less: window comes back only as applications read, so that with less a few that
-/// have stopped reading would hold it all, and stop every other connection between the same two pods.
-const TUNNEL_WINDOW: u32 = STREAMS_TAKEN * STREAM_WINDOW;
+pub(crate) const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// What a stream may have queued to send: four copy buffers keep the tunnel busy between two turns.
 const SEND_BUFFER: usize = 1024 * 1024;
@@ -34,6 +31,10 @@ const SEND_BUFFER: usize = 1024 * 1024;
 pub(crate) const STREAMS: usize = 64;
 
 /// Streams that a peer may have open at once: as many as this end puts into one tunnel, for each may hold a window.
+///
+/// All streams of a tunnel together may have this many windows under way: the memory that a peer can make this end hold, 256
+/// MiB. It is every stream's window at once and by default no less: window comes back only as applications read, so that with
+/// less a few that have stopped reading would hold it all, and stop every other connection between the same two pods.
 pub(crate) const STREAMS_TAKEN: u32 = 64;
 
 // A window is at most 31 bits (RFC 9113, section 6.9.1), and no stream of ours may be one too many for our like.
@@ -65,13 +66,13 @@ const PONG: Duration = Duration::from_secs(20);
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How this end dials.
-pub(crate) fn client() -> h2::client::Builder {
+pub(crate) fn client(tuning: &Tuning) -> h2::client::Builder {
     let mut builder = h2::client::Builder::new();
     builder
         .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(TUNNEL_WINDOW)
-        .max_frame_size(FRAME)
+        .initial_window_size(tuning.stream_window)
+        .initial_connection_window_size(tuning.tunnel_window)
+        .max_frame_size(tuning.frame)
         .max_header_list_size(HEAD)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(0)
@@ -83,12 +84,12 @@ pub(crate) fn client() -> h2::client::Builder {
 }
 
 /// How this end accepts.
-pub(crate) fn server() -> h2::server::Builder {
+pub(crate) fn server(tuning: &Tuning) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(TUNNEL_WINDOW)
-        .max_frame_size(FRAME)
+        .initial_window_size(tuning.stream_window)
+        .initial_connection_window_size(tuning.tunnel_window)
+        .max_frame_size(tuning.frame)
         .max_header_list_size(HEAD)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(STREAMS_TAKEN)

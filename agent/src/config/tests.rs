@@ -44,7 +44,7 @@ fn a_command_takes_its_flags_on_either_side() {
     let Ok(Task::Leave(before)) = read("--node a leave") else { panic!() };
     let Ok(Task::Leave(after)) = read("leave --node a") else { panic!() };
     assert_eq!(before, after);
-    assert_eq!(read("check -o json"), Ok(Task::Check(Format::Json)));
+    assert_eq!(read("check -o json"), Ok(Task::Check(Format::Json, Vec::new())));
 }
 
 #[test]

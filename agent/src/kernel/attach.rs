@@ -55,6 +55,9 @@ const BEFORE: u32 = 1 << 3;
 /// Another CNI that rewrites a service's address before us would hide it: first, as firmly as this kernel allows.
 pub(super) const ORDERS: [u32; 4] = [PREORDER | BEFORE, PREORDER, BEFORE, 0];
 
+/// What is left of [`ORDERS`] on a kernel without any: last of its like, as every program there.
+pub(super) const NO_ORDER: [u32; 1] = [0];
+
 /// The pin of a cgroup hook's link.
 pub(super) fn cgroup_pin(program: &str) -> String {
     format!("link_{program}")
@@ -72,7 +75,7 @@ pub(super) const POD_PIN: &str = "lookup_";
 pub(super) fn to_cgroup(
     hook: &Hook,
     program: BorrowedFd<'_>,
-    cgroup: &fs::File,
+    (cgroup, orders): (&fs::File, &[u32]),
     pin: &Path,
 ) -> Result<(), AttachError> {
     let why = |source| AttachError::Link { program: hook.program.to_owned(), source };
@@ -80,7 +83,7 @@ pub(super) fn to_cgroup(
     if update(program, pin, Some(id)).map_err(why)? {
         return Ok(());
     }
-    let link = ORDERS
+    let link = orders
         .iter()
         .map(|order| syscall::link(program, cgroup.as_fd(), hook.attach_type, *order))
         .find(|result| !matches!(result, Err(error) if error.raw_os_error() == Some(libc::EINVAL)))
@@ -133,6 +136,11 @@ fn update(program: BorrowedFd<'_>, pin: &Path, cgroup: Option<u64>) -> io::Resul
     }
     detach(pin)?;
     Ok(false)
+}
+
+/// Gives a pod's pinned link this program. One that is dead, as its namespace is, goes.
+pub(super) fn renew(program: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+    update(program, pin, None).map(drop)
 }
 
 /// Takes a link out at once, and its pin.

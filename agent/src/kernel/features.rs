@@ -14,7 +14,7 @@ use aya::{
 
 use super::{
     attach::{CGROUP, FORGED, Hook, INBOUND, ORDERS, SPOOF},
-    netns, object, syscall,
+    missing, netns, object, syscall,
 };
 
 /// One thing that the kernel has or lacks.
@@ -59,6 +59,29 @@ pub fn probe() -> Vec<Feature> {
     features
 }
 
+/// The same, with these taken for missing: how a test sees what becomes of a node that lacks them.
+pub fn probe_without(forced: &[String]) -> Vec<Feature> {
+    let mut features = probe();
+    for feature in &mut features {
+        if forced.iter().any(|name| name == feature.name) {
+            feature.presence = Presence::Missing;
+        }
+    }
+    features
+}
+
+/// What the agent does not start without.
+#[derive(Debug, thiserror::Error)]
+#[error("this kernel lacks what Millrace needs:{}", .0.iter().map(|(name, cost)| format!("\n  {name}: {cost}")).collect::<String>())]
+pub struct Lacking(Vec<(&'static str, &'static str)>);
+
+/// Refuses a kernel that lacks something needed. What could not be asked for is tried: the load says so if it is not there.
+pub fn require(features: &[Feature]) -> Result<(), Lacking> {
+    let is_lacking = |feature: &&Feature| feature.need == Need::Required && feature.presence == Presence::Missing;
+    let lacking: Vec<_> = features.iter().filter(is_lacking).map(|feature| (feature.name, feature.without)).collect();
+    if lacking.is_empty() { Ok(()) } else { Err(Lacking(lacking)) }
+}
+
 /// True where nothing that Millrace needs is missing.
 pub fn suffices(features: &[Feature]) -> bool {
     features.iter().all(|feature| feature.need == Need::Optional || feature.presence == Presence::Present)
@@ -98,34 +121,34 @@ fn required() -> Vec<Feature> {
 fn optional() -> Vec<Feature> {
     let option = |name, presence, without| Feature { name, presence, need: Need::Optional, without };
     vec![
-        option("program order", order(), "another program on the same hook may run first and hide a service's address"),
+        option(missing::ORDER, order(), "another program on the same hook may run first and hide a service's address"),
         option(
-            "socket destroy",
+            missing::DESTROY,
             destroy::probe(),
             "a connection that a policy now denies lives until it ends by itself",
         ),
         option(
-            "tcx",
+            missing::TCX,
             tcx(),
             "a pod with NET_RAW can send in its neighbours' names: only the sequence number of a connection is checked",
         ),
         option(
-            "sequence number of a SYN",
+            missing::SEQUENCE,
             sequence(),
             "a connection forged in another pod's name, where packets can be, passes as that pod's",
         ),
         option(
-            "strict reverse path filter",
+            missing::REVERSE_PATH,
             reverse_path(),
             "a packet from the wire that claims a pod's address enters the node: it is taken for plain text from nobody",
         ),
         option(
-            "grace period",
+            missing::GRACE,
             from(syscall::grace_period()),
             "a service's old table is swept without waiting: a connect may try twice",
         ),
         option(
-            "MPTCP",
+            missing::MPTCP,
             helper_of(ProgramType::SockOps, BpfHelper::BPF_FUNC_skc_to_mptcp_sock),
             "MPTCP applications see the addresses that connections really run between",
         ),

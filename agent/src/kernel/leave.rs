@@ -9,12 +9,17 @@ use std::{
 use super::{
     attach::{self, CGROUP, POD_PIN},
     error::AttachError,
-    guards,
+    guards, older,
 };
 
-/// Removes the links and pins in this directory, and the directory: connections go their way as if there had been no mesh.
-/// Capture ends first, then steering, then what shows the truth; a directory that is not there is left already.
+/// Removes the links and pins in this directory and in those of other versions beside it, and the directories: connections go
+/// their way as if there had been no mesh. A directory that is not there is left already.
 pub fn leave(pins: &Path) -> Result<(), AttachError> {
+    older::sets(pins)?.iter().try_for_each(|set| leave_one(set))
+}
+
+/// One set of pins. Capture ends first, then steering, then what shows the truth.
+pub(super) fn leave_one(pins: &Path) -> Result<(), AttachError> {
     let names = names(pins)?;
     let captures = CGROUP.iter().rev().map(|hook| pins.join(attach::cgroup_pin(hook.program)));
     let (connects, shows): (Vec<PathBuf>, Vec<PathBuf>) =
@@ -23,7 +28,12 @@ pub fn leave(pins: &Path) -> Result<(), AttachError> {
     for pin in connects.into_iter().chain(pods).chain(shows) {
         attach::detach(&pin).map_err(|source| AttachError::Pin { path: pin, source })?;
     }
-    for pin in self::names(pins)? {
+    remove(pins)
+}
+
+/// Removes pins that nothing is attached by, and their directory.
+pub(super) fn remove(pins: &Path) -> Result<(), AttachError> {
+    for pin in names(pins)? {
         fs::remove_file(&pin).map_err(|source| AttachError::Pin { path: pin, source })?;
     }
     // The schema's directory and the node's; the node's stays where it holds another schema.
@@ -37,6 +47,11 @@ pub fn leave(pins: &Path) -> Result<(), AttachError> {
         }
     }
     Ok(())
+}
+
+/// The pins of links here.
+pub(super) fn links(pins: &Path) -> Result<Vec<PathBuf>, AttachError> {
+    Ok(names(pins)?.into_iter().filter(|pin| older::is_link(pin)).collect())
 }
 
 /// The cookies of the pods that have a link pinned here.

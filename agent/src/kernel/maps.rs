@@ -7,11 +7,16 @@ use std::{
 };
 
 use millrace_abi::{
-    Addr, BackendKey, Dest, Exempt, Failures, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey,
-    ServiceValue, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, capacity, map,
+    Addr, AffinityKey, AffinityValue, BackendKey, Dest, End, Exempt, Failures, Guard, Handoff, ListenerKey, N_REASONS,
+    Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuning, Tuple,
+    Verdict, VerdictKey,
+    capacity::{self, FLOW_BYTES},
+    map,
 };
 
 use super::{
+    capacities::Capacities,
+    missing::{GRACE, Missing},
     state::{State, Write},
     syscall::{self, Plain},
 };
@@ -37,15 +42,43 @@ pub enum MapError {
     },
 }
 
-/// A map's name, how many entries it holds, and how many it can hold.
-pub type Usage = (&'static str, u64, u32);
-
 /// What a map must be like to be of this version: sizes in bytes, and entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) key: usize,
     pub(super) value: usize,
     pub(super) capacity: u32,
+}
+
+/// What every map that is pinned must be like.
+pub(super) fn layouts(capacities: &Capacities) -> [(&'static str, Layout); map::ALL.len()] {
+    fn of<K, V>(capacity: u32) -> Layout {
+        Layout { key: size_of::<K>(), value: size_of::<V>(), capacity }
+    }
+    let room = |map| capacities.get(map);
+    [
+        (map::CONFIG, of::<u32, u32>(1)),
+        (map::PODS, of::<u64, Pod>(room(map::PODS))),
+        (map::DESTS, of::<Addr, Dest>(room(map::DESTS))),
+        (map::SERVICES, of::<ServiceKey, ServiceValue>(room(map::SERVICES))),
+        (map::SLOTS, of::<SlotKey, SlotValue>(room(map::SLOTS))),
+        (map::AFFINITY, of::<AffinityKey, AffinityValue>(room(map::AFFINITY))),
+        (map::FAILURES, of::<BackendKey, Failures>(capacity::FAILURES)),
+        (map::VERDICTS, of::<VerdictKey, Verdict>(room(map::VERDICTS))),
+        (map::PROBES, of::<ProbeKey, u32>(room(map::PROBES))),
+        (map::HANDOFFS, of::<Tuple, Handoff>(room(map::HANDOFFS))),
+        (map::PENDING, of::<u64, Pending>(room(map::PENDING))),
+        (map::LISTENERS, of::<ListenerKey, i32>(room(map::LISTENERS))),
+        (map::GUARDS, of::<u32, Guard>(capacity::GUARDS)),
+        (map::FORGED, of::<u64, u32>(capacity::FORGED)),
+        (map::ORIGINAL, of::<i32, Original>(0)),
+        (map::CLIENT, of::<i32, ShownClient>(0)),
+        (map::ENDS, of::<i32, End>(0)),
+        (map::EXEMPT, of::<i32, Exempt>(0)),
+        (map::REASONS, of::<u32, u64>(N_REASONS)),
+        (map::FLOWS, Layout { key: 0, value: 0, capacity: FLOW_BYTES }),
+        (map::TUNING, of::<u32, Tuning>(1)),
+    ]
 }
 
 /// One of the kernel's maps, with the types it was made with.
@@ -126,8 +159,11 @@ pub(super) struct Tables {
     pub(super) guards: Table<u32, Guard>,
     /// The key is a socket's descriptor.
     pub(super) exempt: Table<i32, Exempt>,
+    pub(super) tuning: Table<u32, Tuning>,
     /// True where a service was flipped and a program may still draw from its old table.
     has_flipped: bool,
+    /// True where the kernel says when programs have ended.
+    waits: bool,
 }
 
 /// Backends, and how often connections failed to each.
@@ -135,22 +171,28 @@ pub(super) type Failed<B> = Vec<(B, Failures)>;
 
 impl Tables {
     /// The tables, by `open`, which gives the descriptor of the map of a name and layout.
-    pub(super) fn open<E>(open: impl Fn(&'static str, Layout) -> Result<OwnedFd, E>) -> Result<Self, E> {
+    pub(super) fn open<E>(
+        open: impl Fn(&'static str, Layout) -> Result<OwnedFd, E>,
+        (capacities, missing): (&Capacities, &Missing),
+    ) -> Result<Self, E> {
+        let room = |map| capacities.get(map);
         Ok(Self {
             config: Table::open(&open, map::CONFIG, 1)?,
-            pods: Table::open(&open, map::PODS, capacity::PODS)?,
-            dests: Table::open(&open, map::DESTS, capacity::DESTS)?,
-            services: Table::open(&open, map::SERVICES, capacity::SERVICES)?,
-            slots: Table::open(&open, map::SLOTS, capacity::SLOTS)?,
-            verdicts: Table::open(&open, map::VERDICTS, capacity::VERDICTS)?,
-            probes: Table::open(&open, map::PROBES, capacity::PROBES)?,
-            handoffs: Table::open(&open, map::HANDOFFS, capacity::HANDOFFS)?,
+            pods: Table::open(&open, map::PODS, room(map::PODS))?,
+            dests: Table::open(&open, map::DESTS, room(map::DESTS))?,
+            services: Table::open(&open, map::SERVICES, room(map::SERVICES))?,
+            slots: Table::open(&open, map::SLOTS, room(map::SLOTS))?,
+            verdicts: Table::open(&open, map::VERDICTS, room(map::VERDICTS))?,
+            probes: Table::open(&open, map::PROBES, room(map::PROBES))?,
+            handoffs: Table::open(&open, map::HANDOFFS, room(map::HANDOFFS))?,
             failures: Table::open(&open, map::FAILURES, capacity::FAILURES)?,
-            pending: Table::open(&open, map::PENDING, capacity::PODS)?,
-            listeners: Table::open(&open, map::LISTENERS, capacity::LISTENERS)?,
+            pending: Table::open(&open, map::PENDING, room(map::PENDING))?,
+            listeners: Table::open(&open, map::LISTENERS, room(map::LISTENERS))?,
             guards: Table::open(&open, map::GUARDS, capacity::GUARDS)?,
             exempt: Table::open(&open, map::EXEMPT, 0)?,
+            tuning: Table::open(&open, map::TUNING, 1)?,
             has_flipped: false,
+            waits: !missing.lacks(GRACE),
         })
     }
 
@@ -204,7 +246,7 @@ impl Tables {
     fn settle(&mut self) {
         if self.has_flipped {
             // Where the kernel cannot say, the programs look the service up again for a slot that is missing.
-            self.has_flipped = syscall::grace_period().is_err();
+            self.has_flipped = !self.waits || syscall::grace_period().is_err();
         }
     }
 
@@ -218,24 +260,24 @@ impl Tables {
         self.failures.remove(key)
     }
 
-    /// How many hand-offs there are now. The other tables hold what was written to them.
-    pub(super) fn n_handoffs(&self) -> Result<u64, MapError> {
-        self.handoffs.count()
+    /// How many hand-offs there are now, and how many pods have a count of theirs. The other tables hold what was written to
+    /// them.
+    pub(super) fn n_handoffs(&self) -> Result<(u64, u64), MapError> {
+        Ok((self.handoffs.count()?, self.pending.count()?))
     }
+}
 
-    /// Each map's name, entries and capacity.
-    pub(super) fn usage(&self) -> Result<Vec<Usage>, MapError> {
-        Ok(vec![
-            (self.pods.name, self.pods.count()?, self.pods.capacity),
-            (self.dests.name, self.dests.count()?, self.dests.capacity),
-            (self.services.name, self.services.count()?, self.services.capacity),
-            (self.slots.name, self.slots.count()?, self.slots.capacity),
-            (self.verdicts.name, self.verdicts.count()?, self.verdicts.capacity),
-            (self.probes.name, self.probes.count()?, self.probes.capacity),
-            (self.handoffs.name, self.handoffs.count()?, self.handoffs.capacity),
-            (self.pending.name, self.pending.count()?, self.pending.capacity),
-            (self.listeners.name, self.listeners.keys()?.len() as u64, self.listeners.capacity),
-            (self.guards.name, self.guards.count()?, self.guards.capacity),
-        ])
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use millrace_abi::map;
+
+    use super::{Capacities, layouts};
+
+    #[test]
+    fn every_map_that_is_pinned_has_a_layout() {
+        let named: BTreeSet<_> = layouts(&Capacities::default()).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(named, map::ALL.into());
     }
 }

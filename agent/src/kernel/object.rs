@@ -24,11 +24,14 @@ use rustix::{
 };
 
 use super::{
-    attach::{self, CGROUP, FORGED, Hook, INBOUND, SPOOF},
+    attach::{self, CGROUP, FORGED, Hook, INBOUND, NO_ORDER, ORDERS, SPOOF},
     btf,
+    capacities::Capacities,
     error::AttachError,
     flows, leave,
-    maps::{Failed, Layout, MapError, Tables, Usage},
+    maps::{Failed, Layout, MapError, Tables},
+    missing::{MPTCP, Missing, ORDER, SEQUENCE},
+    older::Older,
     reconcile::Maps,
     state::{State, Write},
     syscall,
@@ -51,7 +54,7 @@ const TRIES: u32 = 5;
 const MPTCP_SETTINGS: &str = "/proc/sys/net/mptcp";
 
 /// Where the kernel's half of a node lives.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The directory of pins, `<bpffs>/millrace/<node>/v<SCHEMA>`: made where it is missing.
     pub pins: PathBuf,
@@ -59,6 +62,10 @@ pub struct Options {
     pub cgroup: PathBuf,
     /// Bits of `millrace_abi::config`.
     pub config: u32,
+    /// How many entries maps hold. Where that is not the usual, `pins` is named by it.
+    pub capacities: Capacities,
+    /// Features to do without.
+    pub missing: Missing,
 }
 
 /// A reason, and how often it was decided.
@@ -70,6 +77,10 @@ pub struct Kernel {
     cgroup: fs::File,
     pub(super) ebpf: Ebpf,
     pub(super) tables: Tables,
+    /// Pins of another set whose programs are in force until [`Self::take_over`].
+    pub(super) older: Option<Older>,
+    capacities: Capacities,
+    missing: Missing,
     reasons: PerCpuArray<MapData, u64>,
     flows: RingBuf<MapData>,
 }
@@ -85,12 +96,20 @@ impl Kernel {
     /// Loads the programs, takes over the maps that are pinned, and makes the rest. What is attached goes on as it is: an
     /// agent that runs still notices nothing.
     pub fn load(options: &Options) -> Result<Self, AttachError> {
-        let Options { pins, cgroup, config: _ } = options;
+        let Options { pins, cgroup, config: _, capacities, missing } = options;
         prepare(pins)?;
         let cgroup = fs::File::open(cgroup)
             .map_err(|source| AttachError::Target { what: cgroup.display().to_string(), source })?;
-        let mut ebpf = load(pins)?;
-        let tables = Tables::open(|name, layout| descriptor(&ebpf, name, layout))?;
+        let older = Older::find(pins)?;
+        if let Some(older) = &older {
+            tracing::info!(
+                pins = older.name(),
+                "kernel programs of other pins are in force: this version takes over from them"
+            );
+            older.carry(options)?;
+        }
+        let mut ebpf = load(options)?;
+        let tables = Tables::open(|name, layout| descriptor(&ebpf, name, layout), (capacities, missing))?;
         for hook in CGROUP.iter().chain([&INBOUND, &SPOOF]).chain(&FORGED) {
             program(&mut ebpf, hook)?;
         }
@@ -101,10 +120,14 @@ impl Kernel {
             flows: taken(&mut ebpf, map::FLOWS)?,
             ebpf,
             tables,
+            older,
+            capacities: capacities.clone(),
+            missing: missing.clone(),
         })
     }
 
-    /// Attaches to the cgroup. Connections go on meanwhile: each link's program changes between one connect and the next.
+    /// Attaches to the cgroup. Connections go on meanwhile: each link's program changes between one connect and the next. Where
+    /// programs of an older set are in force they stay so, until the maps are filled and [`Self::take_over`] is called.
     pub fn attach(&mut self, options: &Options) -> Result<(), AttachError> {
         self.configure(options.config)?;
         let original = Layout { key: size_of::<i32>(), value: size_of::<Original>(), capacity: 0 };
@@ -117,9 +140,14 @@ impl Kernel {
             syscall::attach_to_map(program.as_fd(), held.as_fd(), hook.attach_type)
                 .map_err(|source| AttachError::Link { program: hook.program.to_owned(), source })?;
         }
+        if self.older.is_some() { Ok(()) } else { self.attach_cgroup() }
+    }
+
+    pub(super) fn attach_cgroup(&mut self) -> Result<(), AttachError> {
+        let orders: &[u32] = if self.missing.lacks(ORDER) { &NO_ORDER } else { &ORDERS };
         for hook in &CGROUP {
             let pin = self.pins.join(attach::cgroup_pin(hook.program));
-            attach::to_cgroup(hook, program(&mut self.ebpf, hook)?.as_fd(), &self.cgroup, &pin)?;
+            attach::to_cgroup(hook, program(&mut self.ebpf, hook)?.as_fd(), (&self.cgroup, orders), &pin)?;
         }
         Ok(())
     }
@@ -141,19 +169,30 @@ impl Kernel {
 
     /// Steers what arrives in this network namespace, whose cookie is known.
     pub fn attach_pod(&mut self, netns: BorrowedFd<'_>, cookie: u64) -> Result<(), AttachError> {
+        // An older set's program steers there: it is replaced with the others.
+        if self.older.as_ref().is_some_and(|older| older.steers_in(cookie)) {
+            return Ok(());
+        }
         let pin = self.pins.join(attach::pod_pin(cookie));
         attach::to_netns(&INBOUND, program(&mut self.ebpf, &INBOUND)?.as_fd(), netns, &pin)
     }
 
     /// Stops steering in this network namespace, which may be gone.
     pub fn detach_pod(&mut self, cookie: u64) -> Result<(), AttachError> {
+        if let Some(older) = &self.older {
+            older.detach_pod(cookie)?;
+        }
         let path = self.pins.join(attach::pod_pin(cookie));
         attach::detach(&path).map_err(|source| AttachError::Pin { path, source })
     }
 
     /// The cookies of the namespaces that are steered in, by this agent or one before it.
     pub fn attached_pods(&self) -> Result<BTreeSet<u64>, AttachError> {
-        leave::pods(&self.pins)
+        let mut pods = leave::pods(&self.pins)?;
+        if let Some(older) = &self.older {
+            pods.extend(older.pods()?);
+        }
+        Ok(pods)
     }
 
     /// Marks a socket as the proxy's own: nothing of the mesh touches its connects.
@@ -212,14 +251,19 @@ impl Kernel {
         self.tables.forget_failures(&BackendKey { addr: super::plan::addr(backend.ip()), port, reserved: [0; 2] })
     }
 
-    /// How many hand-offs there are.
-    pub fn handoffs(&self) -> Result<u64, MapError> {
+    /// How many hand-offs there are, and how many pods have a count of theirs: walks both tables.
+    pub fn handoffs(&self) -> Result<(u64, u64), MapError> {
         self.tables.n_handoffs()
     }
 
-    /// Each map's name, entries and capacity: walks every table.
-    pub fn map_usage(&self) -> Result<Vec<Usage>, MapError> {
-        self.tables.usage()
+    /// How many entries each map holds at most.
+    pub fn capacities(&self) -> &Capacities {
+        &self.capacities
+    }
+
+    /// True where this node does without the feature.
+    pub fn lacks(&self, feature: &str) -> bool {
+        self.missing.lacks(feature)
     }
 
     /// A program of the object's.
@@ -264,15 +308,19 @@ fn mount_bpffs(root: &Path) -> io::Result<()> {
 }
 
 /// Loads the object; maps that are pinned are taken over, others made and pinned.
-fn load(pins: &Path) -> Result<Ebpf, AttachError> {
+fn load(options: &Options) -> Result<Ebpf, AttachError> {
+    let Options { pins, capacities, missing, cgroup: _, config: _ } = options;
     let mut loader = EbpfLoader::new();
+    for (name, entries) in capacities.other() {
+        loader.map_max_entries(name, entries);
+    }
     for name in map::ALL {
         loader.map_pin_path(name, pins.join(name));
     }
-    let has_mptcp = u32::from(Path::new(MPTCP_SETTINGS).exists());
+    let has_mptcp = u32::from(Path::new(MPTCP_SETTINGS).exists() && !missing.lacks(MPTCP));
     loader.override_global("MPTCP", &has_mptcp, true);
     // Where it is not known, no connection is compared: `check` says so.
-    let write_seq = write_seq().unwrap_or(0);
+    let write_seq = if missing.lacks(SEQUENCE) { 0 } else { write_seq().unwrap_or(0) };
     loader.override_global("WRITE_SEQ", &write_seq, true);
     loader.load(OBJECT).map_err(|error| AttachError::Object(Box::new(error)))
 }

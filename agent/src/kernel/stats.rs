@@ -3,7 +3,7 @@
 use std::{os::fd::OwnedFd, time::Duration};
 
 use aya::{
-    programs::Program,
+    programs::{Program, ProgramInfo},
     sys::{Stats, enable_stats},
 };
 
@@ -39,8 +39,32 @@ pub fn count() -> Result<Counting, AttachError> {
         .map_err(|error| AttachError::Link { program: "(counting of run time)".to_owned(), source: error.io_error })
 }
 
+/// A program, and how many instructions of it the verifier looked at.
+pub type Verified = (&'static str, u32);
+
 impl Kernel {
+    /// How many instructions the verifier looked at, of each program that it took: what a kernel allows is a million.
+    pub fn verified(&self) -> Result<Vec<Verified>, AttachError> {
+        let hooks = super::attach::CGROUP.iter().chain([&super::attach::INBOUND, &super::attach::SPOOF]);
+        let count = |hook: &super::attach::Hook| {
+            Ok((hook.program, self.info(hook.program)?.verified_instruction_count().unwrap_or(0)))
+        };
+        hooks.map(count).collect()
+    }
+
     #[expect(clippy::wildcard_enum_match_arm, reason = "aya's kinds of program, of which the object has these")]
+    fn info(&self, program: &'static str) -> Result<ProgramInfo, AttachError> {
+        let loaded = self.loaded(program).ok_or(AttachError::Missing { what: "program", name: program })?;
+        let info = match loaded {
+            Program::CgroupSockAddr(program) => program.info(),
+            Program::SockOps(program) => program.info(),
+            Program::SkLookup(program) => program.info(),
+            Program::SchedClassifier(program) => program.info(),
+            _ => return Err(AttachError::Missing { what: "program", name: program }),
+        };
+        info.map_err(|source| AttachError::Refused { program, source: Box::new(source) })
+    }
+
     /// What each program has cost so far, in the order of [`super::attach::CGROUP`], then `inbound` and `spoof`.
     pub fn costs(&self) -> Result<Vec<Cost>, AttachError> {
         super::attach::CGROUP
@@ -48,15 +72,7 @@ impl Kernel {
             .chain([&super::attach::INBOUND, &super::attach::SPOOF])
             .map(|hook| {
                 let program = hook.program;
-                let loaded = self.loaded(program).ok_or(AttachError::Missing { what: "program", name: program })?;
-                let info = match loaded {
-                    Program::CgroupSockAddr(program) => program.info(),
-                    Program::SockOps(program) => program.info(),
-                    Program::SkLookup(program) => program.info(),
-                    Program::SchedClassifier(program) => program.info(),
-                    _ => return Err(AttachError::Missing { what: "program", name: program }),
-                };
-                let info = info.map_err(|source| AttachError::Refused { program, source: Box::new(source) })?;
+                let info = self.info(program)?;
                 Ok(Cost { program, n_runs: info.run_count(), time: info.run_time() })
             })
             .collect()

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use millrace_abi::{capacity, map};
+use millrace_abi::map;
 use millrace_model::{Membership, ObjectName};
 use millrace_node::clock;
 use tokio::sync::watch;
@@ -19,7 +19,7 @@ use crate::{
     status::{Control, Proxy, Status, Usage, Workload, unready},
 };
 
-/// How often the one map that only kernel programs write is counted: it walks it.
+/// How often the maps that only kernel programs write are counted: it walks them.
 const COUNT: Duration = Duration::from_secs(10);
 
 /// Where the loop tells what is so.
@@ -38,11 +38,12 @@ pub struct Outputs {
     pub counted: Counted,
 }
 
-/// How many hand-offs there were when they were counted last.
+/// How many hand-offs there were, and of how many pods, when they were counted last.
 #[derive(Debug, Default)]
 pub struct Counted {
     at: Option<Instant>,
     n_handoffs: u64,
+    n_pending: u64,
 }
 
 impl Node {
@@ -63,6 +64,7 @@ impl Node {
             maps: self.usage(),
             ejected: self.outlying.told(&self.mesh, monotonic()),
             failures: [self.unjoined(), self.failures()].concat(),
+            tuning: self.tuned(),
             proxy,
         };
         let ready = unready(self.enforced, status.proxy.as_ref());
@@ -117,7 +119,7 @@ impl Node {
             1 => why.clone(),
             count => format!("{why} ({count} times)"),
         };
-        self.outcome.failures.iter().map(told).collect()
+        self.outcome.failures.iter().map(told).chain(self.tuning_failures()).collect()
     }
 
     /// How full each map is: the agent's own tables as it knows them, the programs' as it was counted last.
@@ -127,21 +129,25 @@ impl Node {
         if counted.at.is_none_or(|at| now.duration_since(at) >= COUNT) {
             counted.at = Some(now);
             match self.kernel.handoffs() {
-                Ok(found) => counted.n_handoffs = found,
+                Ok(found) => (counted.n_handoffs, counted.n_pending) = found,
                 Err(why) => {
                     tracing::warn!(error = &why as &dyn std::error::Error, "the kernel's hand-offs can't be counted");
                 }
             }
         }
-        let usage = |map, entries: usize, capacity| Usage { map, entries: entries as u64, capacity };
+        let capacities = self.kernel.capacities();
+        let count = |map, entries| Usage { map, entries, capacity: capacities.get(map) };
+        let usage = |map, entries: usize| count(map, entries as u64);
         vec![
-            usage(map::PODS, self.have.pods.len(), capacity::PODS),
-            usage(map::DESTS, self.have.dests.len(), capacity::DESTS),
-            usage(map::SERVICES, self.have.services.len(), capacity::SERVICES),
-            usage(map::SLOTS, self.have.slots.len(), capacity::SLOTS),
-            usage(map::VERDICTS, self.have.verdicts.len(), capacity::VERDICTS),
-            Usage { map: map::HANDOFFS, entries: counted.n_handoffs, capacity: capacity::HANDOFFS },
-            usage(map::LISTENERS, self.have.listeners.len(), capacity::LISTENERS),
+            usage(map::PODS, self.have.pods.len()),
+            usage(map::DESTS, self.have.dests.len()),
+            usage(map::SERVICES, self.have.services.len()),
+            usage(map::SLOTS, self.have.slots.len()),
+            usage(map::VERDICTS, self.have.verdicts.len()),
+            usage(map::PROBES, self.have.probes.len()),
+            count(map::HANDOFFS, counted.n_handoffs),
+            count(map::PENDING, counted.n_pending),
+            usage(map::LISTENERS, self.have.listeners.len()),
         ]
     }
 }

@@ -15,7 +15,10 @@ use millrace_node::{
     wire::{
         Undecodable, convert,
         mesh::ObjectName as WireName,
-        node::{Applied, Denial, Family, FromAgent, FromProxy, Hello, ListenerKind, Returned, Want, from_proxy::Kind},
+        node::{
+            Applied, Denial, Family, FromAgent, FromProxy, Hello, InForce, ListenerKind, Returned, Want,
+            from_proxy::Kind,
+        },
     },
 };
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -59,8 +62,8 @@ pub enum Said {
     Returned(ObjectName, Arc<str>, Vec<(ListenerKind, OwnedFd)>),
     /// It wants this many sockets.
     Want(ObjectName, Arc<str>, Family, u32),
-    /// It serves by this generation.
-    Applied(u64),
+    /// It serves by this generation, and is tuned so.
+    Applied(u64, Vec<InForce>),
     /// It refused a connection.
     Denial(Denial),
     /// A connection to an endpoint failed so, or was made after some that did.
@@ -177,7 +180,7 @@ fn said(message: FromProxy, descriptors: Vec<OwnedFd>) -> Result<Said, Ended> {
         Kind::Want(Want { workload, uid, family, count }) => {
             Said::Want(name(workload)?, uid.into(), Family::try_from(family).unwrap_or_default(), count)
         }
-        Kind::Applied(Applied { generation }) => Said::Applied(generation),
+        Kind::Applied(Applied { generation, in_force }) => Said::Applied(generation, in_force),
         Kind::Denial(denial) => Said::Denial(denial),
         Kind::Outcome(outcome) => {
             let (endpoint, failed) = read_outcome(&outcome)?;

@@ -11,7 +11,7 @@ use std::{
 use millrace_model::{Encryption, Identity, Membership, ObjectName, Workload};
 use millrace_node::{
     clock,
-    wire::node::{Family, from_agent::Kind},
+    wire::node::{Family, Settings, from_agent::Kind},
 };
 use tokio::sync::mpsc;
 
@@ -81,6 +81,7 @@ impl Scene {
         self.proxies.update(&Wanted {
             generation: self.generation,
             snapshot: Some(&self.snapshot),
+            settings: &Settings::default(),
             keys: &self.keys,
             pods: self.pods.iter().map(|pod| (&pod.workload.name, pod)).collect(),
         });

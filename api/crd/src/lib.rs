@@ -5,12 +5,17 @@
 
 pub mod access_policy;
 pub mod encryption_policy;
+pub mod node_profile;
 pub mod selector;
 pub mod traffic_policy;
 
 pub use access_policy::{AccessAction, AccessPolicy, AccessPolicySpec, AccessRule, AccessSource, AccessTarget};
 pub use encryption_policy::{EncryptionMode, EncryptionPolicy, EncryptionPolicySpec, PortEncryption};
 use kube::CustomResourceExt as _;
+pub use node_profile::{
+    AccelerationProfile, Http2Profile, LabelExpression, LabelOperator, LimitsProfile, NodeProfile, NodeProfileSpec,
+    NodeSelector, PodProfile, ProxyProfile,
+};
 pub use selector::{PolicyStatus, TargetRef, WorkloadSelector};
 pub use traffic_policy::{EjectionMode, OutlierEjection, TrafficPolicy, TrafficPolicySpec};
 
@@ -28,6 +33,7 @@ pub fn crds() -> Vec<(&'static str, serde_json::Value)> {
     [
         ("accesspolicies.yaml", AccessPolicy::crd()),
         ("encryptionpolicies.yaml", EncryptionPolicy::crd()),
+        ("nodeprofiles.yaml", NodeProfile::crd()),
         ("trafficpolicies.yaml", TrafficPolicy::crd()),
     ]
     .into_iter()

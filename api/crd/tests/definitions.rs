@@ -16,11 +16,12 @@ fn the_files_in_deploy_crds_are_what_the_types_say() {
 }
 
 #[test]
-fn every_kind_is_namespaced_has_a_status_and_is_found_by_category_and_short_name() {
+fn every_kind_has_its_scope_and_a_status_and_is_found_by_category_and_short_name() {
     for (file, crd) in millrace_crd::crds() {
         let spec = &crd["spec"];
         assert_eq!(spec["group"], millrace_crd::GROUP, "{file}");
-        assert_eq!(spec["scope"], "Namespaced", "{file}");
+        let scope = if file == "nodeprofiles.yaml" { "Cluster" } else { "Namespaced" };
+        assert_eq!(spec["scope"], scope, "{file}");
         assert_eq!(spec["names"]["categories"], serde_json::json!(["millrace"]), "{file}");
         let short = spec["names"]["shortNames"][0].as_str().unwrap();
         assert!(short.starts_with("mr"), "{short}");

@@ -9,6 +9,10 @@ use prost::Message as _;
 
 use crate::mesh as pb;
 
+mod profile;
+
+pub use profile::{limits, limits_from};
+
 /// A message that this version can't read.
 #[derive(Debug, thiserror::Error)]
 pub enum Undecodable {
@@ -45,7 +49,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<model::Snapshot, Undecodable> {
 
 /// A Delta as an Update.
 pub fn update(delta: &model::Delta) -> pb::Update {
-    let model::Delta { from, to, trust_domain, workloads, services, endpoints, policies } = delta;
+    let model::Delta { from, to, trust_domain, workloads, services, endpoints, policies, profiles } = delta;
     pb::Update {
         from: *from,
         to: *to,
@@ -58,6 +62,8 @@ pub fn update(delta: &model::Delta) -> pb::Update {
         endpoints_gone: endpoints.gone.iter().map(name).collect(),
         policies: policies.set.iter().map(|(_, p)| policy(p)).collect(),
         policies_gone: policies.gone.iter().map(name).collect(),
+        profiles: profiles.set.iter().map(|(node, p)| profile::to(node, p)).collect(),
+        profiles_gone: profiles.gone.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -75,6 +81,8 @@ pub fn delta(update: pb::Update) -> Result<model::Delta, Undecodable> {
         endpoints_gone,
         policies,
         policies_gone,
+        profiles,
+        profiles_gone,
     } = update;
     Ok(model::Delta {
         from,
@@ -96,6 +104,7 @@ pub fn delta(update: pb::Update) -> Result<model::Delta, Undecodable> {
             let p = policy_from(p)?;
             Ok((p.name.clone(), p))
         })?,
+        profiles: profile::change(profiles, profiles_gone)?,
     })
 }
 

@@ -11,9 +11,12 @@ use std::{
 
 use ipnet::IpNet;
 use millrace_model::{
-    Action, Affinity, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Membership, ObjectName,
-    Outliers, Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source, Traffic, Workload,
-    outlier::Bounds, service::Readiness,
+    Action, Affinity, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Membership,
+    NodeProfile, ObjectName, Outliers, Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source,
+    Traffic, Workload,
+    outlier::Bounds,
+    profile::{PodSettings, ProxySettings, WorkloadLimits},
+    service::Readiness,
 };
 use millrace_wire::{Undecodable, convert, mesh as pb};
 use proptest::prelude::*;
@@ -150,6 +153,37 @@ fn policy() -> impl Strategy<Value = Policy> {
     (name(), action, few(rule)).prop_map(|(name, action, rules)| Policy { name, action, rules })
 }
 
+fn profile() -> impl Strategy<Value = (Arc<str>, NodeProfile)> {
+    let some = || prop::option::of(any::<u32>());
+    let cpus = prop::collection::btree_set(any::<u16>(), 0..4);
+    let proxy =
+        (prop::option::of(any::<u16>()), cpus, [some(), some(), some(), some(), some()], prop::option::of(text()));
+    let proxy =
+        proxy.prop_map(|(workers, cpus, [stream, tunnel, frame, send, receive], congestion_control)| ProxySettings {
+            workers,
+            cpus,
+            stream_window: stream,
+            connection_window: tunnel,
+            frame_size: frame,
+            send_buffer: send,
+            receive_buffer: receive,
+            congestion_control,
+        });
+    let pods = (prop::option::of(text()), some())
+        .prop_map(|(congestion_control, initial_window)| PodSettings { congestion_control, initial_window });
+    let limits = (some(), some(), prop::option::of(any::<u64>()), some()).prop_map(
+        |(max_connections, max_pending_connections, max_buffered_bytes, share_weight)| WorkloadLimits {
+            max_connections,
+            max_pending_connections,
+            max_buffered_bytes,
+            share_weight,
+        },
+    );
+    let maps = prop::collection::btree_map(text(), any::<u32>(), 0..4);
+    (text(), text(), proxy, pods, maps, limits)
+        .prop_map(|(node, name, proxy, pods, maps, limits)| (node, NodeProfile { name, proxy, pods, maps, limits }))
+}
+
 fn change<T: std::fmt::Debug>(
     one: impl Strategy<Value = T>,
     named: fn(&T) -> ObjectName,
@@ -169,8 +203,9 @@ fn delta() -> impl Strategy<Value = Delta> {
         change(service(), |s| s.name.clone()),
         change(endpoints(), |e| e.service.clone()),
         change(policy(), |p| p.name.clone()),
+        (few(profile()), few(text())),
     )
-        .prop_map(|(from, to, trust_domain, workloads, services, endpoints, policies)| Delta {
+        .prop_map(|(from, to, trust_domain, workloads, services, endpoints, policies, (set, gone))| Delta {
             from,
             to,
             trust_domain,
@@ -178,6 +213,7 @@ fn delta() -> impl Strategy<Value = Delta> {
             services,
             endpoints,
             policies,
+            profiles: Change { set: set.into_iter().map(|(node, p)| (node, Arc::new(p))).collect(), gone },
         })
 }
 
@@ -186,14 +222,15 @@ fn by_name<T>(items: Vec<T>, named: fn(&T) -> ObjectName) -> BTreeMap<ObjectName
 }
 
 fn snapshot() -> impl Strategy<Value = Snapshot> {
-    (any::<u64>(), text(), few(workload()), few(service()), few(endpoints()), few(policy())).prop_map(
-        |(generation, trust_domain, workloads, services, endpoints, policies)| Snapshot {
+    (any::<u64>(), text(), few(workload()), few(service()), few(endpoints()), few(policy()), few(profile())).prop_map(
+        |(generation, trust_domain, workloads, services, endpoints, policies, profiles)| Snapshot {
             generation,
             trust_domain,
             workloads: by_name(workloads, |w| w.name.clone()),
             services: by_name(services, |s| s.name.clone()),
             endpoints: by_name(endpoints, |e| e.service.clone()),
             policies: by_name(policies, |p| p.name.clone()),
+            profiles: profiles.into_iter().map(|(node, p)| (node, Arc::new(p))).collect(),
         },
     )
 }
@@ -275,6 +312,7 @@ fn update() -> pb::Update {
             gone: Vec::new(),
         },
         policies: Change { set: vec![(object, policy.into())], gone: Vec::new() },
+        profiles: Change::default(),
     })
 }
 

@@ -4,7 +4,10 @@ use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,19 +34,29 @@ const GRACE: Duration = Duration::from_secs(40);
 /// The same once it was asked a second time.
 const GRACE_AT_ONCE: Duration = Duration::from_secs(5);
 
+/// The exit code of a program that can't work by its settings, or not on this kernel: it would say the same the next time.
+const UNUSABLE: i32 = 2;
+
 /// How a program's life ended.
 enum End {
     Asked,
     ByItself(ExitStatus),
 }
 
-/// Keeps one process running until `stop`.
-pub(super) async fn keep(process: Process, path: PathBuf, place: Arc<Place>, mut stop: Stop) {
+/// Whether a program was ready once: then its settings are sound, whatever it ends of.
+type Proven = AtomicBool;
+
+/// Keeps one process running until `stop`. Why it can't be, where its program says that no further try would help.
+pub(super) async fn keep(process: Process, path: PathBuf, place: Arc<Place>, mut stop: Stop) -> Option<String> {
     let mut backoff = Backoff::default();
+    let proven = Proven::new(false);
     loop {
         let began = clock::now();
-        let why = match live(process, &path, &place, stop.clone()).await {
-            Ok(End::Asked) => return,
+        let why = match live(process, (&path, &proven), &place, stop.clone()).await {
+            Ok(End::Asked) => return None,
+            Ok(End::ByItself(status)) if status.code() == Some(UNUSABLE) && !proven.load(Ordering::Relaxed) => {
+                return Some(format!("{} can't run with these settings here: its reasons stand above", process.name()));
+            }
             Ok(End::ByItself(status)) => status.to_string(),
             Err(failure) => failure.to_string(),
         };
@@ -51,13 +64,18 @@ pub(super) async fn keep(process: Process, path: PathBuf, place: Arc<Place>, mut
         say(&format!("{:8} down: {why}; starting again in {:.1} s", process.name(), pause.as_secs_f64()));
         tokio::select! {
             () = sleep(pause) => {}
-            () = asked(&mut stop, Urgency::Drain) => return,
+            () = asked(&mut stop, Urgency::Drain) => return None,
         }
     }
 }
 
 /// One life of a process: what it needs first, then the process, until it or the mesh ends.
-async fn live(process: Process, path: &Path, place: &Place, mut stop: Stop) -> Result<End, Failure> {
+async fn live(
+    process: Process,
+    (path, proven): (&Path, &Proven),
+    place: &Place,
+    mut stop: Stop,
+) -> Result<End, Failure> {
     tokio::select! {
         ready = prepare(process, place) => ready?,
         () = asked(&mut stop, Urgency::Drain) => return Ok(End::Asked),
@@ -66,6 +84,7 @@ async fn live(process: Process, path: &Path, place: &Place, mut stop: Stop) -> R
     let pid = child.id();
     let announce = async {
         announce(process, pid, place).await;
+        proven.store(true, Ordering::Relaxed);
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -80,7 +99,7 @@ async fn live(process: Process, path: &Path, place: &Place, mut stop: Stop) -> R
 
 /// Keeps the holder running until `stop`: with it, agent and proxy killed together refuse nobody. It has no admin socket
 /// and nothing to drain, so it is started at once, looks for the agent by itself, and ends when asked.
-pub(super) async fn keep_holder(path: PathBuf, place: Arc<Place>, mut stop: Stop) {
+pub(super) async fn keep_holder(path: PathBuf, place: Arc<Place>, mut stop: Stop) -> Option<String> {
     let mut backoff = Backoff::default();
     loop {
         let began = clock::now();
@@ -93,7 +112,7 @@ pub(super) async fn keep_holder(path: PathBuf, place: Arc<Place>, mut stop: Stop
                     if timeout(GRACE_AT_ONCE, child.wait()).await.is_err() {
                         drop(child.kill().await);
                     }
-                    return;
+                    return None;
                 }
             },
         };
@@ -101,7 +120,7 @@ pub(super) async fn keep_holder(path: PathBuf, place: Arc<Place>, mut stop: Stop
         say(&format!("holder   down: {why}; starting again in {:.1} s", pause.as_secs_f64()));
         tokio::select! {
             () = sleep(pause) => {}
-            () = asked(&mut stop, Urgency::Drain) => return,
+            () = asked(&mut stop, Urgency::Drain) => return None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde_json::Value;
 
-use super::{Agent, Control, Ejected, Map, Node, Plane, Proxy, Service, Workload};
+use super::{Agent, Control, Ejected, Map, Node, Plane, Proxy, Service, Setting, Tuning, Workload};
 use crate::table::{Table, plain};
 
 /// A map this full is worth a word before it refuses, in percent.
@@ -20,6 +20,7 @@ pub(super) fn text(agent: Option<&Agent>, plane: Option<&Plane>, services: &[Ser
     if let Some(agent) = agent {
         push(&mut text, &ejected(agent));
         push(&mut text, &maps(agent));
+        push(&mut text, &tuning(&agent.tuning));
     }
     if let Some(plane) = plane {
         push(&mut text, &nodes(plane));
@@ -116,6 +117,19 @@ fn maps(agent: &Agent) -> Table {
     table
 }
 
+/// What a NodeProfile asks for, and what of it is in force. What nobody asks for has its default, and is on `-o json`.
+fn tuning(Tuning { profile, settings }: &Tuning) -> Table {
+    let mut table = Table::new(["NODEPROFILE", "FIELD", "WANTED", "IN FORCE", "NOTE"]);
+    let profile = profile.as_deref().unwrap_or("none");
+    for Setting { field, wanted, in_force, note } in settings {
+        if wanted.is_some() || !note.is_empty() {
+            let wanted = wanted.clone().unwrap_or_else(|| "default".to_owned());
+            table.row([profile.to_owned(), field.clone(), wanted, in_force.clone(), note.clone()]);
+        }
+    }
+    table
+}
+
 fn used(Map { entries, capacity, .. }: &Map) -> u64 {
     entries.saturating_mul(100) / (*capacity).max(1)
 }
@@ -153,7 +167,7 @@ fn amiss(agent: Option<&Agent>, plane: Option<&Plane>) -> Vec<String> {
 }
 
 fn of_agent(agent: &Agent, amiss: &mut Vec<String>) {
-    let Agent { node: _, generation, control, proxy, workloads, ejected: _, maps, failures } = agent;
+    let Agent { node: _, generation, control, proxy, workloads, ejected: _, maps, failures, tuning: _ } = agent;
     if !control.connected {
         amiss.push("the control plane is away: the node keeps to what it knows".to_owned());
     }
@@ -261,6 +275,22 @@ mod tests {
         let row =
             "shop/web-1 at 10.0.0.2:8080  shop/web:80  5 connections in a row timed out, 2 times running  20 s   40 s";
         assert!(shown.contains(row), "{shown}");
+    }
+
+    #[test]
+    fn a_tuned_node_shows_what_is_wanted_and_what_is_in_force() {
+        let mut agent = agent();
+        agent.tuning = serde_json::from_value(json!({"profile": "edge", "settings": [
+            {"field": "spec.proxy.workers", "wanted": "4", "in_force": "4", "note": ""},
+            {"field": "spec.proxy.cpus", "wanted": null, "in_force": "any", "note": ""},
+            {"field": "spec.maps.DESTS", "wanted": "200000", "in_force": "131072", "note": "needs a restart of the agent"},
+        ]}))
+        .unwrap();
+        let shown = text(Some(&agent), None, &[]);
+        let table = "NODEPROFILE  FIELD               WANTED  IN FORCE  NOTE\n\
+                     edge         spec.proxy.workers  4       4\n\
+                     edge         spec.maps.DESTS     200000  131072    needs a restart of the agent\n";
+        assert!(shown.contains(table), "{shown}");
     }
 
     #[test]

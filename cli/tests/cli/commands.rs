@@ -65,6 +65,7 @@ fn snapshot() -> Value {
         services: [(name.clone(), Arc::new(service))].into(),
         endpoints: [(name.clone(), Arc::new(Endpoints { service: name, endpoints: vec![endpoint] }))].into(),
         policies: BTreeMap::new(),
+        profiles: BTreeMap::new(),
     };
     json!({"node": "a", "snapshot": snapshot})
 }

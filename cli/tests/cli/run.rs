@@ -47,6 +47,11 @@ fn stand_in(name: &str) -> PathBuf {
 
 /// `millrace run` with programs beside it that note their arguments and wait.
 fn running() -> Running {
+    running_with("stand-in.sh")
+}
+
+/// The same, with this as the agent.
+fn running_with(agent: &str) -> Running {
     let dir = directory();
     let (bin, run_dir, manifests) = (dir.path().join("bin"), dir.path().join("run"), dir.path().join("manifests"));
     for made in [&bin, &run_dir, &manifests] {
@@ -55,10 +60,14 @@ fn running() -> Running {
     fs::hard_link(env!("CARGO_BIN_EXE_millrace"), bin.join("millrace")).unwrap();
     symlink(stand_in("stand-in.sh"), bin.join("millrace-holder")).unwrap();
     for program in ["control", "agent", "proxy"] {
-        symlink(stand_in("stand-in.sh"), bin.join(format!("millrace-{program}"))).unwrap();
+        let script = if program == "agent" { agent } else { "stand-in.sh" };
+        symlink(stand_in(script), bin.join(format!("millrace-{program}"))).unwrap();
         let ok = |path| (path, String::from("ok"));
         let token = ("POST /tokens {\"node\":\"a\"}", String::from("{\"token\":\"v1.a.secret\"}"));
-        answer(&run_dir, program, &[ok("GET /healthz"), ok("GET /readyz"), token]);
+        // One that ends at once answers nothing.
+        if script != "unusable.sh" {
+            answer(&run_dir, program, &[ok("GET /healthz"), ok("GET /readyz"), token]);
+        }
     }
     let mut millrace = Command::new(bin.join("millrace"))
         .args(["run", "--node", "a"])
@@ -181,6 +190,39 @@ fn a_child_that_does_not_hear_is_ended_all_the_same_when_asked_twice() {
     assert!(running.line(|line| line.contains("killed")).contains("proxy"));
     assert_eq!(running.millrace.wait().unwrap().code(), Some(0));
     assert!(!is_alive(proxy));
+}
+
+/// To try again what can't succeed would hide its reason under a hundred others.
+#[test]
+fn a_program_whose_settings_can_not_be_used_ends_the_run_with_its_reason() {
+    if !is_root() {
+        return;
+    }
+    let mut running = running_with("unusable.sh");
+    assert!(running.line(|line| line.starts_with("ending")).contains("can't run"));
+    assert_eq!(running.millrace.wait().unwrap().code(), Some(1));
+    let said: Vec<String> = (&mut running.starts).map(Result::unwrap).collect();
+    let times = said.iter().filter(|line| line.contains("--proxy-user: no user is called")).count();
+    assert_eq!(times, 1, "{said:?}");
+    assert!(said.iter().any(|line| line.contains("agent can't run with these settings here")), "{said:?}");
+}
+
+/// One that ran is sound: what it ends of later may pass.
+#[test]
+fn a_program_that_was_up_is_started_again_whatever_its_exit_code() {
+    if !is_root() {
+        return;
+    }
+    let mut running = running();
+    let [agent, _, _] = running.all_up();
+    let path = running.dir.path().join("bin/millrace-agent");
+    fs::remove_file(&path).unwrap();
+    symlink(stand_in("unusable.sh"), &path).unwrap();
+    kill_process(agent, Signal::KILL).unwrap();
+    for _ in 0..2 {
+        running.line(|line| line.contains("agent") && line.contains("exit status: 2; starting again"));
+    }
+    assert_eq!(running.end(), Some(0));
 }
 
 /// With no programs beside it there is nothing to run.

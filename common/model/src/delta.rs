@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoints, ObjectName, Policy, Service, Snapshot, Workload};
+use crate::{Endpoints, NodeProfile, ObjectName, Policy, Service, Snapshot, Workload};
 
 /// What turns the Snapshot at generation `from` into the one at `to`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,24 +23,26 @@ pub struct Delta {
     pub endpoints: Change<Endpoints>,
     /// Policies set or gone.
     pub policies: Change<Policy>,
+    /// Nodes' profiles set or gone, by the node's name.
+    pub profiles: Change<NodeProfile, Arc<str>>,
 }
 
 /// Objects of one kind that a Delta sets or removes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change<T> {
+pub struct Change<T, K = ObjectName> {
     /// New or changed, in order of name.
-    pub set: Vec<(ObjectName, Arc<T>)>,
+    pub set: Vec<(K, Arc<T>)>,
     /// Gone, in order of name.
-    pub gone: Vec<ObjectName>,
+    pub gone: Vec<K>,
 }
 
-impl<T> Default for Change<T> {
+impl<T, K> Default for Change<T, K> {
     fn default() -> Self {
         Self { set: Vec::new(), gone: Vec::new() }
     }
 }
 
-impl<T> Change<T> {
+impl<T, K> Change<T, K> {
     /// True where nothing changes.
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.gone.is_empty()
@@ -60,7 +62,7 @@ pub struct WrongBase {
 impl Delta {
     /// The difference that makes `now` of `have`.
     pub fn between(have: &Snapshot, now: &Snapshot) -> Self {
-        let Snapshot { generation, trust_domain, workloads, services, endpoints, policies } = now;
+        let Snapshot { generation, trust_domain, workloads, services, endpoints, policies, profiles } = now;
         Self {
             from: have.generation,
             to: *generation,
@@ -69,20 +71,25 @@ impl Delta {
             services: difference(&have.services, services),
             endpoints: difference(&have.endpoints, endpoints),
             policies: difference(&have.policies, policies),
+            profiles: difference(&have.profiles, profiles),
         }
     }
 
     /// True where only the generation differs.
     pub fn is_empty(&self) -> bool {
-        let Self { from: _, to: _, trust_domain: _, workloads, services, endpoints, policies } = self;
-        workloads.is_empty() && services.is_empty() && endpoints.is_empty() && policies.is_empty()
+        let Self { from: _, to: _, trust_domain: _, workloads, services, endpoints, policies, profiles } = self;
+        workloads.is_empty()
+            && services.is_empty()
+            && endpoints.is_empty()
+            && policies.is_empty()
+            && profiles.is_empty()
     }
 }
 
 impl Snapshot {
     /// This Snapshot with `delta` applied. A Delta from generation 0 applies to any: it starts from the empty Snapshot.
     pub fn apply(&self, delta: &Delta) -> Result<Self, WrongBase> {
-        let Delta { from, to, trust_domain, workloads, services, endpoints, policies } = delta;
+        let Delta { from, to, trust_domain, workloads, services, endpoints, policies, profiles } = delta;
         let mut next = match *from {
             0 => Self::default(),
             from if from == self.generation => self.clone(),
@@ -94,11 +101,12 @@ impl Snapshot {
         merge(&mut next.services, services);
         merge(&mut next.endpoints, endpoints);
         merge(&mut next.policies, policies);
+        merge(&mut next.profiles, profiles);
         Ok(next)
     }
 }
 
-fn difference<T: PartialEq>(have: &BTreeMap<ObjectName, Arc<T>>, now: &BTreeMap<ObjectName, Arc<T>>) -> Change<T> {
+fn difference<K: Ord + Clone, T: PartialEq>(have: &BTreeMap<K, Arc<T>>, now: &BTreeMap<K, Arc<T>>) -> Change<T, K> {
     Change {
         set: now
             .iter()
@@ -110,7 +118,7 @@ fn difference<T: PartialEq>(have: &BTreeMap<ObjectName, Arc<T>>, now: &BTreeMap<
     }
 }
 
-fn merge<T>(into: &mut BTreeMap<ObjectName, Arc<T>>, change: &Change<T>) {
+fn merge<K: Ord + Clone, T>(into: &mut BTreeMap<K, Arc<T>>, change: &Change<T, K>) {
     for name in &change.gone {
         into.remove(name);
     }

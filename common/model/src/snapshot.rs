@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoints, ObjectName, Policy, Service, Workload};
+use crate::{Endpoints, NodeProfile, ObjectName, Policy, Service, Workload};
 
 /// The whole mesh, compiled. No secret is ever in one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,4 +21,7 @@ pub struct Snapshot {
     pub endpoints: BTreeMap<ObjectName, Arc<Endpoints>>,
     /// Access policies, by namespace and name.
     pub policies: BTreeMap<ObjectName, Arc<Policy>>,
+    /// How nodes are tuned, by the node's name. A node is shown its own alone.
+    #[serde(default)]
+    pub profiles: BTreeMap<Arc<str>, Arc<NodeProfile>>,
 }

@@ -57,6 +57,7 @@ fn mesh(pods: Vec<Workload>, endpoints: Vec<Endpoint>) -> Mesh {
         services: BTreeMap::from([(name.clone(), Arc::new(service))]),
         endpoints: BTreeMap::from([(name.clone(), Arc::new(Endpoints { service: name, endpoints }))]),
         policies: BTreeMap::new(),
+        profiles: BTreeMap::new(),
     }))
 }
 

@@ -59,8 +59,18 @@ impl Last {
     /// of pods, and may have something to tell of them.
     fn services_that_differ(&self, world: &World) -> Option<BTreeSet<ObjectName>> {
         let World { settings, objects: before, listening } = &self.world;
-        let Objects { namespaces, nodes, service_accounts, pods, services, slices, access, encryption, traffic } =
-            before;
+        let Objects {
+            namespaces,
+            nodes,
+            service_accounts,
+            pods,
+            services,
+            slices,
+            access,
+            encryption,
+            traffic,
+            profiles,
+        } = before;
         let now = &world.objects;
         let is_same = same(pods, &now.pods)
             && same(services, &now.services)
@@ -69,6 +79,7 @@ impl Last {
             && same(access, &now.access)
             && same(encryption, &now.encryption)
             && same(traffic, &now.traffic)
+            && same(profiles, &now.profiles)
             && *service_accounts == now.service_accounts
             && *settings == world.settings
             && *listening == world.listening;
@@ -110,6 +121,7 @@ fn small(world: &World, services: &BTreeSet<ObjectName>) -> Option<World> {
         access: _,
         encryption: _,
         traffic,
+        profiles: _,
     } = &world.objects;
     let slices: BTreeMap<ObjectName, Arc<Slice>> = slices
         .iter()
@@ -129,6 +141,7 @@ fn small(world: &World, services: &BTreeSet<ObjectName>) -> Option<World> {
         access: BTreeMap::new(),
         encryption: BTreeMap::new(),
         traffic: traffic.clone(),
+        profiles: BTreeMap::new(),
     };
     // Who listens is in the workloads already.
     Some(World { settings: world.settings.clone(), objects, listening: BTreeMap::new() })

@@ -1,4 +1,4 @@
-//! Says on which nodes each policy has pods of the mesh to hold for.
+//! Says on which nodes each policy has pods of the mesh to hold for, and which each NodeProfile tunes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,6 +33,10 @@ pub fn bound_nodes(objects: &Objects, snapshot: &Snapshot, settings: &Settings) 
         }
     }
     bound.extend(for_services(objects, snapshot));
+    for (node, profile) in &snapshot.profiles {
+        let name = ObjectName { namespace: "".into(), name: profile.name.clone() };
+        bound.entry(Key { kind: Kind::NodeProfile, name }).or_default().insert(node.clone());
+    }
     bound
 }
 

@@ -16,6 +16,7 @@ use crate::{
 
 mod again;
 mod policies;
+mod profiles;
 mod services;
 mod traffic;
 mod workloads;
@@ -77,6 +78,9 @@ fn pool() -> Vec<String> {
     ];
     for (n, address) in [(1, 1), (2, 1), (3, 2), (4, 3)] {
         pool.push(pod(&format!("web-{n}"), &format!("10.0.0.{address}"), "").trim_start_matches("---\n").to_owned());
+    }
+    for n in 1..3 {
+        pool.push(format!("{{apiVersion: millrace.dev/v1alpha1, kind: NodeProfile, metadata: {{name: n{n}}}, spec: {{proxy: {{workers: {n}}}}}}}"));
     }
     for n in 1..4 {
         pool.push(format!("{{apiVersion: v1, kind: Service, metadata: {{name: s{n}, namespace: shop}}, spec: {{clusterIPs: [10.96.0.{}], selector: {{tier: all}}, ports: [{{port: 80}}]}}}}", n % 2 + 1));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use millrace_model::{Delta, Encryption, Identity, Membership, ObjectName, Snapshot, Workload};
+use millrace_model::{Delta, Encryption, Identity, Membership, NodeProfile, ObjectName, Snapshot, Workload};
 use proptest::prelude::*;
 
 use super::Edition;
@@ -10,7 +10,8 @@ use super::Edition;
 /// Few names, nodes and paths, so that pods come, go, move and change by chance.
 fn snapshot(generation: u64) -> impl Strategy<Value = Snapshot> {
     let pod = (0..3usize, prop::option::of(0..3usize), any::<bool>());
-    prop::collection::btree_map(0..6usize, pod, 0..6).prop_map(move |pods| Snapshot {
+    let profiles = prop::collection::btree_map(0..3usize, 0..2usize, 0..3);
+    (prop::collection::btree_map(0..6usize, pod, 0..6), profiles).prop_map(move |(pods, profiles)| Snapshot {
         generation,
         trust_domain: "td".into(),
         workloads: pods
@@ -31,6 +32,13 @@ fn snapshot(generation: u64) -> impl Strategy<Value = Snapshot> {
                     probe_ports: std::collections::BTreeSet::new(),
                 };
                 (name, Arc::new(workload))
+            })
+            .collect(),
+        profiles: profiles
+            .into_iter()
+            .map(|(node, name)| {
+                let profile = NodeProfile { name: format!("profile-{name}").into(), ..NodeProfile::default() };
+                (format!("node-{node}").into(), Arc::new(profile))
             })
             .collect(),
         ..Snapshot::default()
@@ -59,7 +67,7 @@ proptest! {
     }
 
     #[test]
-    fn a_node_sees_no_others_network_namespace_and_all_else(whole in snapshot(1)) {
+    fn a_node_sees_no_others_network_namespace_nor_profile_and_all_else(whole in snapshot(1)) {
         let edition = Edition::new(whole.clone(), None);
         let view = edition.view("node-1");
         let blind = |w: &BTreeMap<ObjectName, Arc<Workload>>| -> Vec<Workload> {
@@ -70,5 +78,7 @@ proptest! {
             let netns = if &*workload.node == "node-1" { whole.workloads[name].netns.clone() } else { None };
             prop_assert_eq!(&workload.netns, &netns);
         }
+        prop_assert_eq!(view.profiles.get("node-1"), whole.profiles.get("node-1"));
+        prop_assert!(view.profiles.keys().all(|node| &**node == "node-1"), "another node's profile is shown");
     }
 }

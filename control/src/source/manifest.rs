@@ -294,6 +294,7 @@ fn name(fields: &serde_json::Map<String, Value>, kind: Option<Kind>, problems: &
             | Kind::EndpointSlice
             | Kind::AccessPolicy
             | Kind::EncryptionPolicy
+            | Kind::NodeProfile
             | Kind::TrafficPolicy,
         )
         | None => object::meta::is_dns_subdomain(own),

@@ -22,6 +22,7 @@ mod duration;
 pub mod meta;
 mod pod;
 mod policy;
+mod profile;
 mod service;
 mod slice;
 mod traffic;
@@ -62,6 +63,9 @@ pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Ve
         }),
         Kind::EncryptionPolicy => read_as(value, own, &mut problems, |policy: millrace_crd::EncryptionPolicy, p| {
             Object::Encryption(policy::encryption(name, &policy, p).into())
+        }),
+        Kind::NodeProfile => read_as(value, own, &mut problems, |profile: millrace_crd::NodeProfile, p| {
+            Object::Profile(profile::profile(name, &profile, p).into())
         }),
         Kind::TrafficPolicy => read_as(value, own, &mut problems, |policy: millrace_crd::TrafficPolicy, p| {
             Object::Traffic(traffic::traffic(name, &policy, p).into())

@@ -10,7 +10,7 @@ use super::{
     report::{Enforcement, Report, enforcement},
 };
 use crate::{
-    diagnostic::{Diagnostic, Effect, Key, Object},
+    diagnostic::{Diagnostic, Effect, Key, Kind, Object},
     publish::Outcome,
     source::kubernetes::Revision,
 };
@@ -156,7 +156,8 @@ fn enforced<'a>(
         _ => (Holds::True, "Enforced"),
     };
     if nodes.is_empty() {
-        "it selects no pod on any node".clone_into(&mut message);
+        let none = if key.kind == Kind::NodeProfile { "it tunes no node" } else { "it selects no pod on any node" };
+        none.clone_into(&mut message);
     }
     Wanted { name: "Enforced", holds, reason, message }
 }

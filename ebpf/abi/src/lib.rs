@@ -9,6 +9,7 @@ pub mod forge;
 pub mod layout;
 pub mod reason;
 pub mod spread;
+pub mod tuning;
 
 pub use forge::{Guard, GuardKind};
 pub use layout::{
@@ -17,6 +18,7 @@ pub use layout::{
     ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, cgroup_key,
 };
 pub use reason::{Action, N_REASONS, Reason, action};
+pub use tuning::Tuning;
 
 /// An IPv6 address, or an IPv4 one as `::ffff:a.b.c.d`, in network order.
 pub type Addr = [u8; 16];
@@ -122,9 +124,11 @@ pub mod map {
     pub const REASONS: &str = "REASONS";
     /// `RingBuf` of [`crate::FlowEvent`].
     pub const FLOWS: &str = "FLOWS";
+    /// `Array<Tuning>`, one entry: how connections are tuned.
+    pub const TUNING: &str = "TUNING";
     /// Every map that is pinned.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 21] = [
         CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, FAILURES, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS,
-        GUARDS, FORGED, ORIGINAL, CLIENT, ENDS, EXEMPT, REASONS, FLOWS,
+        GUARDS, FORGED, ORIGINAL, CLIENT, ENDS, EXEMPT, REASONS, FLOWS, TUNING,
     ];
 }

@@ -22,6 +22,7 @@ mod service;
 mod sockops;
 mod spoof;
 mod storage;
+mod tuning;
 
 use aya_ebpf::{
     bindings::bpf_sock_ops,

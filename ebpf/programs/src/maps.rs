@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use millrace_abi::{
     Addr, AffinityKey, AffinityValue, BackendKey, Dest, End, Exempt, Failures, Guard, Handoff, ListenerKey, N_REASONS,
-    Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict,
+    Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuning, Tuple, Verdict,
     VerdictKey, capacity,
 };
 
@@ -49,6 +49,8 @@ pub static FORGED: SockHash<u64> = SockHash::with_max_entries(capacity::FORGED, 
 pub static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(N_REASONS, 0);
 #[map]
 pub static FLOWS: RingBuf = RingBuf::with_byte_size(capacity::FLOW_BYTES, 0);
+#[map]
+pub static TUNING: Array<Tuning> = Array::with_max_entries(1, 0);
 #[btf_map]
 pub static ORIGINAL: SkStorage<Original> = SkStorage::new();
 #[btf_map]

@@ -21,6 +21,7 @@ use crate::{
     maps::{CLIENT, DESTS, ENDS, HANDOFFS, ORIGINAL, PODS, PROBES},
     outcome, pending,
     storage::Socket,
+    tuning::{self, Moment},
 };
 
 /// What sock_ops programs return where nothing is asked of them.
@@ -50,9 +51,18 @@ const NOTHING: Handoff = Handoff {
 pub fn sockops(ctx: &SockOpsContext) -> u32 {
     let ops = ctx.ops;
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ops),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => outcome::made(&remote(ops)),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            tuning::tune(ops, socket(ops), netns(ops), Moment::Connecting);
+            connecting(ctx);
+        }
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+            tuning::tune(ops, socket(ops), netns(ops), Moment::Connected);
+            outcome::made(&remote(ops));
+        }
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            tuning::tune(ops, socket(ops), netns(ops), Moment::Accepted);
+            accepted(ops);
+        }
         BPF_SOCK_OPS_STATE_CB if state(ops) == BPF_TCP_CLOSE => closed(ops),
         _ => {}
     }

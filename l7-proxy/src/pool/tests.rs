@@ -26,7 +26,8 @@ async fn opened(n_streams: u32) -> (Opened, h2::server::Connection<DuplexStream,
     let (ours, theirs) = duplex(ROOM);
     let mut server = h2::server::Builder::new();
     let server = server.max_concurrent_streams(n_streams).handshake(theirs);
-    let (server, client) = tokio::join!(server, tunnel::client().handshake::<_, Bytes>(ours));
+    let tuning = crate::tuning::Held::new(1).now();
+    let (server, client) = tokio::join!(server, tunnel::client(&tuning).handshake::<_, Bytes>(ours));
     let (mut server, (send, mut connection)) = (server.unwrap(), client.unwrap());
     poll_fn(|cx| {
         assert!(server.poll_closed(cx).is_pending() && Pin::new(&mut connection).poll(cx).is_pending());

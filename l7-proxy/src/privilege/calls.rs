@@ -157,6 +157,8 @@ fn allowed() -> Result<Rules, Error> {
     rules.insert(libc::SYS_ioctl, vec![when(1, SeccompCmpOp::Eq, libc::FIONBIO)?]);
     let named = libc::PR_SET_NAME.unsigned_abs().into();
     rules.insert(libc::SYS_prctl, vec![when(0, SeccompCmpOp::Eq, named)?]);
+    // A thread puts itself on a processor, and no other.
+    rules.insert(libc::SYS_sched_setaffinity, vec![when(0, SeccompCmpOp::Eq, 0)?]);
     // Limits may be read, not set.
     rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![condition(2, SeccompCmpOp::Eq, 0, true)?])?]);
     Ok(rules)

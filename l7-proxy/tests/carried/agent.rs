@@ -165,7 +165,10 @@ async fn speak(connection: &Connection, say: Say) {
     let (kind, descriptors) = match say {
         Say::Snapshot(snapshot) => {
             let memory = handover::seal("snapshot", &wire::encode_snapshot(&snapshot)).unwrap();
-            (from_agent::Kind::Snapshot(wire::node::Snapshot { generation: snapshot.generation }), vec![memory])
+            (
+                from_agent::Kind::Snapshot(wire::node::Snapshot { generation: snapshot.generation, settings: None }),
+                vec![memory],
+            )
         }
         Say::Keys(identity, material) => {
             let bytes = wire::node::KeyMaterial::from(&material).encode_to_vec();

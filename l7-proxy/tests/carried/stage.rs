@@ -160,7 +160,7 @@ impl Node {
         let (trigger, drain) = Drain::new();
         let parts = Parts::new(&config, (Arc::new(trigger), drain), |_, _| Arc::new(PlayedMaps));
         let metrics = parts.metrics();
-        Self { agent, dir, makes, metrics, running: parts.start(config.n_workers).unwrap() }
+        Self { agent, dir, makes, metrics, running: parts.start().unwrap() }
     }
 
     /// The value of a metric's line that begins with this text; 0 where there is none.

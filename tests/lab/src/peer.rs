@@ -79,6 +79,15 @@ pub struct Steady {
     pub n_failed: u32,
 }
 
+/// Round trips on one connection, one after the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pings {
+    /// Half of them took no longer, in microseconds.
+    pub p50_us: f64,
+    /// 99 of 100 took no longer.
+    pub p99_us: f64,
+}
+
 /// A connection's end, as the server prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {

@@ -71,6 +71,7 @@ fn mesh(endpoints: Vec<Endpoint>, change: impl FnOnce(&mut BTreeMap<&str, Worklo
         services: [(shop("store"), Arc::new(service))].into(),
         endpoints: [(shop("store"), Arc::new(Endpoints { service: shop("store"), endpoints }))].into(),
         policies: policies.into_iter().map(|p| (p.name.clone(), Arc::new(p))).collect(),
+        ..Snapshot::default()
     }))
 }
 

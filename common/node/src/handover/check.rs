@@ -6,8 +6,8 @@ use super::MAX_DESCRIPTORS;
 use crate::wire::{
     mesh::ObjectName,
     node::{
-        Applied, Close, Denial, Drain, Family, FromAgent, FromProxy, Hello, Keys, ListenerKind, Listeners, Retire,
-        Returned, Snapshot, Sockets, Want, Welcome, from_agent, from_proxy,
+        Applied, Close, Denial, Drain, Family, FromAgent, FromProxy, Hello, InForce, Keys, ListenerKind, Listeners,
+        Retire, Returned, Snapshot, Sockets, Want, Welcome, from_agent, from_proxy,
     },
 };
 
@@ -50,7 +50,12 @@ pub fn check_from_agent(message: &FromAgent, n_descriptors: usize) -> Result<(),
             count("Welcome", 2, n_descriptors)?;
             label("Welcome.node", node, MAX_NODE)
         }
-        Kind::Snapshot(Snapshot { generation: _ }) => count("Snapshot", 1, n_descriptors),
+        Kind::Snapshot(Snapshot { generation: _, settings }) => {
+            if settings.as_ref().is_some_and(|settings| settings.cpus.len() > MAX_CPUS) {
+                return Err(Malformed::Field("Snapshot.settings.cpus"));
+            }
+            count("Snapshot", 1, n_descriptors)
+        }
         Kind::Listeners(Listeners { workload, uid, kinds }) => {
             pod("Listeners.workload", workload.as_ref(), uid)?;
             listeners("Listeners", kinds, n_descriptors)
@@ -98,7 +103,18 @@ pub fn check_from_proxy(message: &FromProxy, n_descriptors: usize) -> Result<(),
             }
             count("Want", 0, n_descriptors)
         }
-        Kind::Applied(Applied { generation: _ }) => count("Applied", 0, n_descriptors),
+        Kind::Applied(Applied { generation: _, in_force }) => {
+            if in_force.len() > MAX_ROWS {
+                return Err(Malformed::Field("Applied.in_force"));
+            }
+            for InForce { field, value } in in_force {
+                label("Applied.in_force.field", field, MAX_LABEL)?;
+                if value.len() > MAX_LABEL || value.chars().any(char::is_control) {
+                    return Err(Malformed::Field("Applied.in_force.value"));
+                }
+            }
+            count("Applied", 0, n_descriptors)
+        }
         Kind::Denial(Denial { source: _, target: _, reason: _, policy: _ }) => count("Denial", 0, n_descriptors),
         Kind::Outcome(outcome) => {
             super::read_outcome(outcome)?;
@@ -106,6 +122,12 @@ pub fn check_from_proxy(message: &FromProxy, n_descriptors: usize) -> Result<(),
         }
     }
 }
+
+/// Processors that settings may name: as many as a NodeProfile may.
+const MAX_CPUS: usize = 256;
+
+/// Settings that a proxy may tell of: some more than a NodeProfile has.
+const MAX_ROWS: usize = 64;
 
 /// The longest name of a node, in bytes: Kubernetes' bound for one.
 const MAX_NODE: usize = 253;

@@ -184,7 +184,7 @@ fn a_message_with_another_number_of_descriptors_is_malformed() {
     let identity = String::from("spiffe://td/ns/shop/sa/web");
     for (message, expected) in [
         (from_agent::Kind::Welcome(Welcome { node: "a".into() }), 2),
-        (from_agent::Kind::Snapshot(Snapshot { generation: 1 }), 1),
+        (from_agent::Kind::Snapshot(Snapshot { generation: 1, settings: None }), 1),
         (from_agent::Kind::Listeners(listeners), 2),
         (from_agent::Kind::Keys(Keys { identity }), 1),
         (from_agent::Kind::Drain(Drain { deadline_ms: 1 }), 0),

@@ -21,6 +21,7 @@ impl Objects {
             Kind::EndpointSlice => self.slices.get(name).cloned().map(Object::Slice),
             Kind::AccessPolicy => self.access.get(name).cloned().map(Object::Access),
             Kind::EncryptionPolicy => self.encryption.get(name).cloned().map(Object::Encryption),
+            Kind::NodeProfile => self.profiles.get(&name.name).cloned().map(Object::Profile),
             Kind::TrafficPolicy => self.traffic.get(name).cloned().map(Object::Traffic),
         }
     }
@@ -37,6 +38,7 @@ impl Objects {
             Kind::EndpointSlice => taken(self.slices.remove(name)),
             Kind::AccessPolicy => taken(self.access.remove(name)),
             Kind::EncryptionPolicy => taken(self.encryption.remove(name)),
+            Kind::NodeProfile => taken(self.profiles.remove(&name.name)),
             Kind::TrafficPolicy => taken(self.traffic.remove(name)),
         }
     }

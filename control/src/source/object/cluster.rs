@@ -17,5 +17,6 @@ pub(super) fn namespace(namespace: &core::Namespace, problems: &mut Problems) ->
 
 pub(super) fn node(node: &core::Node, problems: &mut Problems) -> Node {
     let labels = meta::labels(node.metadata.labels.as_ref(), "metadata.labels", problems);
-    Node { zone: labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty()).map(|zone| zone.as_str().into()) }
+    let zone = labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty()).map(|zone| zone.as_str().into());
+    Node { zone, labels }
 }

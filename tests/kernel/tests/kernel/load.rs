@@ -138,7 +138,11 @@ fn pins_of_another_layout_are_refused_by_name() {
     std::fs::remove_file(&pin).unwrap();
     let other = aya::maps::HashMap::<_, u64, u64>::create(16, 0).unwrap();
     aya::maps::HashMap::pin(other, &pin).unwrap();
-    let options = millrace_agent::kernel::Options { pins: node.pins().into(), cgroup: node.cgroup().into(), config: 0 };
+    let options = millrace_agent::kernel::Options {
+        pins: node.pins().into(),
+        cgroup: node.cgroup().into(),
+        ..Default::default()
+    };
     let error = millrace_agent::kernel::Kernel::open(&options).err().unwrap();
     assert!(error.to_string().contains("HANDOFFS has another layout"), "{error}");
 }

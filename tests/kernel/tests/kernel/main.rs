@@ -1,4 +1,5 @@
-//! The kernel programs, on the real kernel. Mirrors `ebpf/programs/src` file by file; `node` is the scratch node.
+//! The kernel programs, on the real kernel. Mirrors `ebpf/programs/src` file by file, with `load` for its `main`; `node` is the
+//! scratch node. `host`, `older`, `missing`, `verifier` and `cost` ask of all programs together.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,17 +11,25 @@
 
 mod connect;
 mod cost;
+mod endpoint;
 mod ends;
+mod flow;
 mod forged;
 mod host;
 mod host_pods;
 mod inbound;
 mod load;
+mod maps;
+mod missing;
 mod names;
 mod node;
+mod older;
 mod outcome;
 mod pending;
 mod ports;
 mod service;
 mod sockops;
 mod spoof;
+mod storage;
+mod tuning;
+mod verifier;

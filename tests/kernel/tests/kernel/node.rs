@@ -24,7 +24,7 @@ use millrace_abi::{
     Addr, Dest, DestKind, Pod as PodValue, PodKind, ProbeKey, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue,
 };
 use millrace_abi::{Verdict, VerdictKey, config, map};
-use millrace_agent::kernel::{Kernel, Options, Write};
+use millrace_agent::kernel::{Capacities, Kernel, Missing, Options, Write};
 
 pub(crate) use self::{
     pod::{Family, PATIENCE, Pod, bytes, port_bytes, socket_addr},
@@ -90,6 +90,11 @@ pub(crate) struct Node {
 impl Node {
     /// A node without pods, its programs attached.
     pub(crate) fn new() -> Self {
+        Self::without(Missing::default())
+    }
+
+    /// The same, of a kernel that lacks this.
+    pub(crate) fn without(missing: Missing) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("mrk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let domain = Domain::join();
@@ -103,7 +108,7 @@ impl Node {
         ip(&format!("-n {bridge} addr add 10.77.0.1/24 dev br0"));
         ip(&format!("-n {bridge} addr add fd77::1/64 dev br0 nodad"));
         let pins = PathBuf::from("/sys/fs/bpf/millrace").join(&name).join(format!("v{}", millrace_abi::SCHEMA));
-        let options = Options { pins, cgroup: cgroup.clone(), config: 0 };
+        let options = Options { pins, cgroup: cgroup.clone(), missing, ..Options::default() };
         let kernel = Kernel::open(&options).unwrap_or_else(|error| panic!("{}", chain(&error)));
         Self {
             name,
@@ -125,6 +130,15 @@ impl Node {
     pub(crate) fn restart_agent(&self) {
         let mut kernel = self.kernel.lock().unwrap();
         *kernel = None;
+        *kernel = Some(Kernel::open(&self.options).unwrap_or_else(|error| panic!("{}", chain(&error))));
+    }
+
+    /// Ends this "agent" and starts one whose pins are of this name, with maps of this room. It has not taken over yet.
+    pub(crate) fn succeed(&mut self, pins: &str, capacities: Capacities) {
+        let mut kernel = self.kernel.lock().unwrap();
+        *kernel = None;
+        self.options.pins.set_file_name(pins);
+        self.options.capacities = capacities;
         *kernel = Some(Kernel::open(&self.options).unwrap_or_else(|error| panic!("{}", chain(&error))));
     }
 
@@ -220,8 +234,7 @@ impl Node {
 
     /// How many hand-off records there are.
     pub(crate) fn handoffs(&self) -> u64 {
-        let usage = self.kernel().map_usage().unwrap();
-        usage.into_iter().find(|(name, _, _)| *name == map::HANDOFFS).unwrap().1
+        self.kernel().handoffs().unwrap().0
     }
 
     /// How many hand-off records are counted for a pod; None where nothing was ever counted.

@@ -85,6 +85,14 @@ enum Action {
         #[arg(long, default_value_t = 4)]
         threads: u32,
     },
+    /// Round trips on one connection.
+    Pings {
+        /// host:port.
+        target: String,
+        /// How many.
+        #[arg(long)]
+        count: u32,
+    },
     /// Old connections and new ones, until a file appears.
     Steady {
         /// host:port, each.
@@ -116,6 +124,7 @@ fn main() -> Result<()> {
         Action::Connects { target, count, threads } => {
             serde_json::to_string(&client::connects(&to(target), count, threads)?)?
         }
+        Action::Pings { target, count } => serde_json::to_string(&client::pings(&to(target), count)?)?,
         Action::Steady { targets, until } => {
             let targets: Vec<_> = targets.into_iter().map(to).collect();
             serde_json::to_string(&client::steady(&targets, &until)?)?

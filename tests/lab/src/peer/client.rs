@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{
-    Called, Connects, Exchanged, Greeting, Steady,
+    Called, Connects, Exchanged, Greeting, Pings, Steady,
     payload::{DIGEST, Payload, hex, receive},
     server::kind,
 };
@@ -195,6 +195,21 @@ pub fn steady(targets: &[Target], until: &Path) -> Result<Steady> {
         thread::sleep(PACE);
     }
     Ok(found)
+}
+
+/// `count` echoes of four bytes, one after the other.
+pub fn pings(target: &Target, count: u32) -> Result<Pings> {
+    let mut connection = open(target)?;
+    connection.stream.write_all(b"echo\n")?;
+    let mut took = Vec::new();
+    for number in 0..count {
+        let start = clock::now();
+        echo_once(&mut connection, number)?;
+        took.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    took.sort_by(f64::total_cmp);
+    let at = |part: usize| took.get(took.len() * part / 100).copied().unwrap_or_default();
+    Ok(Pings { p50_us: at(50), p99_us: at(99) })
 }
 
 pub(super) fn echo_once(connection: &mut Connection, number: u32) -> Result<()> {

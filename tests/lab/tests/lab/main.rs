@@ -37,6 +37,8 @@ mod plain;
 #[cfg(test)]
 mod plaintext;
 #[cfg(test)]
+mod profile;
+#[cfg(test)]
 mod returns;
 #[cfg(test)]
 mod revoked;
@@ -46,5 +48,7 @@ mod scene;
 mod services;
 #[cfg(test)]
 mod standalone;
+#[cfg(test)]
+mod tuning;
 #[cfg(test)]
 mod wire;

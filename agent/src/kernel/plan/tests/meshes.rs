@@ -52,6 +52,7 @@ fn mesh(workloads: Vec<Workload>, policies: Vec<Policy>, services: Vec<(Service,
         workloads: workloads.into_iter().map(|w| (w.name.clone(), Arc::new(w))).collect(),
         services: services.into_iter().map(|(s, _)| (s.name.clone(), Arc::new(s))).collect(),
         policies: policies.into_iter().map(|p| (p.name.clone(), Arc::new(p))).collect(),
+        ..Snapshot::default()
     }))
 }
 
