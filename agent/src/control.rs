@@ -48,7 +48,7 @@ pub struct Connected {
     pub since: Duration,
 }
 
-/// Workloads by name and uid.
+/// Workloads by name and instance.
 pub type Enrolled = BTreeSet<(ObjectName, Arc<str>)>;
 
 /// What the node tells the control plane.
@@ -214,7 +214,7 @@ fn untold(sent: &Report, now: &Report) -> Option<(NodeMessage, Report)> {
     let Report { listening, applied, failures } = now;
     let (kind, told) = if let Some(open) = listening.as_ref().filter(|_| sent.listening != *listening) {
         let workloads =
-            open.iter().map(|(name, uid)| Listener { name: Some(convert::name(name)), uid: uid.to_string() });
+            open.iter().map(|(name, it)| Listener { name: Some(convert::name(name)), instance: it.to_string() });
         let kind = Kind::Listening(Listening { workloads: workloads.collect() });
         (kind, Report { listening: listening.clone(), ..sent.clone() })
     } else if *applied != 0 && (sent.applied != *applied || sent.failures != *failures) {

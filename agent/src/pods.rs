@@ -127,9 +127,9 @@ impl Pods {
         self.hosts.iter()
     }
 
-    /// The pod of this name and uid.
-    pub fn get(&self, name: &ObjectName, uid: &str) -> Option<&Pod> {
-        self.pods.get(name).filter(|pod| *pod.workload.uid == *uid)
+    /// The pod of this name and instance.
+    pub fn get(&self, name: &ObjectName, instance: &str) -> Option<&Pod> {
+        self.pods.get(name).filter(|pod| *pod.workload.instance == *instance)
     }
 
     /// True where some pod waits for its namespace or for its listeners.
@@ -174,7 +174,9 @@ impl Pods {
         self.pods.retain(|name, pod| {
             let now = mesh.snapshot.workloads.get(name);
             now.is_some_and(|now| {
-                now.uid == pod.workload.uid && now.node == pod.workload.node && now.netns == pod.workload.netns
+                now.instance == pod.workload.instance
+                    && now.node == pod.workload.node
+                    && now.netns == pod.workload.netns
             })
         });
         self.pods.len() != before
@@ -254,8 +256,14 @@ impl Pods {
 
     /// Takes back a listener that somebody kept through a restart of the agent: the cookie of its namespace. The error is
     /// why it is not taken.
-    pub fn adopt(&mut self, name: &ObjectName, uid: &str, kind: ListenerKind, socket: OwnedFd) -> Result<u64, String> {
-        let pod = self.get(name, uid).ok_or("the workload is gone")?;
+    pub fn adopt(
+        &mut self,
+        name: &ObjectName,
+        instance: &str,
+        kind: ListenerKind,
+        socket: OwnedFd,
+    ) -> Result<u64, String> {
+        let pod = self.get(name, instance).ok_or("the workload is gone")?;
         let cookie = self.cookie(pod).ok_or("the workload's network namespace is not known")?;
         let is_found = pod.found.is_some();
         if pod.workload.membership == Membership::Outside {
@@ -275,12 +283,12 @@ impl Pods {
     /// Unconnected, exempt sockets in the workload's namespace.
     pub async fn sockets(
         &self,
-        (name, uid): (&ObjectName, &str),
+        (name, instance): (&ObjectName, &str),
         family: Family,
         count: usize,
         kernel: &Kernel,
     ) -> Result<Vec<OwnedFd>, String> {
-        let found = self.get(name, uid).and_then(|pod| pod.found.as_ref()).ok_or("no such workload")?;
+        let found = self.get(name, instance).and_then(|pod| pod.found.as_ref()).ok_or("no such workload")?;
         let make = move || (0..count).map(|_| listener::unconnected(family)).collect::<io::Result<Vec<_>>>();
         let sockets = self.entrant.within(found.namespace.clone(), make).await.map_err(|why| why.to_string())?;
         for socket in &sockets {

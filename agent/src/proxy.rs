@@ -113,7 +113,7 @@ struct Given {
 
 impl Given {
     fn is_of(&self, pod: &Pod) -> bool {
-        self.uid == pod.workload.uid && self.cookie == pod.cookie()
+        self.uid == pod.workload.instance && self.cookie == pod.cookie()
     }
 }
 
@@ -309,7 +309,7 @@ impl Peer {
     /// Takes back the listeners of workloads that are gone, left the mesh, or were made again under their old name; and
     /// those that were not taken from it, unless their pod may yet turn out to be where they are.
     fn close(&mut self, wanted: &Wanted<'_>) -> Result<(), Stuck> {
-        let pod = |name: &ObjectName, uid: &Arc<str>| wanted.pods.get(name).filter(|pod| pod.workload.uid == *uid);
+        let pod = |name: &ObjectName, uid: &Arc<str>| wanted.pods.get(name).filter(|pod| pod.workload.instance == *uid);
         let is_stale = |(name, uid): &&(ObjectName, Arc<str>)| {
             pod(name, uid).is_none_or(|pod| pod.cookie().is_some() || pod.workload.membership == Membership::Outside)
         };
@@ -337,11 +337,11 @@ impl Peer {
             }
             let message = Listeners {
                 workload: Some(convert::name(name)),
-                uid: pod.workload.uid.to_string(),
+                uid: pod.workload.instance.to_string(),
                 kinds: kinds.iter().map(|kind| i32::from(*kind)).collect(),
             };
             self.send(Kind::Listeners(message), pod.listeners.values().cloned().collect())?;
-            let given = Given { uid: pod.workload.uid.clone(), cookie: pod.cookie(), kinds };
+            let given = Given { uid: pod.workload.instance.clone(), cookie: pod.cookie(), kinds };
             self.sent.listeners.insert((*name).clone(), given);
         }
         Ok(())

@@ -159,7 +159,7 @@ impl Workload {
 impl Workload {
     /// A pod of the mesh that shares the node's network; None for one outside the mesh.
     pub fn in_hosts_network(host: &Host) -> Option<Self> {
-        let Host { workload, key } = host;
+        let Host { workload, key, path: _ } = host;
         if workload.membership != Membership::Host {
             return None;
         }

@@ -195,7 +195,7 @@ pub(crate) mod tests {
         let name = ObjectName::new("shop", "web");
         let workload = Workload {
             name: name.clone(),
-            uid: "1".into(),
+            instance: "1".into(),
             identity: Identity::new("td", "shop", "web"),
             addresses: vec![[10, 0, 0, 1].into(), "fd10::1".parse().unwrap()],
             node: "a".into(),

@@ -34,8 +34,8 @@ use crate::{
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// Kubernetes puts some hundred pods on a node.
 const MAX_LISTENING: usize = 10_000;
-/// A pod's uid is 36 bytes.
-const MAX_UID: usize = 253;
+/// A pod's instance is 16 bytes.
+const MAX_INSTANCE: usize = 253;
 
 /// The gRPC service.
 #[derive(Debug)]
@@ -276,9 +276,9 @@ fn read_listening(listening: millrace_wire::control::Listening) -> Option<BTreeS
     listening
         .workloads
         .into_iter()
-        .map(|millrace_wire::control::Listener { name, uid }| {
+        .map(|millrace_wire::control::Listener { name, instance }| {
             let name = convert::name_from(name, "listening.workloads.name").ok()?;
-            (uid.len() <= MAX_UID).then(|| Listener { name, uid: uid.into() })
+            (instance.len() <= MAX_INSTANCE).then(|| Listener { name, instance: instance.into() })
         })
         .collect()
 }

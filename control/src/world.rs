@@ -89,8 +89,8 @@ pub struct Node {
 pub struct Pod {
     /// Its namespace and name.
     pub name: ObjectName,
-    /// Its uid, or what stands for one where the source has none.
-    pub uid: Arc<str>,
+    /// What tells it from one made again under its name: no uid, so that one world is one Snapshot whoever tells of it.
+    pub instance: Arc<str>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// The service account it runs as.
@@ -328,6 +328,6 @@ pub enum LabelRule {
 pub struct Listener {
     /// The pod.
     pub name: ObjectName,
-    /// Its uid.
-    pub uid: Arc<str>,
+    /// Which of those that had this name.
+    pub instance: Arc<str>,
 }

@@ -8,12 +8,12 @@ use tokio::sync::watch;
 
 use crate::fault::Why;
 
-/// A pod of this node, by name and uid: its successor under the same name is another one.
+/// A pod of this node, by name and instance: its successor under the same name is another one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Pod {
     /// Its namespace and name.
     pub(crate) name: ObjectName,
-    /// Its uid.
+    /// Its instance: what the messages call its uid.
     pub(crate) uid: Arc<str>,
 }
 
@@ -33,7 +33,7 @@ impl Pod {
     /// What the snapshot says of it.
     pub(crate) fn workload<'m>(&self, mesh: &'m Mesh) -> Result<&'m Arc<Workload>, Why> {
         match mesh.snapshot.workloads.get(&self.name) {
-            Some(workload) if workload.uid == self.uid => Ok(workload),
+            Some(workload) if workload.instance == self.uid => Ok(workload),
             Some(_) | None => Err(Why::UnknownWorkload),
         }
     }

@@ -189,7 +189,7 @@ fn ends(accepted: &Accepted, source: &Workload, client: SocketAddr, candidate: &
         source_identity: source.identity.clone(),
         source_address: client.ip(),
         peer: candidate.peer.identity.clone(),
-        peer_uid: candidate.peer.workload.uid.clone(),
+        peer_uid: candidate.peer.workload.instance.clone(),
         tunnel: candidate.peer.tunnel,
     }
 }

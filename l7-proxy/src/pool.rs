@@ -212,7 +212,7 @@ impl Ends {
     fn are_in(&self, mesh: &Mesh) -> bool {
         let source = self.source.workload(mesh).is_ok_and(|workload| workload.identity == self.source_identity);
         let peer = mesh.workload_at(self.tunnel.ip());
-        source && peer.is_some_and(|workload| workload.identity == self.peer && workload.uid == self.peer_uid)
+        source && peer.is_some_and(|workload| workload.identity == self.peer && workload.instance == self.peer_uid)
     }
 }
 

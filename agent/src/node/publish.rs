@@ -87,11 +87,11 @@ impl Node {
     /// wait in their backlog for the next proxy.
     fn enrol(&mut self) {
         let captured = || self.pods.iter().filter(|(_, pod)| pod.is_captured());
-        let key = |name: &ObjectName, uid: &Arc<str>| (name.clone(), uid.clone());
-        let open: Vec<_> = captured().map(|(name, pod)| key(name, &pod.workload.uid)).collect();
+        let key = |name: &ObjectName, instance: &Arc<str>| (name.clone(), instance.clone());
+        let open: Vec<_> = captured().map(|(name, pod)| key(name, &pod.workload.instance)).collect();
         self.enrolled.retain(|workload| open.contains(workload));
         let held = captured().filter(|(name, pod)| self.proxies.holds(name, pod));
-        self.enrolled.extend(held.map(|(name, pod)| key(name, &pod.workload.uid)));
+        self.enrolled.extend(held.map(|(name, pod)| key(name, &pod.workload.instance)));
         let is_late = clock::now().duration_since(self.began) >= SETTLE;
         let knows_all =
             self.proxies.serving().is_some() && open.iter().all(|workload| self.enrolled.contains(workload));

@@ -179,7 +179,7 @@ mod tests {
     fn workload() -> Arc<Workload> {
         Arc::new(Workload {
             name: ObjectName::new("shop", "web"),
-            uid: "1".into(),
+            instance: "1".into(),
             identity: Identity::new("td", "shop", "web"),
             addresses: vec![[10, 0, 0, 1].into(), "fd00::1".parse().unwrap()],
             node: "a".into(),

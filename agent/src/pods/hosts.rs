@@ -1,8 +1,8 @@
 //! Finds the pods that share the node's network by their cgroups: a process in one of those is that pod's, in whatever namespace of
 //! its own making, and never the host's.
 //!
-//! A manifest says which cgroup, or else the pod's uid names it, as a kubelet makes it. What lies where a kubelet keeps its pods
-//! and is none that is known is a pod's all the same.
+//! A manifest says which cgroup, or else the kubelet does: the folder of the pod's logs has its name and its uid, and the cgroup the uid.
+//! What lies where a kubelet keeps its pods and is none that is known is a pod's all the same.
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +24,10 @@ const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 /// Where a kubelet keeps its pods, beneath the root, by its two drivers.
 const KUBELETS: [&str; 2] = ["kubepods.slice", "kubepods"];
 
+/// Where a kubelet keeps its pods' logs, in folders named `<namespace>_<name>_<uid>`; only root writes there. The uid is the one that
+/// the kubelet itself goes by: a static pod's, which an API server never sees, is there too.
+const LOGS: &str = "/var/log/pods";
+
 /// How deep beneath that a pod's cgroup lies: in its class of service, or not.
 const DEPTH: u32 = 2;
 
@@ -32,6 +36,8 @@ const DEPTH: u32 = 2;
 pub struct Hosts {
     /// The directory of cgroups that programs stand at.
     root: PathBuf,
+    /// Where pods' logs are.
+    logs: PathBuf,
     pods: BTreeMap<ObjectName, Host>,
     /// Where unknown ones are, by key.
     unknown: Vec<u64>,
@@ -44,11 +50,13 @@ pub struct Host {
     pub workload: Arc<Workload>,
     /// Its key in PODS, or why it is not known by one.
     pub key: Result<u64, String>,
+    /// Its cgroup, where that was found.
+    pub path: Option<PathBuf>,
 }
 
 impl Hosts {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), pods: BTreeMap::new(), unknown: Vec::new() }
+        Self { root: root.to_owned(), logs: LOGS.into(), pods: BTreeMap::new(), unknown: Vec::new() }
     }
 
     /// True for a workload that is found by its cgroup, if at all.
@@ -64,28 +72,47 @@ impl Hosts {
         let wanted: Vec<_> = local.filter(|w| self.is_one(w)).cloned().collect();
         let mut held = std::mem::take(&mut self.pods);
         for workload in wanted {
-            let found = held.remove(&workload.name).filter(|host| host.workload.uid == workload.uid);
-            let key = match found {
-                Some(Host { key: Ok(key), .. }) => Ok(key),
-                Some(_) | None => self.find(&workload),
+            let same = held.remove(&workload.name).filter(|host| host.workload.instance == workload.instance);
+            // Its cgroup goes with the pod: one made again under its name, at once, has another.
+            let held = same.and_then(|host| Some((host.key.ok()?, host.path?)));
+            let held = held.filter(|(key, path)| id(path).is_ok_and(|id| cgroup_key(id) == *key));
+            let (key, path) = match held.map_or_else(|| self.find(&workload), Ok) {
+                Ok((key, path)) => (Ok(key), Some(path)),
+                Err(why) => (Err(why), None),
             };
-            self.pods.insert(workload.name.clone(), Host { workload, key });
+            self.pods.insert(workload.name.clone(), Host { workload, key, path });
         }
         self.unknown = KUBELETS.iter().filter_map(|name| id(&self.root.join(name)).ok()).map(cgroup_key).collect();
         before != self.keys().collect::<Vec<_>>()
     }
 
-    fn find(&self, workload: &Workload) -> Result<u64, String> {
+    fn find(&self, workload: &Workload) -> Result<(u64, PathBuf), String> {
         let path = match &workload.netns {
             Some(path) => PathBuf::from(&**path),
-            None => self.by_uid(&workload.uid).ok_or("no cgroup beneath a kubelet's has its uid in its name")?,
+            None => self.by_name(&workload.name)?,
         };
         // Beneath the programs, or they would never see it.
         if !path.starts_with(&self.root) {
             return Err(format!("its cgroup {} is not beneath {}", path.display(), self.root.display()));
         }
         let id = id(&path).map_err(|why| format!("its cgroup {} can't be used: {why}", path.display()))?;
-        Ok(cgroup_key(id))
+        Ok((cgroup_key(id), path))
+    }
+
+    /// The cgroup of the pod of this name, by the one of its uids that has a cgroup: logs stay for a while where a pod is gone.
+    fn by_name(&self, name: &ObjectName) -> Result<PathBuf, String> {
+        // Neither may hold an underscore: no other pod's folder begins so.
+        let prefix = format!("{}_{}_", name.namespace, name.name);
+        let entries =
+            fs::read_dir(&self.logs).map_err(|why| format!("{} can't be read: {why}", self.logs.display()))?;
+        let uids =
+            entries.filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.strip_prefix(&prefix)?.to_owned()));
+        let mut found = uids.filter_map(|uid| self.by_uid(&uid));
+        match (found.next(), found.next()) {
+            (Some(path), None) => Ok(path),
+            (None, _) => Err("no cgroup beneath a kubelet's has its uid in its name".to_owned()),
+            (Some(_), Some(_)) => Err("a pod that had its name before is not gone yet".to_owned()),
+        }
     }
 
     /// The cgroup that a kubelet made for the pod of this uid: `pod<uid>`, or with slices, where a minus means a level, with `_`.
@@ -144,7 +171,34 @@ fn search(below: &Path, depth: u32, is_it: &IsIt<'_>) -> Option<PathBuf> {
 mod tests {
     use std::fs;
 
+    use std::path::Path;
+
+    use millrace_model::ObjectName;
+
     use super::Hosts;
+
+    /// Logs outlive their pod; only one that has a cgroup is it.
+    #[test]
+    fn a_pods_cgroup_is_found_by_what_the_kubelet_calls_its_logs() {
+        let (root, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let hosts = Hosts { logs: logs.path().to_owned(), ..Hosts::new(root.path()) };
+        let pod = ObjectName::new("kube-system", "proxy");
+        let log = |name: &str| fs::create_dir_all(logs.path().join(name)).unwrap();
+        let cgroup = |path: &str| {
+            fs::create_dir_all(root.path().join(path)).unwrap();
+            root.path().join(path)
+        };
+        assert!(Hosts { logs: Path::new("/nowhere").into(), ..Hosts::new(root.path()) }.by_name(&pod).is_err());
+        log("kube-system_proxy_aaa-1");
+        log("kube-system_proxy_bbb-2");
+        log("kube-system_proxy-2_ccc-3");
+        cgroup("kubepods/podccc-3");
+        assert!(hosts.by_name(&pod).unwrap_err().contains("no cgroup"));
+        let own = cgroup("kubepods/burstable/podbbb-2");
+        assert_eq!(hosts.by_name(&pod), Ok(own));
+        cgroup("kubepods/podaaa-1");
+        assert!(hosts.by_name(&pod).unwrap_err().contains("not gone yet"));
+    }
 
     /// As a kubelet makes them, by either driver. Only cgroups have ids; that they are found needs none.
     #[test]

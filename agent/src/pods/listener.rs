@@ -141,7 +141,7 @@ mod tests {
     fn pod(addresses: &[&str]) -> Workload {
         Workload {
             name: ObjectName::new("shop", "web"),
-            uid: "1".into(),
+            instance: "1".into(),
             identity: Identity::new("td", "shop", "web"),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             node: "a".into(),

@@ -12,7 +12,7 @@ use crate::{config::Switch, kernel::plan::Namespace};
 fn workload(name: &str, membership: Membership) -> Arc<Workload> {
     Arc::new(Workload {
         name: ObjectName::new("shop", name),
-        uid: "1".into(),
+        instance: "1".into(),
         identity: Identity::new("td", "shop", name),
         addresses: vec![[10, 0, 0, 1].into()],
         node: "a".into(),

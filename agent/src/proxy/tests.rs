@@ -28,7 +28,7 @@ fn descriptor() -> Arc<OwnedFd> {
 fn web() -> Pod {
     let workload = Workload {
         name: ObjectName::new("shop", "web"),
-        uid: "1".into(),
+        instance: "1".into(),
         identity: Identity::new("td", "shop", "web"),
         addresses: vec![[10, 0, 0, 1].into()],
         node: "a".into(),
@@ -156,7 +156,7 @@ fn what_a_proxy_brought_back_is_not_given_to_it_again() {
     scene.joins(1, "default");
     let workload = scene.pods[0].workload.clone();
     for kind in listener::kinds(&workload) {
-        scene.proxies.returned(1, &workload.name, (&workload.uid, 7), kind);
+        scene.proxies.returned(1, &workload.name, (&workload.instance, 7), kind);
     }
     scene.applies(1, 4);
     assert_eq!(scene.told(1), ["welcome", "snapshot", "keys"]);
@@ -199,7 +199,7 @@ fn a_listener_that_was_not_taken_is_closed_when_it_is_certain_to_be_nobodys() {
         let mut scene = Scene { pods: vec![pod], ..Scene::new() };
         let workload = scene.pods[0].workload.clone();
         scene.joins(1, "default");
-        scene.proxies.refused(1, &workload.name, &workload.uid);
+        scene.proxies.refused(1, &workload.name, &workload.instance);
         scene.applies(1, 4);
         scene.told(1)
     };

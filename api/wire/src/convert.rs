@@ -164,7 +164,7 @@ fn port_from(port: u32, field: &'static str) -> Result<u16, Undecodable> {
 fn workload(workload: &model::Workload) -> pb::Workload {
     let model::Workload {
         name: own_name,
-        uid,
+        instance,
         identity,
         addresses,
         node,
@@ -178,7 +178,7 @@ fn workload(workload: &model::Workload) -> pb::Workload {
     let model::Encryption { default, ports } = encryption;
     pb::Workload {
         name: Some(name(own_name)),
-        uid: uid.to_string(),
+        instance: instance.to_string(),
         identity: identity.to_string(),
         addresses: addresses.iter().map(address).collect(),
         node: node.to_string(),
@@ -203,7 +203,7 @@ fn workload(workload: &model::Workload) -> pb::Workload {
 fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable> {
     let pb::Workload {
         name,
-        uid,
+        instance,
         identity,
         addresses,
         node,
@@ -217,7 +217,7 @@ fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable>
     let pb::Encryption { default, ports } = encryption.ok_or_else(|| bad("workload.encryption", "missing"))?;
     Ok(model::Workload {
         name: name_from(name, "workload.name")?,
-        uid: uid.into(),
+        instance: instance.into(),
         identity: identity.parse().map_err(|why| bad("workload.identity", why))?,
         addresses: addresses.iter().map(|a| address_from(a, "workload.addresses")).collect::<Result<_, _>>()?,
         node: node.into(),

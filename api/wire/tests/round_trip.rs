@@ -68,11 +68,11 @@ fn workload() -> impl Strategy<Value = Workload> {
     );
     (whom, rest).prop_map(
         |(
-            (name, uid, identity, addresses, node),
+            (name, instance, identity, addresses, node),
             (zone, netns, membership, (default, ports), (policies, probe_ports)),
         )| Workload {
             name,
-            uid: uid.into(),
+            instance: instance.into(),
             identity,
             addresses,
             node,
@@ -271,7 +271,7 @@ fn update() -> pb::Update {
     let object = ObjectName::new("shop", "web");
     let workload = Workload {
         name: object.clone(),
-        uid: "u".into(),
+        instance: "u".into(),
         identity: Identity::new("td", "shop", "web"),
         addresses: vec!["10.0.0.1".parse().unwrap()],
         node: "a".into(),

@@ -31,7 +31,7 @@ fn said(output: &Output) -> (Option<i32>, String, String) {
 fn snapshot() -> Value {
     let workload = |name: &str, node: &str, last: u8, netns: Option<&str>| Workload {
         name: ObjectName::new("shop", name),
-        uid: name.into(),
+        instance: name.into(),
         identity: Identity::new("td", "shop", name),
         addresses: vec![[10, 0, 0, last].into()],
         node: node.into(),

@@ -15,8 +15,9 @@ use crate::{Identity, ObjectName};
 pub struct Workload {
     /// The pod's namespace and name.
     pub name: ObjectName,
-    /// The pod's uid: a pod deleted and made again under its old name is another workload.
-    pub uid: Arc<str>,
+    /// Tells this pod from one made again under its name: by what they would not share, its node, account, namespace path and addresses.
+    /// Not its uid, nor when it was made: one world is one Snapshot, whichever source told of it.
+    pub instance: Arc<str>,
     /// Who it is.
     pub identity: Identity,
     /// Its addresses, first the primary one. IPv4 ones are never v4-mapped here.
@@ -87,10 +88,22 @@ impl Encryption {
     }
 }
 
+/// What tells a pod from one made again under its name: its node, its service account, and where its network is. That is the path of its
+/// namespace, or of its cgroup; without one, its addresses: until somebody says where it is no node listens for it.
+pub fn instance(node: &str, service_account: &str, netns: Option<&str>, addresses: &[IpAddr]) -> Arc<str> {
+    let addresses: Vec<String> = match netns {
+        Some(_) => Vec::new(),
+        None => addresses.iter().map(ToString::to_string).collect(),
+    };
+    let mut parts = vec![node.as_bytes(), service_account.as_bytes(), netns.unwrap_or_default().as_bytes()];
+    parts.extend(addresses.iter().map(String::as_bytes));
+    format!("{:016x}", crate::name::stable_id(&parts)).into()
+}
+
 impl Workload {
-    /// Its id in kernel maps: of name and uid, so that a pod's successor is somebody else.
+    /// Its id in kernel maps: of name and instance, so that a pod's successor is somebody else.
     pub fn id(&self) -> u64 {
-        crate::name::stable_id(&[self.name.namespace.as_bytes(), self.name.name.as_bytes(), self.uid.as_bytes()])
+        crate::name::stable_id(&[self.name.namespace.as_bytes(), self.name.name.as_bytes(), self.instance.as_bytes()])
     }
 
     /// The id that all workloads with this same set of policies share; 0 where no policy selects it.

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 fn pod(name: &str, node: &str, address: [u8; 4], membership: Membership) -> Workload {
     Workload {
         name: ObjectName::new("shop", name),
-        uid: name.into(),
+        instance: name.into(),
         identity: Identity::new("td", "shop", name),
         addresses: vec![address.into()],
         node: node.into(),
@@ -132,7 +132,7 @@ fn another_port_of_a_virtual_address_is_nothing_of_the_mesh() {
 #[test]
 fn a_pod_made_again_under_its_old_name_is_somebody_else() {
     let first = pod("web-0", "a", [10, 0, 0, 1], Membership::Enrolled);
-    let second = Workload { uid: "another".into(), ..first.clone() };
+    let second = Workload { instance: "another".into(), ..first.clone() };
     assert_ne!(first.id(), second.id());
 }
 

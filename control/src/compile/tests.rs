@@ -94,10 +94,16 @@ fn pool() -> Vec<String> {
     pool
 }
 
+/// The instance of this pod, or one that is no pod's.
+fn instance_of(world: &World, pod: &ObjectName) -> Arc<str> {
+    world.objects.pods.get(pod).map_or("nobody".into(), |pod| pod.instance.clone())
+}
+
 fn compiled(documents: &[String], listening: &[(String, String)]) -> (Snapshot, Vec<String>) {
     let mut world = world(&documents.join("\n---\n"));
     for (node, pod) in listening {
-        let listener = Listener { name: name(pod), uid: format!("u-{pod}").into() };
+        let instance = instance_of(&world, &name(pod));
+        let listener = Listener { name: name(pod), instance };
         world.listening.entry(node.as_str().into()).or_default().insert(listener);
     }
     let (snapshot, notes) = compile(&world);

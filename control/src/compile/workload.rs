@@ -95,7 +95,7 @@ pub(super) fn workloads(
         };
         let workload = Workload {
             name: pod.name.clone(),
-            uid: pod.uid.clone(),
+            instance: pod.instance.clone(),
             identity: Identity {
                 trust_domain: world.settings.trust_domain.clone(),
                 namespace: pod.name.namespace.clone(),
@@ -140,7 +140,7 @@ fn membership(world: &World, pod: &Pod, node: &str) -> Membership {
         // It has its node's address and namespace: nothing that comes to it can be told from what comes to the node.
         (Some(Wish::Enabled), Network::Host) => Membership::Host,
         (Some(Wish::Enabled), Network::Own) => {
-            let listener = Listener { name: pod.name.clone(), uid: pod.uid.clone() };
+            let listener = Listener { name: pod.name.clone(), instance: pod.instance.clone() };
             let listens = world.listening.get(node).is_some_and(|open| open.contains(&listener));
             if listens { Membership::Enrolled } else { Membership::Pending }
         }

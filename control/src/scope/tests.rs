@@ -20,7 +20,7 @@ fn snapshot(generation: u64) -> impl Strategy<Value = Snapshot> {
                 let name = ObjectName::new("shop", &format!("pod-{name}"));
                 let workload = Workload {
                     name: name.clone(),
-                    uid: "u".into(),
+                    instance: "u".into(),
                     identity: Identity::new("td", "shop", "default"),
                     addresses: Vec::new(),
                     node: format!("node-{node}").into(),

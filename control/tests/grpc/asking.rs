@@ -66,7 +66,7 @@ async fn a_node_is_shown_with_what_it_applied_and_is_away_once_it_went() {
     let mut stream = Subscription::open(&mut mesh.client(&own).await, Snapshot::default()).await.unwrap();
     let generation = stream.next().await.to;
     stream.applied(generation).await;
-    stream.listening(&[(&ObjectName::new("shop", "web"), "u-web")]).await;
+    stream.listening(&[(&ObjectName::new("shop", "web"), "a")]).await;
     // The enrolment is answered by an edition: what was said before it was read.
     stream.next().await;
     let status = get(&mesh, "/status").await;

@@ -290,10 +290,18 @@ impl Subscription {
         }
     }
 
+    /// Each pod by its name and the node that it is on; another node makes another pod of it.
     pub(crate) async fn listening(&self, pods: &[(&millrace_model::ObjectName, &str)]) {
+        let instance = |pod: &millrace_model::ObjectName, node: &str| {
+            let path = format!("/run/netns/{}", pod.name);
+            millrace_model::workload::instance(node, &pod.name, Some(&path), &[]).to_string()
+        };
         let workloads = pods
             .iter()
-            .map(|(name, uid)| Listener { name: Some(millrace_wire::convert::name(name)), uid: (*uid).to_owned() })
+            .map(|(pod, node)| Listener {
+                name: Some(millrace_wire::convert::name(pod)),
+                instance: instance(pod, node),
+            })
             .collect();
         self.say.send(message(Kind::Listening(Listening { workloads }))).await.unwrap();
     }

@@ -106,13 +106,13 @@ async fn a_workload_is_enrolled_while_its_own_node_says_that_it_listens() {
     assert_eq!(on_a.snapshot.endpoints[&db()].endpoints[0].readiness, Readiness::Unready);
 
     // Of another's pod a node has no say; nor of one that was there before under the same name.
-    on_a.listening(&[(&db(), "u-db"), (&web(), "older")]).await;
-    on_b.listening(&[(&db(), "u-db")]).await;
+    on_a.listening(&[(&db(), "b"), (&web(), "older")]).await;
+    on_b.listening(&[(&db(), "b")]).await;
     on_a.until(|s| s.workloads[&db()].membership == Membership::Enrolled).await;
     assert_eq!(on_a.snapshot.workloads[&web()].membership, Membership::Pending);
     assert_eq!(on_a.snapshot.endpoints[&db()].endpoints[0].readiness, Readiness::Ready);
 
-    on_a.listening(&[(&web(), "u-web")]).await;
+    on_a.listening(&[(&web(), "a")]).await;
     on_b.until(|s| s.workloads[&web()].membership == Membership::Enrolled).await;
 
     // A node that is away keeps its say: its pods' listeners are still open.
@@ -134,7 +134,7 @@ async fn pods_that_are_gone_for_a_moment_are_enrolled_again_without_another_word
     let b = mesh.node("b").await;
     let mut stream = Subscription::open(&mut mesh.client(&b).await, Snapshot::default()).await.unwrap();
     stream.next().await;
-    stream.listening(&[(&db(), "u-db")]).await;
+    stream.listening(&[(&db(), "b")]).await;
     stream.until(|s| s.workloads[&db()].membership == Membership::Enrolled).await;
     std::fs::remove_file(mesh.directory.path().join("shop.yaml")).unwrap();
     stream.until(|s| s.workloads.is_empty()).await;
@@ -150,7 +150,7 @@ async fn a_restarted_control_plane_knows_who_was_enrolled_and_goes_on_counting()
     let b = mesh.node("b").await;
     let mut stream = Subscription::open(&mut mesh.client(&b).await, Snapshot::default()).await.unwrap();
     stream.next().await;
-    stream.listening(&[(&db(), "u-db")]).await;
+    stream.listening(&[(&db(), "b")]).await;
     stream.until(|s| s.workloads[&db()].membership == Membership::Enrolled).await;
     let before = stream.snapshot.clone();
     drop(stream);

@@ -21,7 +21,7 @@ fn at(text: &str) -> SocketAddr {
 fn workload(name: &str, address: &str, node: &str, membership: Membership) -> Workload {
     Workload {
         name: ObjectName::new("shop", name),
-        uid: name.into(),
+        instance: name.into(),
         identity: Identity::new("cluster.local", "shop", name),
         addresses: vec![address.parse().unwrap()],
         node: node.into(),

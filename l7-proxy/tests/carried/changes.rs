@@ -110,7 +110,7 @@ async fn a_peer_that_is_replaced_loses_its_tunnels() {
     is_alive(&mut open).await;
     let before = stage.a.metric("millrace_proxy_tunnels{end=\"client\"}");
     assert_eq!(before, 1);
-    stage.api.uid = "uid-2".into();
+    stage.api.instance = "uid-2".into();
     stage.publish(|_| ()).await;
     assert!(was_reset(&mut open.0).await);
     wait_for(|| stage.a.metric("millrace_proxy_tunnels{end=\"client\"}") == 0, "the tunnel's end").await;

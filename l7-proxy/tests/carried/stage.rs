@@ -129,7 +129,7 @@ pub(crate) struct Stage {
 pub(crate) fn workload(name: &str, address: IpAddr, node: &str) -> Workload {
     Workload {
         name: ObjectName::new("shop", name),
-        uid: UID.into(),
+        instance: UID.into(),
         identity: Identity::new("cluster.local", "shop", name),
         addresses: vec![address],
         node: node.into(),

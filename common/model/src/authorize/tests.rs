@@ -22,7 +22,7 @@ fn verdict(policies: Vec<Policy>, facts: &Facts) -> Verdict {
     };
     let workload = Workload {
         name: ObjectName::new("shop", "db"),
-        uid: "1".into(),
+        instance: "1".into(),
         identity: Identity::new("td", "shop", "db"),
         addresses: Vec::new(),
         node: "a".into(),

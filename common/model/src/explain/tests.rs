@@ -15,7 +15,7 @@ fn shop(name: &str) -> ObjectName {
 fn workload(name: &str, node: &str, last: u8) -> Workload {
     Workload {
         name: shop(name),
-        uid: name.into(),
+        instance: name.into(),
         identity: Identity::new("td", "shop", name),
         addresses: vec![[10, 0, 0, last].into(), format!("fd10::{last}").parse().unwrap()],
         node: node.into(),

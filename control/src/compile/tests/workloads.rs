@@ -1,6 +1,8 @@
 //! Whose address, who is in the mesh, what a pod is.
 
-use super::{BASE, Listener, Membership, ObjectName, Snapshot, compile, name, notes, pod, snapshot, world};
+use super::{
+    BASE, Listener, Membership, ObjectName, Snapshot, compile, instance_of, name, notes, pod, snapshot, world,
+};
 
 #[test]
 fn a_pod_has_its_own_identity_zone_and_addresses() {
@@ -44,12 +46,13 @@ fn the_pods_label_counts_before_its_namespaces_and_its_nodes_network_before_both
 fn a_pod_is_enrolled_while_its_own_node_listens_for_this_very_pod() {
     let mut world = world(&format!("{BASE}{}", pod("web", "10.0.0.1", "")));
     let membership = |world: &_| compile(world).0.workloads[&name("web")].membership;
-    let listener = |uid: &str| Listener { name: name("web"), uid: uid.into() };
-    world.listening.insert("b".into(), [listener("u-web")].into());
+    let own = instance_of(&world, &name("web"));
+    let listener = |instance: &str| Listener { name: name("web"), instance: instance.into() };
+    world.listening.insert("b".into(), [listener(&own)].into());
     assert_eq!(membership(&world), Membership::Pending, "another node's word");
     world.listening.insert("a".into(), [listener("older")].into());
     assert_eq!(membership(&world), Membership::Pending, "a pod of the same name before it");
-    world.listening.insert("a".into(), [listener("u-web")].into());
+    world.listening.insert("a".into(), [listener(&own)].into());
     assert_eq!(membership(&world), Membership::Enrolled);
 }
 
@@ -65,20 +68,30 @@ fn a_pod_without_a_node_or_at_its_end_is_no_workload() {
     assert_eq!(notes(&text), [] as [String; 0], "an address given on is no fault");
 }
 
-/// A pod made again under its name is another; one whose readiness changed is not.
+/// A pod made again under its name is another by what it does not share, and whoever tells of it: neither uid nor time of birth
+/// tell, which an API server gives and a file does not.
 #[test]
-fn a_pod_without_a_uid_has_one_of_what_a_successor_would_not_share() {
-    let uid = |netns: &str, address: &str, ready: &str| {
+fn a_pod_made_again_is_another_by_its_place_and_not_by_its_uid_or_birth() {
+    let instance = |birth: &str, place: &str, account: &str, status: &str| {
         let text = format!(
-            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: p, annotations: {{millrace.dev/netns: {netns}}}}}, \
-             spec: {{nodeName: a}}, status: {{podIPs: [{{ip: {address}}}], conditions: [{{type: Ready, status: \"{ready}\"}}]}}}}"
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: p, {birth} annotations: {{{place}}}}}, \
+             spec: {{nodeName: a, serviceAccountName: {account}}}, status: {{{status}}}}}"
         );
-        snapshot(&text).workloads[&ObjectName::new("default", "p")].uid.clone()
+        snapshot(&text).workloads[&ObjectName::new("default", "p")].instance.clone()
     };
-    let first = uid("/run/netns/p", "10.0.0.1", "True");
-    assert_eq!(first, uid("/run/netns/p", "10.0.0.1", "False"));
-    assert_ne!(first, uid("/run/netns/q", "10.0.0.1", "True"));
-    assert_ne!(first, uid("/run/netns/p", "10.0.0.2", "True"));
+    let (netns, status) = ("millrace.dev/netns: /run/netns/p", "podIPs: [{ip: 10.0.0.1}]");
+    let first = instance("", netns, "web", status);
+    let later = "uid: uid-7, resourceVersion: \"4\", creationTimestamp: \"2026-01-01T00:00:00Z\",";
+    assert_eq!(first, instance(later, netns, "web", status));
+    assert_eq!(
+        first,
+        instance("", netns, "web", "podIPs: [{ip: 10.0.0.1}], conditions: [{type: Ready, status: \"False\"}]")
+    );
+    assert_eq!(first, instance("", netns, "web", ""), "its address came after its namespace");
+    assert_ne!(first, instance("", "millrace.dev/netns: /run/netns/q", "web", status));
+    assert_ne!(first, instance("", netns, "db", status));
+    let unplaced = instance("", "", "web", status);
+    assert_ne!(unplaced, instance("", "", "web", "podIPs: [{ip: 10.0.0.2}]"));
 }
 
 #[test]

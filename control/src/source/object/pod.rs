@@ -7,7 +7,7 @@ use std::{
 };
 
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::util::intstr::IntOrString};
-use millrace_model::{ObjectName, Protocol, name::stable_id};
+use millrace_model::{ObjectName, Protocol, workload::instance};
 
 use super::{addresses, meta, port, protocol};
 use crate::{
@@ -43,13 +43,14 @@ pub(super) fn pod(name: &ObjectName, pod: &core::Pod, problems: &mut Problems) -
         Some(false) | None => path(annotations, (NETNS_ANNOTATION, "network namespace", "/run/netns/web"), problems),
     };
     let node = checked_name(spec.node_name.as_deref(), "spec.nodeName", problems);
+    let service_account = checked_name(spec.service_account_name.as_deref(), "spec.serviceAccountName", problems)
+        .unwrap_or_else(|| "default".into());
     let network = if spec.host_network == Some(true) { Network::Host } else { Network::Own };
     Pod {
         name: name.clone(),
-        uid: uid(name, meta.uid.as_deref(), netns.as_deref(), &addresses),
+        instance: instance(node.as_deref().unwrap_or_default(), &service_account, netns.as_deref(), &addresses),
         labels,
-        service_account: checked_name(spec.service_account_name.as_deref(), "spec.serviceAccountName", problems)
-            .unwrap_or_else(|| "default".into()),
+        service_account,
         node,
         addresses,
         netns,
@@ -61,17 +62,6 @@ pub(super) fn pod(name: &ObjectName, pod: &core::Pod, problems: &mut Problems) -
         probe_ports: probe_ports(&spec),
         weight: weight(meta.annotations.as_ref(), problems),
     }
-}
-
-/// A source without uids gets one from what a pod made again would not share: its namespace's path and its addresses.
-fn uid(name: &ObjectName, uid: Option<&str>, netns: Option<&str>, addresses: &[IpAddr]) -> Arc<str> {
-    if let Some(uid) = uid.filter(|uid| !uid.is_empty()) {
-        return uid.into();
-    }
-    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    let mut parts = vec![name.namespace.as_bytes(), name.name.as_bytes(), netns.unwrap_or_default().as_bytes()];
-    parts.extend(addresses.iter().map(String::as_bytes));
-    format!("directory-{:016x}", stable_id(&parts)).into()
 }
 
 fn pod_addresses(status: &core::PodStatus, problems: &mut Problems) -> Vec<IpAddr> {

@@ -5,7 +5,7 @@ use std::{io, pin::Pin, sync::Arc, task, time::Instant};
 
 use anyhow::{Context as _, Result};
 use hyper_util::rt::TokioIo;
-use millrace_model::Identity;
+use millrace_model::{Identity, workload};
 use millrace_node::credentials::{self, Expect, KeyMaterial};
 use millrace_wire::{
     control::{Have, JoinRequest, Listener, Listening, NodeMessage, control_client::ControlClient, node_message::Kind},
@@ -71,8 +71,11 @@ pub(super) async fn follow(joining: Joining, arrived: mpsc::Sender<Arrived>) -> 
     let mut client = ControlClient::new(dial(address, tls).await?).max_decoding_message_size(MAX_UPDATE);
     let (say, said) = mpsc::channel(2);
     say.send(NodeMessage { kind: Some(Kind::Have(Have { generation: 0 })) }).await?;
-    let listener =
-        |pod: Pod| Listener { name: Some(ObjectName { namespace: pod.namespace, name: pod.name }), uid: pod.uid };
+    let listener = |pod: Pod| {
+        let instance = workload::instance(&world::node(pod.node), &pod.account, Some(&pod.netns), &[]);
+        let name = Some(ObjectName { namespace: pod.namespace, name: pod.name });
+        Listener { name, instance: instance.to_string() }
+    };
     let listening = Listening { workloads: pods.into_iter().map(listener).collect() };
     say.send(NodeMessage { kind: Some(Kind::Listening(listening)) }).await?;
     let mut updates = client.subscribe(ReceiverStream::new(said)).await?.into_inner();

@@ -34,8 +34,10 @@ pub struct Pod {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its uid.
-    pub uid: String,
+    /// The path of its network namespace.
+    pub netns: String,
+    /// Its service account, which is its service's name.
+    pub account: String,
     /// The number of its node.
     pub node: usize,
 }
@@ -61,7 +63,8 @@ impl Size {
         (0..each).map(move |number| Pod {
             namespace: format!("ns{namespace}"),
             name: format!("p{number}"),
-            uid: format!("u-{namespace}-{number}"),
+            netns: format!("/run/netns/u-{namespace}-{number}"),
+            account: format!("s{}", number / self.pods),
             node: (namespace * each + number) % self.nodes,
         })
     }
@@ -94,11 +97,11 @@ impl Size {
             }));
         }
         for (index, pod) in self.pods_of(number).enumerate() {
-            let app = format!("s{}", index / self.pods);
+            let app = pod.account;
             objects.push(json!({
                 "apiVersion": "v1", "kind": "Pod",
-                "metadata": {"namespace": name, "name": pod.name, "uid": pod.uid, "labels": {"app": app},
-                    "annotations": {"millrace.dev/netns": format!("/run/netns/{}", pod.uid)}},
+                "metadata": {"namespace": name, "name": pod.name, "labels": {"app": app},
+                    "annotations": {"millrace.dev/netns": pod.netns}},
                 "spec": {"nodeName": node(pod.node), "serviceAccountName": app},
                 "status": {"podIPs": [{"ip": format!("10.{}.{}.{}", 100 + number, index / 250, 1 + index % 250)}],
                     "phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},

@@ -1,10 +1,10 @@
 //! One world, read from a directory and from an API server, is one Snapshot.
 
-use std::{collections::BTreeMap, fs};
+use std::fs;
 
 use millrace_control::config::Source;
 use millrace_model::Snapshot;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     mesh::{Mesh, kubernetes},
@@ -29,8 +29,10 @@ fn generated(shop: &str) -> Vec<Value> {
             let node = format!("equal-{}", (app + pod_number) % NODES);
             let mut one = pod(shop, &pod_name, &name, (&node, &address));
             match pod_number {
-                1 => one["metadata"]["annotations"] = serde_json::json!({"millrace.dev/weight": "5"}),
+                1 => one["metadata"]["annotations"] = json!({"millrace.dev/weight": "5"}),
                 2 => one["status"]["conditions"][0]["status"] = "False".into(),
+                3 if app % 2 == 0 => one["spec"]["hostNetwork"] = true.into(),
+                3 => one["metadata"]["annotations"] = json!({"millrace.dev/netns": format!("/run/netns/{name}")}),
                 _ => {}
             }
             pods.push((pod_name, address));
@@ -39,6 +41,13 @@ fn generated(shop: &str) -> Vec<Value> {
         objects.push(service(shop, &name, Some(&format!("10.96.77.{}", app + 1))));
         objects.push(slice(shop, &name, &pods));
         objects.push(access(shop, &format!("{name}-allow"), &name, "Allow"));
+        if app % 4 == 0 {
+            objects.push(json!({
+                "apiVersion": "millrace.dev/v1alpha1", "kind": "TrafficPolicy",
+                "metadata": {"name": name, "namespace": shop},
+                "spec": {"targetRefs": [{"kind": "Service", "name": name}], "outlierEjection": {"interval": "9s"}},
+            }));
+        }
         if app % 3 == 0 {
             objects.push(access(shop, &format!("{name}-deny"), &name, "Deny"));
             objects.push(encryption(shop, &format!("{name}-a"), &name, "Strict"));
@@ -57,19 +66,10 @@ async fn a_world_is_the_same_snapshot_from_a_directory_and_from_an_api_server() 
     let server = server();
     let shop = server.namespace("equal");
     let writer = Writer { client: server.client().await };
-    let mut manifests: BTreeMap<usize, Value> = BTreeMap::new();
-    for (number, object) in generated(&shop).into_iter().enumerate() {
-        let made = writer.create(&object).await;
-        let mut manifest = object;
-        if manifest["kind"] == "Pod" {
-            // A workload is one pod and not its successor of the same name: the uid that the API server gave is part of it.
-            manifest["metadata"]["uid"] = made.metadata.uid.unwrap().into();
-        }
-        manifests.insert(number, manifest);
-    }
     let folder = tempfile::tempdir().unwrap();
-    for (number, manifest) in &manifests {
-        fs::write(folder.path().join(format!("{number:04}.yaml")), serde_yaml_ng::to_string(manifest).unwrap())
+    for (number, manifest) in generated(&shop).into_iter().enumerate() {
+        writer.create(&manifest).await;
+        fs::write(folder.path().join(format!("{number:04}.yaml")), serde_yaml_ng::to_string(&manifest).unwrap())
             .unwrap();
     }
     let n_pods = usize::try_from(APPS * PODS).unwrap();

@@ -22,7 +22,7 @@ fn name(name: &str) -> ObjectName {
 fn workload(pod: &str, node: &str, addresses: &[&str]) -> Workload {
     Workload {
         name: name(pod),
-        uid: pod.into(),
+        instance: pod.into(),
         identity: Identity::new("td", "shop", pod),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         node: node.into(),

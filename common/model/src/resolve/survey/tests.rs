@@ -21,7 +21,7 @@ fn zone(node: &str) -> Option<Arc<str>> {
 fn workload(node: &str, last: u8) -> Workload {
     Workload {
         name: ObjectName::new("shop", &format!("w{last}")),
-        uid: format!("w{last}").into(),
+        instance: format!("w{last}").into(),
         identity: Identity::new("td", "shop", "w"),
         addresses: vec![[10, 0, 0, last].into()],
         node: node.into(),
