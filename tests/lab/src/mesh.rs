@@ -29,13 +29,16 @@ pub(crate) struct Mesh {
     control: Option<Process>,
     agents: BTreeMap<String, Process>,
     proxies: BTreeMap<String, Process>,
+    holders: BTreeMap<String, Process>,
     more_agent_flags: Vec<String>,
+    more_proxy_flags: Vec<String>,
 }
 
 impl Mesh {
     pub(crate) fn detach(&mut self) {
         let agents = std::mem::take(&mut self.agents).into_values();
         let all = agents.chain(std::mem::take(&mut self.proxies).into_values()).chain(self.control.take());
+        let all = all.chain(std::mem::take(&mut self.holders).into_values());
         all.for_each(Process::detach);
     }
 }
@@ -49,6 +52,8 @@ pub enum Part<'a> {
     Agent(&'a str),
     /// The proxy of a node.
     Proxy(&'a str),
+    /// The holder of a node's listeners; a lab has none unless a test starts one.
+    Holder(&'a str),
 }
 
 impl Lab {
@@ -77,6 +82,11 @@ impl Lab {
         self.mesh.more_agent_flags = flags.iter().map(ToString::to_string).collect();
     }
 
+    /// Has every proxy started from now on run with these flags too.
+    pub fn proxy_flags(&mut self, flags: &[&str]) {
+        self.mesh.more_proxy_flags = flags.iter().map(ToString::to_string).collect();
+    }
+
     /// A node's runtime directory: its sockets are in it.
     pub fn run_directory(&self, node: &str) -> PathBuf {
         self.directory().join(node).join("run")
@@ -88,12 +98,14 @@ impl Lab {
             Part::Control => (self.control_command()?, "control".to_owned()),
             Part::Agent(node) => (self.agent_command(node)?, format!("{node}-agent")),
             Part::Proxy(node) => (self.proxy_command(node)?, format!("{node}-proxy")),
+            Part::Holder(node) => (self.holder_command(node)?, format!("{node}-holder")),
         };
         let process = Process::start(command, &name, &self.logs())?;
         let before = match part {
             Part::Control => self.mesh.control.replace(process),
             Part::Agent(node) => self.mesh.agents.insert(node.to_owned(), process),
             Part::Proxy(node) => self.mesh.proxies.insert(node.to_owned(), process),
+            Part::Holder(node) => self.mesh.holders.insert(node.to_owned(), process),
         };
         ensure!(before.is_none(), "{part:?} runs already");
         Ok(())
@@ -105,6 +117,7 @@ impl Lab {
             Part::Control => self.mesh.control.take(),
             Part::Agent(node) => self.mesh.agents.remove(node),
             Part::Proxy(node) => self.mesh.proxies.remove(node),
+            Part::Holder(node) => self.mesh.holders.remove(node),
         };
         process.with_context(|| format!("{part:?} does not run"))
     }
@@ -115,6 +128,7 @@ impl Lab {
             Part::Control => self.mesh.control.as_ref(),
             Part::Agent(node) => self.mesh.agents.get(node),
             Part::Proxy(node) => self.mesh.proxies.get(node),
+            Part::Holder(node) => self.mesh.holders.get(node),
         };
         Ok(process.with_context(|| format!("{part:?} does not run"))?.pid())
     }
@@ -125,6 +139,8 @@ impl Lab {
             Part::Control => self.directory().join("wire/run/control-admin.sock"),
             Part::Agent(node) => self.run_directory(node).join("agent-admin.sock"),
             Part::Proxy(node) => self.run_directory(node).join("proxy-admin.sock"),
+            // It has none: there is nothing to ask it.
+            Part::Holder(node) => self.run_directory(node).join("holder-admin.sock"),
         };
         Admin { socket }
     }
@@ -137,6 +153,7 @@ impl Lab {
                 Part::Control => self.mesh.control.as_mut(),
                 Part::Agent(node) => self.mesh.agents.get_mut(node),
                 Part::Proxy(node) => self.mesh.proxies.get_mut(node),
+                Part::Holder(node) => self.mesh.holders.get_mut(node),
             };
             if let Some(Err(ended)) = process.map(Process::still_runs) {
                 return Ok(Err(ended)); // No use in waiting on.
@@ -219,6 +236,12 @@ impl Lab {
 
     fn proxy_command(&self, node: &str) -> Result<Command> {
         let mut command = self.place(node)?.command(self.binaries().path("millrace-proxy")?)?;
+        command.arg("--run-dir").arg(self.run_directory(node)).args(&self.mesh.more_proxy_flags);
+        Ok(command)
+    }
+
+    fn holder_command(&self, node: &str) -> Result<Command> {
+        let mut command = self.place(node)?.command(self.binaries().path("millrace-holder")?)?;
         command.arg("--run-dir").arg(self.run_directory(node));
         Ok(command)
     }

@@ -3,8 +3,10 @@
 //! The server greets with a line of JSON: what accept(), getpeername() and getsockname() gave. The client then sends one line:
 //! `bye`, `echo`, `duplex <up> <down> <chunk>`, `reset <after>` or `hold`.
 
+pub mod app;
 pub mod client;
 pub mod crowd;
+pub mod load;
 pub mod payload;
 pub mod server;
 

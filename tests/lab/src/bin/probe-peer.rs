@@ -1,11 +1,11 @@
 //! The lab's own server and client as a program: `probe-peer serve 0.0.0.0:8080`, `probe-peer call web:80`. Results are JSON.
 #![expect(clippy::print_stdout, reason = "a program whose output is its result")]
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use millrace_lab::peer::{client, crowd, server};
+use millrace_lab::peer::{app, client, crowd, load, server};
 use socket2::Protocol;
 
 #[derive(Parser)]
@@ -30,6 +30,28 @@ enum Action {
         /// The file at whose appearance the listener is closed.
         #[arg(long)]
         deaf_when: Option<PathBuf>,
+    },
+    /// Serve as an application does, until SIGTERM; what it did is told at its end.
+    App {
+        /// Address and port; [::] takes IPv4 too.
+        listen: SocketAddr,
+        /// How long an answer takes, in milliseconds.
+        #[arg(long, default_value_t = 0)]
+        takes_ms: u64,
+    },
+    /// Short calls at a rate beside long connections, until a file appears.
+    Load {
+        /// host:port, each.
+        targets: Vec<String>,
+        /// Short calls a second.
+        #[arg(long)]
+        rate: u32,
+        /// Long connections.
+        #[arg(long, default_value_t = 0)]
+        long: usize,
+        /// The file.
+        #[arg(long)]
+        until: PathBuf,
     },
     /// Many long connections, watched for their end until a file appears.
     Crowd {
@@ -110,6 +132,13 @@ fn main() -> Result<()> {
     let result = match action {
         Action::Serve { listen, name, deaf_when } => {
             return server::serve(&server::Options { listen, name, protocol, deaf_when });
+        }
+        Action::App { listen, takes_ms } => {
+            return app::serve(&app::Options { listen, takes: Duration::from_millis(takes_ms) });
+        }
+        Action::Load { targets, rate, long, until } => {
+            let told = || println!("{}", serde_json::json!({"open": long}));
+            serde_json::to_string(&load::load(&load::Options { targets, rate, long, until }, told)?)?
         }
         Action::Crowd { target, count, until } => {
             let told = || println!("{}", serde_json::json!({"open": count}));
