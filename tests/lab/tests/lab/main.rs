@@ -48,6 +48,7 @@ mod scene;
 mod services;
 #[cfg(test)]
 mod standalone;
+#[cfg(test)]
 mod survival;
 #[cfg(test)]
 mod tuning;
