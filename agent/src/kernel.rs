@@ -25,6 +25,7 @@ pub mod tune;
 
 pub use capacities::Capacities;
 pub use error::AttachError;
+pub use flows::Record;
 pub use leave::leave;
 pub use maps::MapError;
 pub use missing::Missing;

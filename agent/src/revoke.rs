@@ -94,7 +94,7 @@ fn judged(
     (connection, end): (&Connection, &End),
     workloads: &BTreeSet<u64>,
 ) -> Option<(u64, Why, Side)> {
-    let End { source, target, is_caller, kind: _, key: _ } = *end;
+    let End { source, target, is_caller, .. } = *end;
     let (side, other) = if is_caller == 1 { (Side::Caller, target) } else { (Side::Callee, source) };
     // The node's own processes are no workload, and no policy names them.
     if other == 0 {

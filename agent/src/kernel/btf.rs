@@ -26,10 +26,34 @@ const DATASEC: u32 = 15;
 const DECL_TAG: u32 = 17;
 const ENUM64: u32 = 19;
 
+/// How deep nameless structures are looked into.
+const DEPTH: usize = 4;
+
+/// What programs read of a connection that ends, as they call it, and where it stands: a socket is what a TCP socket begins with.
+const OF_ENDS: [(&str, &str, &str); 4] = [
+    ("AT_BYTES_SENT", "tcp_sock", "bytes_sent"),
+    ("AT_BYTES_RETRANS", "tcp_sock", "bytes_retrans"),
+    ("AT_SK_ERR", "sock", "sk_err"),
+    ("AT_SK_FLAGS", "sock_common", "skc_flags"),
+];
+
 /// The byte at which `field` stands in the running kernel's `structure`.
 pub(super) fn offset(structure: &str, field: &str) -> io::Result<u32> {
     offset_in(&fs::read(OWN)?, structure, field)
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{OWN} has no {structure}.{field}")))
+}
+
+/// What programs read of a connection that ends, by their names for it. 0 where it is not known: bytes are off by the ends of
+/// streams then, and outcomes have no errno.
+pub(super) fn of_ends() -> [(&'static str, u32); 4] {
+    let own = fs::read(OWN).unwrap_or_default();
+    OF_ENDS.map(|(name, structure, field)| {
+        let at = offset_in(&own, structure, field);
+        if at.is_none() {
+            tracing::warn!("{OWN} has no {structure}.{field}: connections' bytes and outcomes are told less exactly");
+        }
+        (name, at.unwrap_or(0))
+    })
 }
 
 fn offset_in(btf: &[u8], structure: &str, field: &str) -> Option<u32> {
@@ -41,20 +65,56 @@ fn offset_in(btf: &[u8], structure: &str, field: &str) -> Option<u32> {
     let (own, types_at, types, names_at) = (word(4)?, word(8)?, word(12)?, word(16)?);
     let names = btf.get(own.checked_add(names_at)?..)?;
     let types_at = own.checked_add(types_at)?;
-    let mut rest = btf.get(types_at..types_at.checked_add(types)?)?;
-    while let Some(head) = rest.get(..TYPE) {
+    let all = Types { rest: btf.get(types_at..types_at.checked_add(types)?)? };
+    let found = all.clone().find(|one| one.kind == STRUCT && is_named(names, one.name, structure))?;
+    field_of(&all, names, (&found, field), DEPTH).map(|bits| bits / 8)
+}
+
+/// The bit at which a field stands in a structure, or in a nameless one within it.
+fn field_of(all: &Types<'_>, names: &[u8], (structure, field): (&Type<'_>, &str), depth: usize) -> Option<u32> {
+    // With bit fields the size of one is in the top byte.
+    let bits = if structure.has_bit_fields { 0xff_ffff } else { u32::MAX };
+    let members = || structure.of.chunks_exact(MEMBER);
+    let at = |member| Some(u32_at(member, 8)? & bits);
+    if let Some(member) = members().find(|m| u32_at(m, 0).is_some_and(|name| is_named(names, name, field))) {
+        return at(member);
+    }
+    if depth == 0 {
+        return None;
+    }
+    members().filter(|member| u32_at(member, 0) == Some(0)).find_map(|member| {
+        // Types are numbered from 1, in their order.
+        let number = usize::try_from(u32_at(member, 4)?).ok()?.checked_sub(1)?;
+        let inner = all.clone().nth(number).filter(|inner| matches!(inner.kind, STRUCT | UNION))?;
+        Some(at(member)? + field_of(all, names, (&inner, field), depth - 1)?)
+    })
+}
+
+/// One type, with what follows it.
+struct Type<'b> {
+    name: u32,
+    kind: u32,
+    has_bit_fields: bool,
+    of: &'b [u8],
+}
+
+/// The types that are left.
+#[derive(Clone)]
+struct Types<'b> {
+    rest: &'b [u8],
+}
+
+impl<'b> Iterator for Types<'b> {
+    type Item = Type<'b>;
+
+    fn next(&mut self) -> Option<Type<'b>> {
+        let head = self.rest.get(..TYPE)?;
         let (name, says) = (u32_at(head, 0)?, u32_at(head, 4)?);
         let (kind, n) = (says >> 24 & 0x1f, usize::try_from(says & 0xffff).ok()?);
-        let (of, after) = rest.get(TYPE..)?.split_at_checked(following(kind, n))?;
-        if kind == STRUCT && is_named(names, name, structure) {
-            // With bit fields the size of one is in the top byte.
-            let bits = if says >> 31 == 1 { 0xff_ffff } else { u32::MAX };
-            let member = of.chunks_exact(MEMBER).find(|m| u32_at(m, 0).is_some_and(|n| is_named(names, n, field)));
-            return Some((u32_at(member?, 8)? & bits) / 8);
-        }
-        rest = after;
+        let (of, after) = self.rest.get(TYPE..)?.split_at_checked(following(kind, n))?;
+        self.rest = after;
+        Some(Type { name, kind, has_bit_fields: says >> 31 == 1, of })
     }
-    None
 }
 
 /// How many bytes follow a type of this kind that has `n` of what it has.
@@ -76,7 +136,7 @@ fn is_named(names: &[u8], at: u32, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{OWN, offset, offset_in};
+    use super::{OWN, of_ends, offset, offset_in};
 
     #[test]
     fn a_field_of_the_running_kernel_is_found_and_one_that_is_not_there_is_not() {
@@ -84,6 +144,10 @@ mod tests {
         // `struct list_head` has been two pointers for ever.
         assert_eq!((offset_in(&btf, "list_head", "next"), offset_in(&btf, "list_head", "prev")), (Some(0), Some(8)));
         assert!(offset("tcp_sock", "write_seq").unwrap() > 0);
+        // One of a nameless union's, of which it is the first.
+        let cookie = offset_in(&btf, "sock_common", "skc_cookie").unwrap();
+        assert_eq!(offset_in(&btf, "sock_common", "skc_flags"), Some(cookie + 8));
+        assert!(of_ends().iter().all(|(_, at)| *at > 0), "{:?}", of_ends());
         assert!(offset("tcp_sock", "write_sequence").is_err());
         assert!(offset("no_such_sock", "write_seq").is_err());
     }

@@ -28,7 +28,8 @@ use super::{
     btf,
     capacities::Capacities,
     error::AttachError,
-    flows, leave,
+    flows::{self, Record},
+    leave,
     maps::{Failed, Layout, MapError, Tables},
     missing::{MPTCP, Missing, ORDER, SEQUENCE},
     older::Older,
@@ -231,9 +232,17 @@ impl Kernel {
         Reason::ALL.into_iter().map(count).collect()
     }
 
-    /// Hands every flow record that waits to `each`. Nobody is woken by a record: call this on a timer.
-    pub fn flows(&mut self, each: &mut dyn FnMut(FlowEvent)) {
+    /// Hands every record that waits to `each`. Nobody is woken by a record: call this on a timer.
+    pub fn records(&mut self, each: &mut dyn FnMut(Record)) {
         flows::drain(&mut self.flows, each);
+    }
+
+    /// As `records`, but the decisions alone: what ended meanwhile is passed over.
+    pub fn flows(&mut self, each: &mut dyn FnMut(FlowEvent)) {
+        self.records(&mut |record| match record {
+            Record::Decided(event) => each(event),
+            Record::Ended(_) => {}
+        });
     }
 
     /// The backends that connections failed to, and how often.
@@ -322,6 +331,10 @@ fn load(options: &Options) -> Result<Ebpf, AttachError> {
     // Where it is not known, no connection is compared: `check` says so.
     let write_seq = if missing.lacks(SEQUENCE) { 0 } else { write_seq().unwrap_or(0) };
     loader.override_global("WRITE_SEQ", &write_seq, true);
+    let of_ends = btf::of_ends();
+    for (name, at) in &of_ends {
+        loader.override_global(name, at, true);
+    }
     loader.load(OBJECT).map_err(|error| AttachError::Object(Box::new(error)))
 }
 

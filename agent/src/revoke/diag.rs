@@ -102,7 +102,8 @@ fn note(message: &[u8], seen: &mut Seen) -> Option<()> {
     }
     let local = socket_address(ip(family, id.get(4..20)?)?, local_port);
     let remote = socket_address(ip(family, id.get(20..36)?)?, port(2)?);
-    let end = message.get(MESSAGE..).and_then(end);
+    // One that nobody vouches for is noted to be told of, and judged by what it looks like.
+    let end = message.get(MESSAGE..).and_then(end).filter(|end| end.is_attested == 1);
     seen.connections.push(Connection { local, remote, end, family, id });
     Some(())
 }
@@ -111,8 +112,11 @@ fn note(message: &[u8], seen: &mut Seen) -> Option<()> {
 fn end(rest: &[u8]) -> Option<End> {
     let within = |bytes, kind| attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value);
     let value = within(within(within(rest, STORAGES)?, STORAGE)?, VALUE)?;
-    let (long, word) = (|at| u64_at(value, at), |at| u32_at(value, at));
-    Some(End { source: long(0)?, target: long(8)?, is_caller: word(16)?, kind: word(20)?, key: long(24)? })
+    let [.., is_caller, kind, path, is_attested] = *<&[u8; size_of::<End>()]>::try_from(value).ok()?;
+    let long = |at| u64_at(value, at);
+    let (source, target, key, policy) = (long(0)?, long(8)?, long(16)?, long(24)?);
+    let (opened_ns, connect_us) = (long(32)?, u32_at(value, 40)?);
+    Some(End { source, target, key, policy, opened_ns, connect_us, is_caller, kind, path, is_attested })
 }
 
 fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {

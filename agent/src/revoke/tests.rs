@@ -43,7 +43,7 @@ fn revoked(have: &State, seen: &BTreeMap<u64, Seen>) -> Vec<Revoked> {
 fn noted() -> BTreeMap<u64, Seen> {
     let mut seen = seen(&[("10.0.0.1:40000", "10.0.0.2:80")], &[("10.0.0.2:80", "10.0.0.1:40000")], &[]);
     for (cookie, is_caller) in [(WEB, 1), (DB, 0)] {
-        let end = End { source: WEB, target: DB, is_caller, kind: 1, key: 0 };
+        let end = End { source: WEB, target: DB, is_caller, is_attested: 1, ..End::default() };
         seen.get_mut(&cookie).unwrap().connections[0].end = Some(end);
     }
     seen
@@ -75,7 +75,7 @@ fn who_called_is_not_closed_for_what_it_may_not_be_called_for() {
     let mut seen = noted();
     for seen in seen.values_mut() {
         let end = seen.connections[0].end.as_mut().unwrap();
-        *end = End { source: DB, target: WEB, is_caller: 1 - end.is_caller, kind: 1, key: 0 };
+        *end = End { source: DB, target: WEB, is_caller: 1 - end.is_caller, ..*end };
     }
     seen.get_mut(&DB).unwrap().listening.insert(80);
     assert!(revoked(&node(&[(WEB, 0, 0)]), &seen).is_empty());
@@ -94,7 +94,7 @@ fn a_connection_with_a_workload_that_is_gone_is_closed_though_another_has_its_ad
 #[test]
 fn the_hosts_connections_are_let_be() {
     let mut seen = noted();
-    seen.get_mut(&DB).unwrap().connections[0].end = Some(End { source: 0, target: DB, is_caller: 0, kind: 1, key: 0 });
+    seen.get_mut(&DB).unwrap().connections[0].end = Some(End { target: DB, is_attested: 1, ..End::default() });
     seen.remove(&WEB);
     assert!(revoked(&node(&[(WEB, 0, 0)]), &seen).is_empty());
 }

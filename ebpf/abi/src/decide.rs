@@ -69,6 +69,29 @@ pub fn attests(pod: &Pod, own: &Addr, dest: &Dest, port: Port, verdict: Option<&
         && matches!(connect(pod, Some(dest), false, port, verdict), Reason::Direct | Reason::Own)
 }
 
+/// The way that a connecting socket goes whose end is told, where it is not captured: a pod's of the mesh, to another address than
+/// loopback. `is_service` says that a backend stands for a service's address.
+#[inline(always)]
+pub fn told(pod: &Pod, dest: Option<&Dest>, target: &Addr, is_service: bool) -> Option<Reason> {
+    let is_host = pod.kind == PodKind::HostMesh as u32;
+    if !(is_host || pod.kind == PodKind::Mesh as u32) || is_loopback(target) {
+        return None;
+    }
+    Some(match dest {
+        Some(dest) if dest.id == pod.id => Reason::Own,
+        Some(dest) if is_host && dest.kind == DestKind::Remote as u32 => Reason::HostRemote,
+        Some(_) => Reason::Direct,
+        None if is_service => Reason::PlainBackend,
+        None => Reason::Untouched,
+    })
+}
+
+/// True where the accepting end of an attested connection tells of it: its caller is no pod, so nobody tells at the other end.
+#[inline(always)]
+pub fn told_by_callee(source: u64) -> bool {
+    source == 0
+}
+
 /// True where the kernel vouches for a connection as the host's own: to a pod of this node, at a port that its probes name. No
 /// policy is asked, as a kubelet has no identity that one could name. A pod that is being enrolled is probed too. The host is what
 /// runs in its network namespace and is no pod.

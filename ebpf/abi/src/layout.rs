@@ -326,21 +326,31 @@ pub struct ShownClient {
     pub reserved: [u8; 2],
 }
 
-/// Value of ENDS: between whom an attested connection was made, on the socket at either end of it. An address may be another
+/// Value of ENDS: what is known of a connection as it begins, on the socket of an end of it. An address may be another
 /// workload's by the time that somebody asks.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct End {
-    /// The calling workload's id; 0 for the host.
+    /// The calling workload's id; 0 for the host, and where it is not known.
     pub source: u64,
-    /// The called workload's id.
+    /// The called workload's id; 0 where it is none of the mesh's.
     pub target: u64,
-    /// 1 on the caller's socket, 0 on the other.
-    pub is_caller: u32,
-    /// Until the connection is under way, of a caller in the node's own namespace: a [`PodKind`], what it is.
-    pub kind: u32,
-    /// And its key in PODS, where it is a pod.
+    /// Until the connection is under way, of a caller in the node's own namespace: its key in PODS, where it is a pod.
     pub key: u64,
+    /// The policy that let it pass; 0: none, or decided elsewhere.
+    pub policy: u64,
+    /// CLOCK_MONOTONIC when it began, where its end is told; else 0.
+    pub opened_ns: u64,
+    /// How long it took to be established, as the connecting end saw it.
+    pub connect_us: u32,
+    /// 1 on the caller's socket, 0 on the other.
+    pub is_caller: u8,
+    /// Of a caller in the node's own namespace: a [`PodKind`], what it is.
+    pub kind: u8,
+    /// A [`crate::Reason`]: the way it takes.
+    pub path: u8,
+    /// 1 where the kernel vouches for source and target.
+    pub is_attested: u8,
 }
 
 /// Value of EXEMPT: present, and 1, on the proxy's own sockets.
@@ -405,5 +415,5 @@ macro_rules! sizes {
 }
 sizes! {
     Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 16, AffinityKey = 32, AffinityValue = 32, BackendKey = 20, Failures = 24, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16, ProbeKey = 20,
-    Tuple = 48, Pending = 8, Original = 40, Handoff = 80, ShownClient = 20, End = 32, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
+    Tuple = 48, Pending = 8, Original = 40, Handoff = 80, ShownClient = 20, End = 48, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
 }

@@ -4,6 +4,7 @@
 //! that both families take one code path. No padding is left unnamed: the kernel compares keys by bytes.
 #![no_std]
 
+pub mod account;
 pub mod decide;
 pub mod forge;
 pub mod layout;
@@ -11,6 +12,7 @@ pub mod reason;
 pub mod spread;
 pub mod tuning;
 
+pub use account::{EndEvent, Side};
 pub use forge::{Guard, GuardKind};
 pub use layout::{
     AffinityKey, AffinityValue, BackendKey, Dest, DestKind, End, Exempt, Failures, FlowEvent, Handoff, HandoffKind,
@@ -26,7 +28,7 @@ pub type Addr = [u8; 16];
 pub type Port = [u8; 2];
 
 /// Grows with every change of a layout or of a map's meaning; the directory of pins carries it.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// HBONE's port, in network order.
 pub const TUNNEL_PORT: Port = 15008u16.to_be_bytes();
@@ -76,7 +78,8 @@ pub mod capacity {
 
 /// Bits of CONFIG[0].
 pub mod config {
-    /// Write a flow record for each connect of the mesh that is decided, and for each arrival that is dropped.
+    /// Write a flow record for each connect of the mesh that is decided, for each arrival that is dropped, and for each connection
+    /// of a mesh pod that ends.
     pub const FLOWS: u32 = 1;
     /// Log each decision through aya-log: for debugging; off by default.
     pub const DEBUG: u32 = 2;
@@ -122,7 +125,7 @@ pub mod map {
     pub const EXEMPT: &str = "EXEMPT";
     /// `PerCpuArray<u64>` by [`crate::Reason`]: how often each was decided.
     pub const REASONS: &str = "REASONS";
-    /// `RingBuf` of [`crate::FlowEvent`].
+    /// `RingBuf` of [`crate::FlowEvent`] and [`crate::EndEvent`].
     pub const FLOWS: &str = "FLOWS";
     /// `Array<Tuning>`, one entry: how connections are tuned.
     pub const TUNING: &str = "TUNING";

@@ -9,7 +9,7 @@ use millrace_abi::{End, Pod, PodKind, cgroup_key};
 use crate::{
     endpoint::Endpoint,
     maps::{DESTS, ENDS, PODS},
-    storage::Socket,
+    storage::{Make, Socket},
 };
 
 /// How deep a pod's cgroup may lie: a kubelet's are at 3 to 5, and lower where it is itself in a container.
@@ -42,7 +42,7 @@ pub fn note(socket: Socket, pod: &Pod, key: u64, target: &Endpoint) {
         return;
     }
     let key = if pod.kind == PodKind::Host as u32 { 0 } else { key };
-    let mut end = End { source: pod.id, target: 0, is_caller: 1, kind: pod.kind, key };
     // Without memory for it, it is nobody's.
-    socket.set(&ENDS, &mut end);
+    let Some(end) = socket.get_mut(&ENDS, Make::Zeroed) else { return };
+    *end = End { kind: pod.kind as u8, key, is_caller: 1, ..End::default() };
 }

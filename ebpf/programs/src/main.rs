@@ -8,6 +8,7 @@
 #![expect(internal_features, reason = "the one way to the kernel's atomic additions: see `pending`")]
 #![feature(core_intrinsics)]
 
+mod account;
 mod connect;
 mod endpoint;
 mod flow;

@@ -10,10 +10,11 @@ use aya_ebpf::{
 };
 use core::ptr::addr_of;
 use millrace_abi::{
-    End, Handoff, HandoffKind, Original, OriginalMode, PodKind, ProbeKey, Reason, ShownClient, Tuple, decide, forge,
+    Handoff, HandoffKind, Original, OriginalMode, PodKind, ProbeKey, Reason, ShownClient, Side, Tuple, decide, forge,
 };
 
 use crate::{
+    account::{self, Way},
     connect,
     endpoint::{self, AF_INET6, Endpoint},
     flow::{self, Flow},
@@ -53,11 +54,11 @@ pub fn sockops(ctx: &SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
             tuning::tune(ops, socket(ops), netns(ops), Moment::Connecting);
-            connecting(ctx);
+            connecting(ops);
         }
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
             tuning::tune(ops, socket(ops), netns(ops), Moment::Connected);
-            outcome::made(&remote(ops));
+            established(ops);
         }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             tuning::tune(ops, socket(ops), netns(ops), Moment::Accepted);
@@ -70,32 +71,50 @@ pub fn sockops(ctx: &SockOpsContext) -> u32 {
 }
 
 /// Before the SYN: the source port is known, the connection is not yet seen by anybody.
-#[inline(always)]
-fn connecting(ctx: &SockOpsContext) {
-    let ops = ctx.ops;
+#[inline(never)] // As its like below: each has a frame of its own, and one at a time is on the stack of 512 bytes.
+fn connecting(ops: *mut bpf_sock_ops) {
     let Some(socket) = socket(ops) else { return };
     let netns = netns(ops);
     let key = Tuple::of(netns, local(ops).parts(), remote(ops).parts());
-    let mut record = Handoff { socket: cookie(ops), sequence: forged::next_sequence(socket), ..NOTHING };
-    if fill(&mut record, socket, netns, &key) {
-        if let Err(reason) = pending::write(&key, &record) {
-            flow::count(reason);
-            return;
-        }
-        if record.kind == HandoffKind::Attested as u32 {
-            mark(socket, &record, 1);
-        }
-    } else if !outcome::is_watched(socket) {
-        return;
+    let (mut record, mut way) = (NOTHING, Way::UNKNOWN);
+    let hands_over = fill(&mut record, &mut way, socket, netns, &key) && {
+        record.socket = cookie(ops);
+        record.sequence = forged::next_sequence(socket);
+        is_written(&key, &record)
+    };
+    let is_attested = hands_over && record.kind == HandoffKind::Attested as u32;
+    let is_told = account::note(socket, &way, Side::Client, is_attested);
+    // The record goes with the socket, should the other end never take it.
+    if hands_over || is_told || outcome::is_watched(socket) {
+        hear_of_its_end(ops);
     }
-    // The record goes with the socket, should the other end never take it. The one failure is an unknown flag.
+}
+
+/// Writes the record; false where there is no room for it.
+#[inline(always)]
+fn is_written(key: &Tuple, record: &Handoff) -> bool {
+    match pending::write(key, record) {
+        Ok(()) => true,
+        Err(reason) => {
+            flow::count(reason);
+            false
+        }
+    }
+}
+
+/// Has the kernel tell when this socket's state changes.
+#[inline(always)]
+fn hear_of_its_end(ops: *mut bpf_sock_ops) {
+    let ctx = SockOpsContext::new(ops);
+    // The one failure is an unknown flag.
     let _: Result<(), i32> = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
 
-/// Says in the record what this socket has to hand over; false where that is nothing.
+/// Says in the record what this socket has to hand over, and which way its connection goes; false where it hands over nothing.
 #[inline(always)]
-fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
-    if let Some(original) = socket.get(&ORIGINAL)
+fn fill(record: &mut Handoff, way: &mut Way, socket: Socket, netns: u64, key: &Tuple) -> bool {
+    let original = socket.get(&ORIGINAL);
+    if let Some(original) = original
         && original.mode == OriginalMode::Proxied as u8
     {
         record.kind = HandoffKind::Outbound as u32;
@@ -103,6 +122,12 @@ fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
         record.netns = netns;
         // SAFETY: read at once.
         record.source = unsafe { PODS.get(netns) }.map_or(0, |pod| pod.id);
+        if account::is_kept() {
+            // SAFETY: read at once.
+            let dest = unsafe { DESTS.get(original.backend) };
+            let verdict = dest.and_then(|dest| connect::verdict(record.source, dest, original.backend_port));
+            *way = Way::to(record.source, dest, verdict, Some(Reason::Proxied));
+        }
         return true;
     }
     if socket.is_exempt() {
@@ -113,18 +138,21 @@ fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
         return true;
     }
     // SAFETY: each is read at once.
-    let (Some(mut pod), Some(dest)) = (unsafe { (PODS.get(netns), DESTS.get(key.target)) }) else { return false };
+    let (Some(mut pod), dest) = (unsafe { (PODS.get(netns), DESTS.get(key.target)) }) else { return false };
     let mut counted = netns;
     if pod.kind == PodKind::Host as u32 {
         // Who calls is on its socket.
         let Some(end) = socket.get(&ENDS) else { return false };
-        if end.kind != PodKind::Host as u32 {
+        if end.kind != PodKind::Host as u8 {
             counted = end.key;
             // SAFETY: read at once.
             let Some(own) = (unsafe { PODS.get(end.key) }) else { return false };
             pod = own;
         }
     }
+    let verdict = dest.and_then(|dest| connect::verdict(pod.id, dest, key.target_port));
+    *way = Way::to(pod.id, dest, verdict, decide::told(pod, dest, &key.target, original.is_some()));
+    let Some(dest) = dest else { return false };
     record.kind = HandoffKind::Attested as u32;
     record.source = pod.id;
     record.target = dest.id;
@@ -135,7 +163,6 @@ fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
         return decide::attests_host(pod, dest, key.target_port, PROBES.get_ptr(probe).is_some());
     }
     record.netns = counted;
-    let verdict = connect::verdict(pod.id, dest, key.target_port);
     if counted != netns {
         let is_anothers = DESTS.get_ptr(key.source).is_some();
         return decide::attests_host_pod(pod, is_anothers, dest, key.target_port, verdict);
@@ -143,18 +170,27 @@ fn fill(record: &mut Handoff, socket: Socket, netns: u64, key: &Tuple) -> bool {
     decide::attests(pod, &key.source, dest, key.target_port, verdict)
 }
 
-/// The accepting end is established: it takes the record.
+/// The connecting end is established.
 #[inline(always)]
+fn established(ops: *mut bpf_sock_ops) {
+    outcome::made(&remote(ops));
+    if let Some(socket) = socket(ops) {
+        account::established(socket);
+    }
+}
+
+/// The accepting end is established: it takes the record.
+#[inline(never)]
 fn accepted(ops: *mut bpf_sock_ops) {
-    let key = Tuple::of(netns(ops), remote(ops).parts(), local(ops).parts());
+    let (netns, own, peer) = (netns(ops), local(ops), remote(ops));
+    let key = Tuple::of(netns, peer.parts(), own.parts());
     // SAFETY: read before it is removed.
     let Some(record) = (unsafe { HANDOFFS.get(key) }) else { return };
     // SAFETY: the context is valid while the program runs.
     if !forge::continues(record.sequence, unsafe { (*ops).rcv_nxt }) {
         // The record stays for whom it is of.
         forged::hold(ops, cookie(ops));
-        let (asked, target) = (local(ops), remote(ops));
-        let flow = Flow { netns: netns(ops), source: 0, policy: 0, asked: &asked, target: &target };
+        let flow = Flow { netns, source: 0, policy: 0, asked: &own, target: &peer };
         flow::record(Reason::InForged, &flow);
         return;
     }
@@ -167,10 +203,21 @@ fn accepted(ops: *mut bpf_sock_ops) {
         Some(socket) if record.kind == HandoffKind::ProxyDial as u32 => {
             let client = &record.original;
             let mut client = ShownClient { addr: client.addr, port: client.port, reserved: [0; 2] };
+            // SAFETY: read at once.
+            let own = unsafe { PODS.get(netns) }.map_or(0, |pod| pod.id);
+            let path = if account::is_kept() { Some(Reason::InProxyDial) } else { None };
+            if account::note(socket, &Way { source: 0, target: own, policy: 0, path }, Side::Server, false) {
+                hear_of_its_end(ops);
+            }
             socket.set(&CLIENT, &mut client)
         }
         Some(socket) => {
-            mark(socket, record, 0);
+            let is_told = account::is_kept() && decide::told_by_callee(record.source);
+            let path = if is_told { Some(Reason::InAttested) } else { None };
+            let way = Way { source: record.source, target: record.target, policy: 0, path };
+            if account::note(socket, &way, Side::Server, true) {
+                hear_of_its_end(ops);
+            }
             true
         }
     };
@@ -178,21 +225,23 @@ fn accepted(ops: *mut bpf_sock_ops) {
     pending::remove(&key, record.netns);
 }
 
-/// Notes between whom an attested connection is. One that there is no memory for is judged by what it looks like.
-#[inline(always)]
-fn mark(socket: Socket, record: &Handoff, is_caller: u32) {
-    let (source, target, kind) = (record.source, record.target, PodKind::Mesh as u32);
-    let mut end = End { source, target, is_caller, kind, key: 0 };
-    socket.set(&ENDS, &mut end);
-}
-
-/// The connecting end closes: a record that nobody took goes with it.
-#[inline(always)]
+/// An end closes: it is told, and a record that nobody took goes with it.
+#[inline(never)]
 fn closed(ops: *mut bpf_sock_ops) {
-    if let (BPF_TCP_SYN_SENT, Some(socket)) = (state_before(ops), socket(ops)) {
-        outcome::failed(ops, socket, &remote(ops));
+    let (netns, local, remote) = (netns(ops), local(ops), remote(ops));
+    if let Some(socket) = socket(ops) {
+        let state = state_before(ops);
+        if state == BPF_TCP_SYN_SENT {
+            outcome::failed(ops, socket, &remote);
+        }
+        if let Some(end) = socket.get(&ENDS) {
+            account::closed(ops, socket, end, (&local, &remote), state);
+            if end.is_caller == 0 {
+                return;
+            }
+        }
     }
-    let key = Tuple::of(netns(ops), local(ops).parts(), remote(ops).parts());
+    let key = Tuple::of(netns, local.parts(), remote.parts());
     // SAFETY: read at once.
     let Some(record) = (unsafe { HANDOFFS.get(key) }) else { return };
     if record.socket == cookie(ops) {

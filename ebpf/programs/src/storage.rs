@@ -24,6 +24,13 @@ const SO_BINDTODEVICE: i32 = 25;
 #[unsafe(no_mangle)]
 static MPTCP: u32 = 0;
 
+/// Whether a value that is missing is made.
+#[derive(Clone, Copy)]
+pub enum Make {
+    Never,
+    Zeroed,
+}
+
 /// A socket that the verifier knows to be there.
 #[derive(Clone, Copy)]
 pub struct Socket(*mut c_void);
@@ -55,6 +62,19 @@ impl Socket {
         let found = unsafe { bpf_sk_storage_get(map(storage), self.0, ptr::null_mut(), 0) }.cast::<T>();
         // SAFETY: not null, so it is a value of T in the socket's storage, which outlives this run of the program.
         if found.is_null() { None } else { Some(unsafe { &*found }) }
+    }
+
+    /// What this storage holds for the socket, to be changed. Where the caller holds the socket's lock, nobody else has it.
+    #[inline(always)]
+    pub fn get_mut<T>(self, storage: &'static SkStorage<T>, make: Make) -> Option<&'static mut T> {
+        let flags = match make {
+            Make::Never => 0,
+            Make::Zeroed => BPF_SK_STORAGE_GET_F_CREATE.into(),
+        };
+        // SAFETY: as in `get`; with the flag and a null value, a new entry is all zero.
+        let found = unsafe { bpf_sk_storage_get(map(storage), self.0, ptr::null_mut(), flags) }.cast::<T>();
+        // SAFETY: as in `get`; programs of calls run with their socket locked, so that this is the one reference.
+        if found.is_null() { None } else { Some(unsafe { &mut *found }) }
     }
 
     /// Stores a value; false where there is no room for it.

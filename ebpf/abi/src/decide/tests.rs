@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 use super::{
     affinity_holds, arrival, attests, attests_host, backend, caller, connect, failure, inbound, is_before, is_loopback,
-    is_mesh_port, is_v4, slot, tuple_cookie, within_quota, without_slots,
+    is_mesh_port, is_v4, slot, told, told_by_callee, tuple_cookie, within_quota, without_slots,
 };
 use crate::{
     Addr, AffinityValue, Dest, DestKind, Handoff, HandoffKind, LOOPBACK_V4, LOOPBACK_V6, OUTBOUND_PORT, Original,
@@ -39,6 +39,30 @@ fn dests() -> Vec<Option<Dest>> {
 fn verdicts() -> [Option<Verdict>; 4] {
     let verdict = |allow| Some(Verdict { policy: 3, allow, reserved: 0 });
     [None, verdict(0), verdict(1), verdict(2)]
+}
+
+/// What is let through straight is told by the way that it was let through.
+#[test]
+fn the_end_of_every_connect_of_a_pod_is_told_but_over_its_own_loopback() {
+    for kind in [PodKind::Mesh, PodKind::HostMesh] {
+        let caller = pod(kind as u32);
+        for dest in dests() {
+            for is_service in [false, true] {
+                assert_eq!(told(&caller, dest.as_ref(), &LOOPBACK_V4, is_service), None);
+                let decided = connect(&caller, dest.as_ref(), is_service, HTTP, verdicts()[2].as_ref());
+                let way = told(&caller, dest.as_ref(), &OTHER, is_service).unwrap();
+                // What went through the proxy is told by the socket's own word; the rest never got this far.
+                assert!(
+                    way == decided || matches!(decided, Reason::Proxied | Reason::NotEnrolled),
+                    "{decided:?} {way:?}"
+                );
+            }
+        }
+    }
+    for kind in [PodKind::Outside, PodKind::Host, PodKind::HostOutside] {
+        assert_eq!(told(&pod(kind as u32), None, &OTHER, false), None);
+    }
+    assert!(told_by_callee(0) && !told_by_callee(1));
 }
 
 #[test]

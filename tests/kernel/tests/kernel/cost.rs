@@ -7,20 +7,21 @@ use std::{
     time::Duration,
 };
 
-use millrace_abi::{GuardKind, PodKind};
+use millrace_abi::{GuardKind, PodKind, config};
 use millrace_agent::kernel::stats::{self, Cost};
 use socket2::SockRef;
 
 use crate::node::{Family, Node, Pod};
 
-/// Enough for a mean that repeats within a tenth; a batch fits every listener's backlog.
-const N_BATCHES: u32 = 10;
+/// Enough for a mean that repeats within a tenth; a batch fits every listener's backlog, and its records fit the ring.
+const N_BATCHES: u32 = 8;
 const BATCH: u32 = 500;
 
-/// Connects, asks for both names, and resets.
-fn connects(client: &Pod, to: SocketAddr, listener: &TcpListener) {
+/// Connects, asks for both names, and resets. What is told meanwhile is thrown away, as an agent's records are taken.
+fn connects(node: &Node, client: &Pod, to: SocketAddr, listener: &TcpListener) {
     listener.set_nonblocking(true).unwrap();
     for _ in 0..N_BATCHES {
+        node.kernel().records(&mut |_| ());
         client.run(|| {
             for _ in 0..BATCH {
                 let stream = TcpStream::connect(to).unwrap();
@@ -60,9 +61,10 @@ fn what_every_program_costs_is_counted() {
     let counting = stats::count().unwrap();
     let mut table = String::new();
     let mut worst: f64 = 0.0;
-    for (path, to, listener) in paths {
+    for (telling, (path, to, listener)) in [0, config::FLOWS].into_iter().flat_map(|on| paths.map(|path| (on, path))) {
+        node.kernel().configure(telling).unwrap();
         let before = node.kernel().costs().unwrap();
-        connects(&client, to, listener);
+        connects(&node, &client, to, listener);
         let after = node.kernel().costs().unwrap();
         let row = before.iter().zip(&after).filter_map(|(before, after): (&Cost, &Cost)| {
             let ns = after.ns_per_run_since(before)?;
@@ -70,7 +72,8 @@ fn what_every_program_costs_is_counted() {
             let runs = f64::from(u32::try_from(after.n_runs - before.n_runs).unwrap()) / f64::from(N_BATCHES * BATCH);
             Some(format!("{} {ns:.0} ns x {runs:.1}", after.program))
         });
-        writeln!(table, "{path:<28} {}", row.collect::<Vec<_>>().join(", ")).unwrap();
+        let telling = if telling == 0 { "" } else { "told" };
+        writeln!(table, "{path:<28} {telling:<5} {}", row.collect::<Vec<_>>().join(", ")).unwrap();
     }
     drop(counting);
     println!("program costs, ns a run x runs a connection ({} connections a path):\n{table}", N_BATCHES * BATCH);

@@ -31,7 +31,8 @@ fn both_ends_of_an_attested_connection_say_between_whom_it_is() {
     for to in to {
         let stream = client.connects(to).unwrap();
         let (accepted, _) = listener.accept().unwrap();
-        let expected = |is_caller| Some(End { source: client.id, target: server.id, is_caller, kind: 1, key: 0 });
+        let expected =
+            |is_caller| Some(End { source: client.id, target: server.id, is_caller, is_attested: 1, ..End::default() });
         assert_eq!(end(&node, &client, stream.local_addr().unwrap()), expected(1), "{to}");
         assert_eq!(end(&node, &server, accepted.local_addr().unwrap()), expected(0), "{to}");
     }

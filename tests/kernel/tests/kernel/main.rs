@@ -9,6 +9,7 @@
     reason = "what a test cannot set up is a panic that says where"
 )]
 
+mod account;
 mod connect;
 mod cost;
 mod endpoint;
