@@ -28,7 +28,14 @@ use super::{
 
 /// Since which schema a map means what it means now: what is as old as that is carried over, if it has the same layout. One
 /// that is not named here means something new in each schema.
-const SINCE: [(&str, u32); 4] = [(map::ORIGINAL, 2), (map::CLIENT, 2), (map::EXEMPT, 2), (map::LISTENERS, 2)];
+const SINCE: [(&str, u32); 6] = [
+    (map::ORIGINAL, 2),
+    (map::CLIENT, 2),
+    (map::EXEMPT, 2),
+    (map::LISTENERS, 2),
+    (map::HANDOFFS, 3),
+    (map::PENDING, 3),
+];
 
 /// Pins of another set, whose programs are in force still.
 #[derive(Debug)]
