@@ -28,12 +28,16 @@ const CGROUP_SOCK_ADDR: u32 = 18;
 const SK_LOOKUP: u32 = 30;
 
 /// In the order in which they are attached: what shows and hands over first, what captures last.
-pub(super) const CGROUP: [Hook; 7] = [
+pub(super) const CGROUP: [Hook; 11] = [
     hook("getpeername4", CGROUP_SOCK_ADDR, 29),
     hook("getpeername6", CGROUP_SOCK_ADDR, 30),
     hook("getsockname4", CGROUP_SOCK_ADDR, 31),
     hook("getsockname6", CGROUP_SOCK_ADDR, 32),
+    hook("recvmsg4", CGROUP_SOCK_ADDR, 19),
+    hook("recvmsg6", CGROUP_SOCK_ADDR, 20),
     hook("sockops", SOCK_OPS, 3),
+    hook("sendmsg4", CGROUP_SOCK_ADDR, 14),
+    hook("sendmsg6", CGROUP_SOCK_ADDR, 15),
     hook("connect4", CGROUP_SOCK_ADDR, 10),
     hook("connect6", CGROUP_SOCK_ADDR, 11),
 ];

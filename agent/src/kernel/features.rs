@@ -163,6 +163,10 @@ fn label(hook: &Hook) -> &'static str {
         "getpeername6" => "hook getpeername, IPv6",
         "getsockname4" => "hook getsockname, IPv4",
         "getsockname6" => "hook getsockname, IPv6",
+        "sendmsg4" => "hook sendmsg, IPv4",
+        "sendmsg6" => "hook sendmsg, IPv6",
+        "recvmsg4" => "hook recvmsg, IPv4",
+        "recvmsg6" => "hook recvmsg, IPv6",
         "sockops" => "hook sockops",
         _ => "hook sk_lookup",
     }
@@ -171,6 +175,7 @@ fn label(hook: &Hook) -> &'static str {
 fn without(hook: &Hook) -> &'static str {
     match hook.program {
         "connect4" | "connect6" => "connections of pods cannot be captured: the agent does not start",
+        "sendmsg4" | "sendmsg6" => "datagrams would pass unjudged: the agent does not start",
         "sockops" => "captured connections cannot be handed over: the agent does not start",
         "inbound" => "connections to pods cannot be steered: the agent does not start",
         _ => "applications would see the mesh's own addresses: the agent does not start",

@@ -23,7 +23,7 @@ pub(super) fn leave_one(pins: &Path) -> Result<(), AttachError> {
     let names = names(pins)?;
     let captures = CGROUP.iter().rev().map(|hook| pins.join(attach::cgroup_pin(hook.program)));
     let (connects, shows): (Vec<PathBuf>, Vec<PathBuf>) =
-        captures.partition(|pin| pin.to_str().is_some_and(|pin| pin.contains("link_connect")));
+        captures.partition(|pin| pin.to_str().is_some_and(is_entry_pin));
     let pods = names.iter().filter(|pin| is_pod_pin(pin) || is_guard_pin(pin)).cloned();
     for pin in connects.into_iter().chain(pods).chain(shows) {
         attach::detach(&pin).map_err(|source| AttachError::Pin { path: pin, source })?;
@@ -58,6 +58,11 @@ pub(super) fn links(pins: &Path) -> Result<Vec<PathBuf>, AttachError> {
 pub(super) fn pods(pins: &Path) -> Result<std::collections::BTreeSet<u64>, AttachError> {
     let cookie = |pin: PathBuf| pin.file_name()?.to_str()?.strip_prefix(POD_PIN)?.parse().ok();
     Ok(names(pins)?.into_iter().filter_map(cookie).collect())
+}
+
+/// What decides where a call goes, before anything is shown.
+fn is_entry_pin(pin: &str) -> bool {
+    pin.contains("link_connect") || pin.contains("link_sendmsg")
 }
 
 fn is_pod_pin(pin: &Path) -> bool {

@@ -12,6 +12,7 @@ use millrace_abi::{
     Verdict, VerdictKey,
     capacity::{self, FLOW_BYTES},
     map,
+    udp::{Ask, AskKey, Pace, Peers, StrangerKey, ToldKey},
 };
 
 use super::{
@@ -78,6 +79,11 @@ pub(super) fn layouts(capacities: &Capacities) -> [(&'static str, Layout); map::
         (map::REASONS, of::<u32, u64>(N_REASONS)),
         (map::FLOWS, Layout { key: 0, value: 0, capacity: FLOW_BYTES }),
         (map::TUNING, of::<u32, Tuning>(1)),
+        (map::STRANGERS, of::<StrangerKey, Verdict>(capacity::STRANGERS)),
+        (map::ASKS, of::<AskKey, Ask>(capacity::ASKS)),
+        (map::PEERS, of::<i32, Peers>(0)),
+        (map::TOLD, of::<ToldKey, u64>(capacity::TOLD)),
+        (map::PACE, of::<u64, Pace>(capacity::PACE)),
     ]
 }
 
@@ -129,8 +135,8 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     pub(super) fn why(&self, source: io::Error) -> MapError {
         let Self { name: map, capacity, .. } = *self;
-        // Hash maps say E2BIG, socket storages ENOMEM: that is not their capacity but the machine's.
-        if source.raw_os_error() == Some(libc::E2BIG) {
+        // Hash maps say E2BIG and tries ENOSPC, socket storages ENOMEM: that is not their capacity but the machine's.
+        if matches!(source.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) {
             MapError::Full { map, capacity }
         } else {
             MapError::Io { map, source }
@@ -148,6 +154,7 @@ pub(super) struct Tables {
     verdicts: Table<VerdictKey, Verdict>,
     /// The value says nothing.
     probes: Table<ProbeKey, u32>,
+    strangers: Table<StrangerKey, Verdict>,
     handoffs: Table<Tuple, Handoff>,
     /// Made and counted by programs; removed where it says nothing any more.
     failures: Table<BackendKey, Failures>,
@@ -184,6 +191,7 @@ impl Tables {
             slots: Table::open(&open, map::SLOTS, room(map::SLOTS))?,
             verdicts: Table::open(&open, map::VERDICTS, room(map::VERDICTS))?,
             probes: Table::open(&open, map::PROBES, room(map::PROBES))?,
+            strangers: Table::open(&open, map::STRANGERS, capacity::STRANGERS)?,
             handoffs: Table::open(&open, map::HANDOFFS, room(map::HANDOFFS))?,
             failures: Table::open(&open, map::FAILURES, capacity::FAILURES)?,
             pending: Table::open(&open, map::PENDING, room(map::PENDING))?,
@@ -205,6 +213,7 @@ impl Tables {
             slots: self.slots.all()?,
             verdicts: self.verdicts.all()?,
             probes: self.probes.keys()?.into_iter().collect(),
+            strangers: self.strangers.all()?,
             listeners: self.listeners.keys()?.into_iter().collect(),
         })
     }
@@ -237,6 +246,8 @@ impl Tables {
             Write::RemoveVerdict(key) => self.verdicts.remove(key),
             Write::SetProbe(key) => self.probes.set(key, &1),
             Write::RemoveProbe(key) => self.probes.remove(key),
+            Write::SetStranger(key, value) => self.strangers.set(key, value),
+            Write::RemoveStranger(key) => self.strangers.remove(key),
             Write::RemoveListener(key) => self.listeners.remove(key),
         }
     }

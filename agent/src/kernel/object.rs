@@ -348,7 +348,12 @@ fn descriptor(ebpf: &Ebpf, name: &'static str, expected: Layout) -> Result<Owned
     let missing = AttachError::Missing { what: "map", name };
     let data = match ebpf.map(name) {
         Some(
-            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::SockHash(data) | Map::SkStorage(data),
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::LpmTrie(data)
+            | Map::SockHash(data)
+            | Map::SkStorage(data),
         ) => data,
         _ => return Err(missing),
     };

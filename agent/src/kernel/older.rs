@@ -48,7 +48,7 @@ const TOGETHER: [&[&str]; 2] = [
     // What decides by one of these decides by the others: a table number in SERVICES is a key in SLOTS. Were some carried and
     // some filled anew, the agent would sweep from the carried ones what it finds unused, under the feet of programs that use
     // it still.
-    &[map::PODS, map::DESTS, map::SERVICES, map::SLOTS, map::AFFINITY, map::VERDICTS, map::PROBES],
+    &[map::PODS, map::DESTS, map::SERVICES, map::SLOTS, map::AFFINITY, map::VERDICTS, map::PROBES, map::STRANGERS],
     // PENDING counts the records of HANDOFFS: a count without its records would never go down.
     &[map::HANDOFFS, map::PENDING],
 ];

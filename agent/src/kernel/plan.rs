@@ -11,6 +11,7 @@
 //! the last write of `add`. An edit of policies alone, or of who is bound by them, interrupts nobody.
 
 mod rests;
+mod strangers;
 mod want;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,9 +54,21 @@ pub fn plan(have: &State, want: &State) -> Plan {
     let Judged { pinned, denied, early, late } = verdicts(have, want);
     let revoked = revoked(have, want).into_iter().map(Write::RemoveVerdict).collect();
     let Tables { services, slots, flip } = tables(have, want);
+    let strangers = strangers::strangers(have, want);
     Plan {
-        tighten: [pinned, callers_gone(have, want), probes_gone(have, want), denied, revoked].concat(),
-        add: [slots, early, dests(have, want), callers(have, want), late, probes(have, want)].concat(),
+        tighten: [pinned, callers_gone(have, want), probes_gone(have, want), denied, revoked, strangers.denied]
+            .concat(),
+        add: [
+            slots,
+            early,
+            strangers.early,
+            dests(have, want),
+            callers(have, want),
+            late,
+            strangers.late,
+            probes(have, want),
+        ]
+        .concat(),
         flip,
         sweep: sweep(have, want, &services),
     }
@@ -202,7 +215,9 @@ pub fn sweep(have: &State, want: &State, services: &BTreeMap<ServiceKey, Service
         .keys()
         .filter(|key| !want.verdicts.contains_key(*key) && !revoked.contains(*key))
         .map(|key| Write::RemoveVerdict(*key));
-    services.chain(slots).chain(dests).chain(listeners).chain(verdicts).collect()
+    let strangers =
+        have.strangers.keys().filter(|k| !want.strangers.contains_key(*k)).map(|k| Write::RemoveStranger(*k));
+    services.chain(slots).chain(dests).chain(listeners).chain(verdicts).chain(strangers).collect()
 }
 
 #[cfg(test)]

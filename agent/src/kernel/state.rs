@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_abi::{
     Addr, Dest, ListenerKey, Pod, ProbeKey, ServiceKey, ServiceValue, SlotKey, SlotValue, Verdict, VerdictKey,
+    udp::StrangerKey,
 };
 
 /// What the tables hold that the agent writes. Hand-offs, storages and counters are the programs' own.
@@ -21,6 +22,8 @@ pub struct State {
     pub verdicts: BTreeMap<VerdictKey, Verdict>,
     /// Ports that the host reaches as such.
     pub probes: BTreeSet<ProbeKey>,
+    /// What callers without identity may send, by UDP.
+    pub strangers: BTreeMap<StrangerKey, Verdict>,
     /// Listeners that connections are steered to. A listener that nobody holds any more is not among them.
     pub listeners: BTreeSet<ListenerKey>,
 }
@@ -52,6 +55,10 @@ pub enum Write {
     SetProbe(ProbeKey),
     /// Lets the host no longer reach it as such.
     RemoveProbe(ProbeKey),
+    /// Writes a verdict on callers without identity.
+    SetStranger(StrangerKey, Verdict),
+    /// Removes one: what a wider one says counts then, or it is a no.
+    RemoveStranger(StrangerKey),
     /// Stops steering to a listener.
     RemoveListener(ListenerKey),
 }
@@ -76,6 +83,8 @@ impl State {
             Write::RemoveProbe(key) => {
                 self.probes.remove(&key);
             }
+            Write::SetStranger(key, value) => drop(self.strangers.insert(key, value)),
+            Write::RemoveStranger(key) => drop(self.strangers.remove(&key)),
             Write::RemoveListener(key) => {
                 self.listeners.remove(&key);
             }

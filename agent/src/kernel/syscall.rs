@@ -16,7 +16,7 @@ use std::{
 
 use millrace_abi::{
     BackendKey, Dest, Exempt, Failures, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue,
-    SlotKey, SlotValue, Tuning, Tuple, Verdict, VerdictKey,
+    SlotKey, SlotValue, Tuning, Tuple, Verdict, VerdictKey, udp::StrangerKey,
 };
 
 const MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -57,7 +57,7 @@ macro_rules! plain {
 }
 plain! {
     u32, u64, i32, [u8; 16], Pod, Dest, ServiceKey, ServiceValue, SlotKey, SlotValue, VerdictKey, Verdict, ProbeKey, Tuple, Handoff, Pending,
-    ListenerKey, Exempt, Guard, BackendKey, Failures, LinkInfo, Tuning,
+    ListenerKey, Exempt, Guard, BackendKey, Failures, LinkInfo, Tuning, StrangerKey,
 }
 
 #[repr(C)]

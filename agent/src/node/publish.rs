@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use millrace_abi::map;
+use millrace_abi::{capacity, map};
 use millrace_model::{Membership, ObjectName};
 use millrace_node::clock;
 use tokio::sync::watch;
@@ -145,6 +145,7 @@ impl Node {
             usage(map::SLOTS, self.have.slots.len()),
             usage(map::VERDICTS, self.have.verdicts.len()),
             usage(map::PROBES, self.have.probes.len()),
+            Usage { map: map::STRANGERS, entries: self.have.strangers.len() as u64, capacity: capacity::STRANGERS },
             count(map::HANDOFFS, counted.n_handoffs),
             count(map::PENDING, counted.n_pending),
             usage(map::LISTENERS, self.have.listeners.len()),

@@ -14,7 +14,7 @@ const DB: u64 = 2;
 fn node(verdicts: &[(u64, u16, u32)]) -> State {
     let at = |last: u64| addr([10, 0, 0, u8::try_from(last).unwrap()].into());
     let pod = |id| Pod { id, v4: at(id), v6: [0; 16], kind: PodKind::Mesh as u32, reserved: 0 };
-    let dest = |id, group| Dest { id, group, kind: DestKind::Local as u32, reserved: 0 };
+    let dest = |id, group| Dest { id, group, kind: DestKind::Local as u32, udp: 0 };
     let verdict = |(source, port, allow): &(u64, u16, u32)| {
         let key = VerdictKey { source: *source, group: 7, port: port.to_be_bytes(), reserved: [0; 6] };
         (key, Verdict { policy: 9, allow: *allow, reserved: 0 })

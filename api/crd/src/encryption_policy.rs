@@ -45,6 +45,22 @@ pub struct EncryptionPolicySpec {
     /// The modes of single ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortEncryption>,
+    /// Whether datagrams (UDP) are taken from other nodes and from outside the mesh, where they are in the clear and nobody
+    /// knows who sends them. Within a node a pod is known by the kernel, and access policy alone decides. Left out: as strict as
+    /// `mode`, which is Deny for Strict and Allow for Permissive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "UdpMode")]
+    pub udp: Option<UdpMode>,
+}
+
+/// Whether datagrams are taken from where nobody is attested.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UdpMode {
+    /// Where access policy lets a caller without identity in.
+    #[default]
+    Allow,
+    /// None, save answers to what the pod asked.
+    Deny,
 }
 
 /// Whether plain text is taken from where the kernel attested nobody.

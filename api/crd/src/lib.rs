@@ -10,7 +10,7 @@ pub mod selector;
 pub mod traffic_policy;
 
 pub use access_policy::{AccessAction, AccessPolicy, AccessPolicySpec, AccessRule, AccessSource, AccessTarget};
-pub use encryption_policy::{EncryptionMode, EncryptionPolicy, EncryptionPolicySpec, PortEncryption};
+pub use encryption_policy::{EncryptionMode, EncryptionPolicy, EncryptionPolicySpec, PortEncryption, UdpMode};
 use kube::CustomResourceExt as _;
 pub use node_profile::{
     AccelerationProfile, Http2Profile, LabelExpression, LabelOperator, LimitsProfile, NodeProfile, NodeProfileSpec,

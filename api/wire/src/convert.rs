@@ -175,7 +175,7 @@ fn workload(workload: &model::Workload) -> pb::Workload {
         policies,
         probe_ports,
     } = workload;
-    let model::Encryption { default, ports } = encryption;
+    let model::Encryption { default, ports, udp } = encryption;
     pb::Workload {
         name: Some(name(own_name)),
         instance: instance.to_string(),
@@ -194,6 +194,11 @@ fn workload(workload: &model::Workload) -> pb::Workload {
         encryption: Some(pb::Encryption {
             default: mode(*default).into(),
             ports: ports.iter().map(|(port, m)| (u32::from(*port), mode(*m).into())).collect(),
+            udp: match udp {
+                model::UdpMode::Allow => pb::UdpMode::Allow,
+                model::UdpMode::Deny => pb::UdpMode::Deny,
+            }
+            .into(),
         }),
         policies: policies.iter().map(name).collect(),
         probe_ports: probe_ports.iter().map(|port| u32::from(*port)).collect(),
@@ -214,7 +219,7 @@ fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable>
         policies,
         probe_ports,
     } = workload;
-    let pb::Encryption { default, ports } = encryption.ok_or_else(|| bad("workload.encryption", "missing"))?;
+    let pb::Encryption { default, ports, udp } = encryption.ok_or_else(|| bad("workload.encryption", "missing"))?;
     Ok(model::Workload {
         name: name_from(name, "workload.name")?,
         instance: instance.into(),
@@ -236,6 +241,11 @@ fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable>
                 .into_iter()
                 .map(|(port, m)| Ok((port_from(port, "workload.encryption.ports")?, mode_from(m)?)))
                 .collect::<Result<BTreeMap<_, _>, Undecodable>>()?,
+            udp: match pb::UdpMode::try_from(udp) {
+                Ok(pb::UdpMode::Allow) => model::UdpMode::Allow,
+                Ok(pb::UdpMode::Deny) => model::UdpMode::Deny,
+                Ok(pb::UdpMode::Unspecified) | Err(_) => return Err(bad("workload.encryption.udp", udp)),
+            },
         },
         policies: policies.into_iter().map(|n| name_from(Some(n), "workload.policies")).collect::<Result<_, _>>()?,
         probe_ports: probe_ports

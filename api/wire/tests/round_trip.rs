@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use millrace_model::{
     Action, Affinity, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Membership,
     NodeProfile, ObjectName, Outliers, Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source,
-    Traffic, Workload,
+    Traffic, UdpMode, Workload,
     outlier::Bounds,
     profile::{PodSettings, ProxySettings, WorkloadLimits},
     service::Readiness,
@@ -63,13 +63,17 @@ fn workload() -> impl Strategy<Value = Workload> {
         prop::option::of(text()),
         prop::option::of("/[a-z/]{0,20}"),
         membership(),
-        (mode(), prop::collection::btree_map(port(), mode(), 0..4)),
+        (
+            mode(),
+            prop::collection::btree_map(port(), mode(), 0..4),
+            prop_oneof![Just(UdpMode::Allow), Just(UdpMode::Deny)],
+        ),
         (prop::collection::btree_set(name(), 0..4), prop::collection::btree_set(port(), 0..4)),
     );
     (whom, rest).prop_map(
         |(
             (name, instance, identity, addresses, node),
-            (zone, netns, membership, (default, ports), (policies, probe_ports)),
+            (zone, netns, membership, (default, ports, udp), (policies, probe_ports)),
         )| Workload {
             name,
             instance: instance.into(),
@@ -79,7 +83,7 @@ fn workload() -> impl Strategy<Value = Workload> {
             zone,
             netns: netns.map(Into::into),
             membership,
-            encryption: Encryption { default, ports },
+            encryption: Encryption { default, ports, udp },
             policies,
             probe_ports,
         },
@@ -278,7 +282,11 @@ fn update() -> pb::Update {
         zone: None,
         netns: None,
         membership: Membership::Enrolled,
-        encryption: Encryption { default: EncryptionMode::Strict, ports: [(80, EncryptionMode::Permissive)].into() },
+        encryption: Encryption {
+            default: EncryptionMode::Strict,
+            ports: [(80, EncryptionMode::Permissive)].into(),
+            udp: UdpMode::Deny,
+        },
         policies: BTreeSet::from([object.clone()]),
         probe_ports: [8080].into(),
     };

@@ -5,6 +5,7 @@
 
 pub mod authorize;
 pub mod balance;
+pub mod datagram;
 pub mod delta;
 pub mod explain;
 pub mod identity;
@@ -33,4 +34,4 @@ pub use resolve::{Destination, resolve};
 pub use service::{Endpoint, Endpoints, Protocol, Service, ServicePort};
 pub use snapshot::Snapshot;
 pub use traffic::{Affinity, Place, Reach, Traffic};
-pub use workload::{Encryption, EncryptionMode, Membership, Workload};
+pub use workload::{Encryption, EncryptionMode, Membership, UdpMode, Workload};

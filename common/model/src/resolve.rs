@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use crate::{Ejected, EncryptionMode, Identity, Membership, Mesh, ObjectName, Protocol, Workload};
 
-pub use survey::{Standing, survey};
+pub use survey::{Standing, survey, survey_by};
 
 /// Where a connection to an address goes, seen from one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +66,14 @@ pub fn resolve(mesh: &Mesh, node: &str, address: SocketAddr) -> Destination {
 
 /// The same, while these endpoints are left out.
 pub fn resolve_without(mesh: &Mesh, node: &str, address: SocketAddr, ejected: &Ejected) -> Destination {
-    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-    if let Some(service) = mesh.service_at(address.ip(), address.port(), Protocol::Tcp) {
-        let backends = survey(mesh, node, service, address, ejected)
+    resolve_by(mesh, node, (address, Protocol::Tcp), ejected)
+}
+
+/// Where what is sent by a protocol goes, while these endpoints are left out.
+pub fn resolve_by(mesh: &Mesh, node: &str, to: (SocketAddr, Protocol), ejected: &Ejected) -> Destination {
+    let (address, protocol) = (SocketAddr::new(to.0.ip().to_canonical(), to.0.port()), to.1);
+    if let Some(service) = mesh.service_at(address.ip(), address.port(), protocol) {
+        let backends = survey_by(mesh, node, service, (address, protocol), ejected)
             .into_iter()
             .filter_map(|(_, standing)| match standing {
                 Standing::Chosen(backend) => Some(backend),

@@ -72,6 +72,16 @@ pub enum EncryptionMode {
     Permissive,
 }
 
+/// Whether datagrams are taken from where the kernel attested nobody: they are in the clear there, and have no identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UdpMode {
+    /// Where access policy lets a caller without identity in.
+    #[default]
+    Allow,
+    /// None: only from pods of the same node, and answers.
+    Deny,
+}
+
 /// A workload's encryption modes by port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Encryption {
@@ -79,6 +89,8 @@ pub struct Encryption {
     pub default: EncryptionMode,
     /// By the port the application listens on.
     pub ports: BTreeMap<u16, EncryptionMode>,
+    /// For datagrams, which nothing encrypts between nodes.
+    pub udp: UdpMode,
 }
 
 impl Encryption {

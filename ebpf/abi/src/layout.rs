@@ -62,8 +62,8 @@ pub struct Dest {
     pub group: u64,
     /// A [`DestKind`].
     pub kind: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// [`crate::udp::NO_STRANGERS`], or 0: datagrams of callers without identity are judged by policy.
+    pub udp: u32,
 }
 
 /// Key of SERVICES.

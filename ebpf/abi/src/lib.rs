@@ -11,6 +11,7 @@ pub mod layout;
 pub mod reason;
 pub mod spread;
 pub mod tuning;
+pub mod udp;
 
 pub use account::{EndEvent, Side};
 pub use forge::{Guard, GuardKind};
@@ -65,6 +66,15 @@ pub mod capacity {
     /// As many of them as one pod may have: 250 pods, the most that a node commonly runs, can flood at once and leave room. A
     /// pod has more only where those it calls take no connection, for the rest live a fraction of a millisecond.
     pub const PENDING_PER_POD: u32 = 1024;
+    /// What callers without identity get: policy groups times ports named times blocks of addresses named.
+    pub const STRANGERS: u32 = 65_536;
+    /// Conversations by UDP that policies bind one end of. The one seen longest ago makes room: what is forgotten is judged
+    /// as an ask, never let through for it.
+    pub const ASKS: u32 = 131_072;
+    /// Decisions on datagrams that were told lately; the one told longest ago makes room, and is then told once more.
+    pub const TOLD: u32 = 8192;
+    /// Pods whose flow records of datagrams are counted: those of a node, as callers and callees, twice over.
+    pub const PACE: u32 = 4096;
     /// Listening sockets: six a pod.
     pub const LISTENERS: u32 = 8192;
     /// Ends of pods' interfaces in the node's namespace: one for each pod, and room for pods that are in several networks.
@@ -109,6 +119,16 @@ pub mod map {
     pub const HANDOFFS: &str = "HANDOFFS";
     /// `HashMap<u64 netns cookie, Pending>`: made by programs, removed by the agent with the pod.
     pub const PENDING: &str = "PENDING";
+    /// `LpmTrie<StrangerKey, Verdict>`: what callers without identity get.
+    pub const STRANGERS: &str = "STRANGERS";
+    /// `LruHashMap<AskKey, Ask>`: programs' own.
+    pub const ASKS: &str = "ASKS";
+    /// `SkStorage<Peers>`: programs' own.
+    pub const PEERS: &str = "PEERS";
+    /// `LruHashMap<ToldKey, u64>`: programs' own.
+    pub const TOLD: &str = "TOLD";
+    /// `LruHashMap<u64 workload id, Pace>`: programs' own.
+    pub const PACE: &str = "PACE";
     /// `SockHash<ListenerKey>`.
     pub const LISTENERS: &str = "LISTENERS";
     /// `HashMap<u32 interface index, Guard>`.
@@ -130,8 +150,8 @@ pub mod map {
     /// `Array<Tuning>`, one entry: how connections are tuned.
     pub const TUNING: &str = "TUNING";
     /// Every map that is pinned.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 26] = [
         CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, FAILURES, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS,
-        GUARDS, FORGED, ORIGINAL, CLIENT, ENDS, EXEMPT, REASONS, FLOWS, TUNING,
+        GUARDS, FORGED, ORIGINAL, CLIENT, ENDS, EXEMPT, REASONS, FLOWS, TUNING, STRANGERS, ASKS, PEERS, TOLD, PACE,
     ];
 }

@@ -38,6 +38,16 @@ pub enum Reason {
     TooManyPending = 15,
     /// Refused: the service keeps to its clients' node, and has no ready backend on this one.
     NoLocalBackend = 16,
+    /// UDP: to a pod on this node, allowed.
+    UdpDirect = 20,
+    /// UDP: in the clear, to a pod on another node or a service's backend outside the mesh.
+    UdpPlain = 21,
+    /// UDP: an answer to who asked, which no policy would let ask.
+    UdpAnswer = 22,
+    /// UDP, refused: the callee's encryption policy takes no datagrams from other nodes.
+    UdpBetweenNodes = 23,
+    /// UDP, refused: a policy selects the port, and does not let in who has no identity, as nobody has between nodes.
+    UdpNoIdentity = 24,
     /// From a pod in the node's network to a pod on another node, plainly: there is no tunnel for it.
     HostRemote = 28,
     /// Inbound: attested by the kernel, straight to the application.
@@ -60,6 +70,14 @@ pub enum Reason {
     InMeshPort = 40,
     /// Established, and held: not the connection that was written down, though it has its addresses and ports.
     InForged = 41,
+    /// Inbound UDP: let through to the application.
+    InUdp = 44,
+    /// Inbound UDP: an answer to what the pod asked.
+    InUdpAnswer = 45,
+    /// Inbound UDP, dropped: from a pod of this node that a policy denies.
+    InUdpDenied = 46,
+    /// Inbound UDP, dropped: the pod's encryption policy takes no datagrams from other nodes.
+    InUdpBetweenNodes = 47,
     /// No room for a hand-off record: the connection will find nobody.
     HandoffFull = 48,
     /// A hand-off record was found and taken by the accepted socket.
@@ -80,6 +98,12 @@ pub enum Reason {
     SpoofedNeighbour = 58,
     /// A pod's frame, dropped: tagged, cut short, or of a kind that no pod of the mesh has to send.
     SpoofedProtocol = 59,
+    /// Inbound UDP, dropped: a policy selects the port, and does not let in who has no identity.
+    InUdpNoIdentity = 43,
+    /// An unconnected socket talks to more services than are remembered: the answers of one show its backend's address.
+    UdpForgotten = 54,
+    /// A flow record of datagrams was left out: the pod has as many as one pod may in a second.
+    UdpFlowPaced = 55,
 }
 
 /// How many entries REASONS has.
@@ -115,6 +139,13 @@ pub const fn action(reason: Reason) -> Action {
         | Reason::PlainBackend
         | Reason::Own
         | Reason::HostRemote
+        | Reason::UdpDirect
+        | Reason::UdpPlain
+        | Reason::UdpAnswer
+        | Reason::InUdp
+        | Reason::InUdpAnswer
+        | Reason::UdpForgotten
+        | Reason::UdpFlowPaced
         | Reason::InAttested
         | Reason::InProxyDial
         | Reason::InLoopback
@@ -126,9 +157,13 @@ pub const fn action(reason: Reason) -> Action {
         | Reason::BackendRefused
         | Reason::BackendTimedOut
         | Reason::FlowDropped => Action::Pass,
-        Reason::NoBackend | Reason::NoLocalBackend | Reason::Denied | Reason::NotEnrolled | Reason::NoVerdict => {
-            Action::Refuse(ECONNREFUSED)
-        }
+        Reason::NoBackend
+        | Reason::NoLocalBackend
+        | Reason::Denied
+        | Reason::NotEnrolled
+        | Reason::NoVerdict
+        | Reason::UdpBetweenNodes
+        | Reason::UdpNoIdentity => Action::Refuse(ECONNREFUSED),
         Reason::TooManyPending => Action::Refuse(ENOBUFS),
         Reason::UnknownNamespace
         | Reason::MeshPort
@@ -143,13 +178,16 @@ pub const fn action(reason: Reason) -> Action {
         | Reason::SpoofedSource
         | Reason::SpoofedMac
         | Reason::SpoofedNeighbour
-        | Reason::SpoofedProtocol => Action::Drop,
+        | Reason::SpoofedProtocol
+        | Reason::InUdpDenied
+        | Reason::InUdpBetweenNodes
+        | Reason::InUdpNoIdentity => Action::Drop,
     }
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 50] = [
         Self::Untouched,
         Self::Exempt,
         Self::Direct,
@@ -168,6 +206,11 @@ impl Reason {
         Self::TooManyPending,
         Self::NoLocalBackend,
         Self::HostRemote,
+        Self::UdpDirect,
+        Self::UdpPlain,
+        Self::UdpAnswer,
+        Self::UdpBetweenNodes,
+        Self::UdpNoIdentity,
         Self::InAttested,
         Self::InProxyDial,
         Self::InLoopback,
@@ -178,6 +221,10 @@ impl Reason {
         Self::InUnknownAddress,
         Self::InMeshPort,
         Self::InForged,
+        Self::InUdp,
+        Self::InUdpAnswer,
+        Self::InUdpDenied,
+        Self::InUdpBetweenNodes,
         Self::HandoffFull,
         Self::HandoffTaken,
         Self::HandoffLost,
@@ -188,6 +235,9 @@ impl Reason {
         Self::SpoofedMac,
         Self::SpoofedNeighbour,
         Self::SpoofedProtocol,
+        Self::InUdpNoIdentity,
+        Self::UdpForgotten,
+        Self::UdpFlowPaced,
     ];
 
     /// Its name in metrics, logs and flows.
@@ -211,6 +261,11 @@ impl Reason {
             Self::TooManyPending => "too_many_pending",
             Self::NoLocalBackend => "no_local_backend",
             Self::HostRemote => "host_remote",
+            Self::UdpDirect => "udp_direct",
+            Self::UdpPlain => "udp_plain",
+            Self::UdpAnswer => "udp_answer",
+            Self::UdpBetweenNodes => "udp_between_nodes",
+            Self::UdpNoIdentity => "udp_no_identity",
             Self::InAttested => "in_attested",
             Self::InProxyDial => "in_proxy_dial",
             Self::InLoopback => "in_loopback",
@@ -221,6 +276,13 @@ impl Reason {
             Self::InUnknownAddress => "in_unknown_address",
             Self::InMeshPort => "in_mesh_port",
             Self::InForged => "in_forged",
+            Self::InUdp => "in_udp",
+            Self::InUdpAnswer => "in_udp_answer",
+            Self::InUdpDenied => "in_udp_denied",
+            Self::InUdpBetweenNodes => "in_udp_between_nodes",
+            Self::InUdpNoIdentity => "in_udp_no_identity",
+            Self::UdpForgotten => "udp_forgotten",
+            Self::UdpFlowPaced => "udp_flow_paced",
             Self::HandoffFull => "handoff_full",
             Self::HandoffTaken => "handoff_taken",
             Self::HandoffLost => "handoff_lost",

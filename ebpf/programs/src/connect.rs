@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Lets the call go on.
-const ALLOW: i32 = 1;
+pub const ALLOW: i32 = 1;
 /// Fails the call with the errno that was set.
 const REFUSE: i32 = 0;
 
@@ -46,7 +46,7 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     // SAFETY: the entry is read at once and not kept; user space replaces entries whole.
     let pod = unsafe { PODS.get(netns) };
     let is_host = matches!(pod, Some(pod) if pod.kind == PodKind::Host as u32);
-    let is_mesh_address = (pod.is_none() || is_host) && is_mesh_address(&asked);
+    let is_mesh_address = (pod.is_none() || is_host) && is_mesh_address(&asked, IPPROTO_TCP);
     let (pod, key) = match pod {
         Some(host) if is_host && is_mesh_address => {
             let (pod, key) = host::caller(host, netns);
@@ -114,7 +114,7 @@ fn decided(pod: &Pod, key: u64, asked: &Endpoint) -> Outcome {
     if decide::is_loopback(&asked.addr) {
         return Outcome::of(Reason::Untouched, asked);
     }
-    let (target, is_service, binds) = match service::pick(key, &service_key(asked)) {
+    let (target, is_service, binds) = match service::pick(key, &service_key(asked, IPPROTO_TCP)) {
         Pick::NoService => (*asked, false, false),
         Pick::Backend(Picked { backend, binds }) => (backend, true, binds),
         Pick::Refused(reason) => return Outcome::of(reason, asked),
@@ -163,8 +163,8 @@ fn outbound_listener(target: &Endpoint) -> Endpoint {
 }
 
 #[inline(always)]
-fn service_key(asked: &Endpoint) -> ServiceKey {
-    ServiceKey { addr: asked.addr, port: asked.port, protocol: IPPROTO_TCP, reserved: 0 }
+pub fn service_key(asked: &Endpoint, protocol: u8) -> ServiceKey {
+    ServiceKey { addr: asked.addr, port: asked.port, protocol, reserved: 0 }
 }
 
 /// What is written of this caller and callee; None where nothing is, and where nobody asks.
@@ -184,8 +184,8 @@ pub fn verdict(source: u64, dest: &Dest, port: Port) -> Option<&'static Verdict>
 
 /// True for a service's address or a mesh workload's.
 #[inline(always)]
-fn is_mesh_address(asked: &Endpoint) -> bool {
-    DESTS.get_ptr(asked.addr).is_some() || service::is_service(&service_key(asked))
+pub fn is_mesh_address(asked: &Endpoint, protocol: u8) -> bool {
+    DESTS.get_ptr(asked.addr).is_some() || service::is_service(&service_key(asked, protocol))
 }
 
 #[inline(always)]
@@ -196,7 +196,7 @@ fn is_tcp(ctx: &SockAddrContext) -> bool {
 }
 
 #[inline(always)]
-fn refuse(errno: i32) -> i32 {
+pub fn refuse(errno: i32) -> i32 {
     // SAFETY: takes a number.
     unsafe { bpf_set_retval(-errno) };
     REFUSE

@@ -12,6 +12,7 @@ pub enum Family {
 }
 
 /// An address and a port.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Endpoint {
     pub addr: Addr,

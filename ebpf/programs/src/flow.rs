@@ -36,6 +36,12 @@ pub struct Flow<'a> {
 #[inline(always)]
 pub fn record(reason: Reason, flow: &Flow<'_>) {
     count(reason);
+    write(reason, flow);
+}
+
+/// Writes the record of a decision that was counted.
+#[inline(always)]
+pub fn write(reason: Reason, flow: &Flow<'_>) {
     if !is_on(config::FLOWS) {
         return;
     }

@@ -13,21 +13,25 @@ use crate::{
 };
 
 /// SK_PASS: to the listener chosen, or to the one the kernel finds.
-const PASS: u32 = 1;
+pub const PASS: u32 = 1;
 /// SK_DROP: to none; the caller sees a reset.
-const DROP: u32 = 0;
+pub const DROP: u32 = 0;
 
 const IPPROTO_TCP: u32 = 6;
+
+/// True for a connection's packet.
+#[inline(always)]
+pub fn is_tcp(ctx: &SkLookupContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (*ctx.lookup).protocol == IPPROTO_TCP }
+}
 
 /// The look-up of a listener. Runs for each packet that no connection owns, so it removes nothing.
 #[inline(always)]
 pub fn inbound(ctx: &SkLookupContext) -> u32 {
     let lookup = ctx.lookup;
     // SAFETY: the context is valid while the program runs.
-    let (protocol, ifindex) = unsafe { ((*lookup).protocol, (*lookup).ingress_ifindex) };
-    if protocol != IPPROTO_TCP {
-        return PASS;
-    }
+    let ifindex = unsafe { (*lookup).ingress_ifindex };
     let own = local(lookup);
     let mut reason = match decide::arrival(ifindex == LOOPBACK_IFINDEX, &own.addr) {
         Some(reason) => reason,
@@ -73,7 +77,7 @@ fn steer(ctx: &SkLookupContext, own: &Endpoint, kind: ListenerKind) -> bool {
 }
 
 #[inline(always)]
-fn local(lookup: *mut bpf_sk_lookup) -> Endpoint {
+pub fn local(lookup: *mut bpf_sk_lookup) -> Endpoint {
     // SAFETY: the context is valid while the program runs. `local_port` is in host order.
     unsafe {
         let addr = match (*lookup).family {
@@ -85,7 +89,7 @@ fn local(lookup: *mut bpf_sk_lookup) -> Endpoint {
 }
 
 #[inline(always)]
-fn remote(lookup: *mut bpf_sk_lookup) -> Endpoint {
+pub fn remote(lookup: *mut bpf_sk_lookup) -> Endpoint {
     // SAFETY: as in `local`. `remote_port` is in network order.
     unsafe {
         let addr = match (*lookup).family {

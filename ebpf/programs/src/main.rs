@@ -2,13 +2,16 @@
 //!
 //! Look-ups and pointer work are here; what they decide is `millrace_abi::decide` and `millrace_abi::reason`, which the
 //! host tests. A connect runs `connect*` (where to), then `sockops` (hand-off, before the SYN), then `inbound` in the
-//! callee's namespace, then `sockops` there; `get*name*` shows both applications the truth afterwards.
+//! callee's namespace, then `sockops` there; `get*name*` shows both applications the truth afterwards. A datagram runs
+//! `sendmsg*` (or ran `connect*` once), then `inbound` where the callee's socket is not connected, then `recvmsg*`.
 #![no_std]
 #![no_main]
 #![expect(internal_features, reason = "the one way to the kernel's atomic additions: see `pending`")]
 #![feature(core_intrinsics)]
 
 mod account;
+mod arrival;
+mod asks;
 mod connect;
 mod endpoint;
 mod flow;
@@ -23,10 +26,12 @@ mod service;
 mod sockops;
 mod spoof;
 mod storage;
+mod told;
 mod tuning;
+mod udp;
 
 use aya_ebpf::{
-    bindings::bpf_sock_ops,
+    bindings::{bpf_sk_lookup, bpf_sock_addr, bpf_sock_ops},
     macros::{cgroup_sock_addr, classifier, sk_lookup, sk_msg, stream_verdict},
     programs::{SkBuffContext, SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext, TcContext},
 };
@@ -34,12 +39,54 @@ use endpoint::Family;
 
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    connect::connect(&ctx, Family::V4)
+    if udp::is_datagram(&ctx) { udp_connect4(ctx.sock_addr) } else { tcp_connect4(ctx.sock_addr) }
 }
 
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    connect::connect(&ctx, Family::V6)
+    if udp::is_datagram(&ctx) { udp_connect6(ctx.sock_addr) } else { tcp_connect6(ctx.sock_addr) }
+}
+
+// Functions of their own: the stack has 512 bytes, of which neither leaves the other enough.
+
+#[inline(never)]
+fn tcp_connect4(call: *mut bpf_sock_addr) -> i32 {
+    connect::connect(&SockAddrContext::new(call), Family::V4)
+}
+
+#[inline(never)]
+fn tcp_connect6(call: *mut bpf_sock_addr) -> i32 {
+    connect::connect(&SockAddrContext::new(call), Family::V6)
+}
+
+#[inline(never)]
+fn udp_connect4(call: *mut bpf_sock_addr) -> i32 {
+    udp::connect(&SockAddrContext::new(call), Family::V4)
+}
+
+#[inline(never)]
+fn udp_connect6(call: *mut bpf_sock_addr) -> i32 {
+    udp::connect(&SockAddrContext::new(call), Family::V6)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    udp::send(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    udp::send(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    udp::receive(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    udp::receive(&ctx, Family::V6)
 }
 
 #[cgroup_sock_addr(getpeername4)]
@@ -71,7 +118,17 @@ fn sockops(ops: *mut bpf_sock_ops) -> u32 {
 
 #[sk_lookup]
 fn inbound(ctx: SkLookupContext) -> u32 {
-    inbound::inbound(&ctx)
+    if inbound::is_tcp(&ctx) { tcp_inbound(ctx.lookup) } else { udp_inbound(ctx.lookup) }
+}
+
+#[inline(never)]
+fn tcp_inbound(lookup: *mut bpf_sk_lookup) -> u32 {
+    inbound::inbound(&SkLookupContext::new(lookup))
+}
+
+#[inline(never)]
+fn udp_inbound(lookup: *mut bpf_sk_lookup) -> u32 {
+    arrival::arrival(lookup)
 }
 
 #[classifier]

@@ -4,12 +4,13 @@ use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use millrace_abi::{
     Addr, AffinityKey, AffinityValue, BackendKey, Dest, End, Exempt, Failures, Guard, Handoff, ListenerKey, N_REASONS,
-    Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuning, Tuple, Verdict,
-    VerdictKey, capacity,
+    Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuning, Tuple,
+    Verdict, VerdictKey, capacity,
+    udp::{Ask, AskKey, Pace, Peers, Stranger, ToldKey},
 };
 
 /// Capacities are for the largest node; memory is taken as entries come.
@@ -59,3 +60,13 @@ pub static CLIENT: SkStorage<ShownClient> = SkStorage::new();
 pub static ENDS: SkStorage<End> = SkStorage::new();
 #[btf_map]
 pub static EXEMPT: SkStorage<Exempt> = SkStorage::new();
+#[map]
+pub static STRANGERS: LpmTrie<Stranger, Verdict> = LpmTrie::with_max_entries(capacity::STRANGERS, 0);
+#[map]
+pub static ASKS: LruHashMap<AskKey, Ask> = LruHashMap::with_max_entries(capacity::ASKS, 0);
+#[map]
+pub static TOLD: LruHashMap<ToldKey, u64> = LruHashMap::with_max_entries(capacity::TOLD, 0);
+#[map]
+pub static PACE: LruHashMap<u64, Pace> = LruHashMap::with_max_entries(capacity::PACE, 0);
+#[btf_map]
+pub static PEERS: SkStorage<Peers> = SkStorage::new();

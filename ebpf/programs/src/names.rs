@@ -1,7 +1,7 @@
 //! Shows applications the truth: whom they asked for, who called them, and their own address.
 
 use aya_ebpf::{helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext};
-use millrace_abi::{Addr, OriginalMode, decide};
+use millrace_abi::{Addr, Original, OriginalMode, decide};
 
 use crate::{
     endpoint::{self, Endpoint, Family},
@@ -25,10 +25,21 @@ pub fn peer(ctx: &SockAddrContext, family: Family) -> i32 {
     }
     if let Some(original) = socket.get(&ORIGINAL)
         && original.mode != OriginalMode::Accepted as u8
+        && is_of_peer(ctx, family, original)
     {
         endpoint::write(ctx.sock_addr, family, &Endpoint { addr: original.addr, port: original.port });
     }
     SHOWN
+}
+
+/// False for what a connect left behind that did not come about: a datagram socket stays connected to whom it was before.
+#[inline(always)]
+fn is_of_peer(ctx: &SockAddrContext, family: Family, original: &Original) -> bool {
+    if original.mode != OriginalMode::Direct as u8 {
+        return true;
+    }
+    let peer = endpoint::read(ctx.sock_addr, family);
+    peer.addr == original.backend && peer.port == original.backend_port
 }
 
 /// `getsockname`: the pod's address where the connection really runs over loopback.

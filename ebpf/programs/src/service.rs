@@ -67,7 +67,7 @@ pub fn is_service(key: &ServiceKey) -> bool {
 }
 
 #[inline(always)]
-fn service(key: &ServiceKey) -> Option<ServiceValue> {
+pub fn service(key: &ServiceKey) -> Option<ServiceValue> {
     let found = SERVICES.get_ptr(key)?.cast::<u64>();
     // Two loads: table and its size are one, and the rest means no other table. SAFETY: values of hash maps are aligned to
     // 8, and this one has 16 bytes.
@@ -115,7 +115,7 @@ fn given(netns: u64, service_key: &ServiceKey, service: &ServiceValue) -> Option
 /// A slot of the service's table that names this backend: the one it was found in before, or by halving, since each backend
 /// has a slot of its own and they stand in the order of their addresses.
 #[inline(always)]
-fn holding(service: &ServiceValue, before: u32, backend: &Endpoint) -> Option<u32> {
+pub fn holding(service: &ServiceValue, before: u32, backend: &Endpoint) -> Option<u32> {
     if before < service.n_slots && decide::names(slot(service.table, before)?, &backend.addr, backend.port) {
         return Some(before);
     }

@@ -1,7 +1,10 @@
 //! Says what a write means to others: which later ones rest on it when it fails, what is then written in its place so
 //! that nothing is let through, and whether live connections must be judged again after it.
 
-use millrace_abi::{Verdict, VerdictKey};
+use millrace_abi::{
+    Verdict, VerdictKey,
+    udp::{STRANGER_FIXED_BITS, Stranger, StrangerKey},
+};
 
 use crate::kernel::state::Write;
 
@@ -17,6 +20,8 @@ pub enum Ground {
         /// The group's id.
         group: u64,
     },
+    /// Every verdict on callers without identity of this group.
+    Strangers([u8; 8]),
     /// Every address of the mesh: a backend that is not among them would be dialled in plain text.
     Dests,
 }
@@ -29,6 +34,7 @@ pub fn gives(write: &Write) -> Option<Ground> {
             Some(Ground::Verdicts { source: *source, group: *group })
         }
         Write::SetDest(..) => Some(Ground::Dests),
+        Write::SetStranger(key, _) => Some(Ground::Strangers(key.stranger.group)),
         Write::SetPod(..)
         | Write::RemovePod(_)
         | Write::RemoveDest(_)
@@ -38,6 +44,7 @@ pub fn gives(write: &Write) -> Option<Ground> {
         | Write::RemoveVerdict(_)
         | Write::SetProbe(_)
         | Write::RemoveProbe(_)
+        | Write::RemoveStranger(_)
         | Write::RemoveListener(_) => None,
     }
 }
@@ -49,6 +56,7 @@ pub fn rests_on(write: &Write) -> [Option<Ground>; 2] {
         Write::SetVerdict(VerdictKey { source, group, .. }, verdict) if verdict.allow == 1 => {
             [Some(Ground::Verdicts { source: *source, group: *group }), None]
         }
+        Write::SetStranger(key, verdict) if verdict.allow == 1 => [Some(Ground::Strangers(key.stranger.group)), None],
         Write::SetVerdict(..)
         | Write::SetSlot(..)
         | Write::SetDest(..)
@@ -60,6 +68,8 @@ pub fn rests_on(write: &Write) -> [Option<Ground>; 2] {
         | Write::RemoveVerdict(_)
         | Write::SetProbe(_)
         | Write::RemoveProbe(_)
+        | Write::SetStranger(..)
+        | Write::RemoveStranger(_)
         | Write::RemoveListener(_) => [None, None],
     }
 }
@@ -67,8 +77,8 @@ pub fn rests_on(write: &Write) -> [Option<Ground>; 2] {
 /// True where `write` could forbid what was allowed, so that connections made before it are to be judged again.
 pub fn judges(write: &Write) -> bool {
     match write {
-        Write::SetVerdict(_, verdict) => verdict.allow != 1,
-        Write::RemoveVerdict(_) | Write::SetDest(..) => true,
+        Write::SetVerdict(_, verdict) | Write::SetStranger(_, verdict) => verdict.allow != 1,
+        Write::RemoveVerdict(_) | Write::RemoveStranger(_) | Write::SetDest(..) => true,
         Write::SetPod(..)
         | Write::RemovePod(_)
         | Write::RemoveDest(_)
@@ -88,6 +98,11 @@ pub fn instead(write: &Write) -> Option<Write> {
         Write::SetVerdict(key, verdict @ Verdict { allow, .. }) if *allow != 1 && key.port != [0; 2] => {
             Some(Write::SetVerdict(VerdictKey { port: [0; 2], ..*key }, *verdict))
         }
+        // One block that has no room becomes every address.
+        Write::SetStranger(key, verdict) if verdict.allow != 1 && key.prefix_len != STRANGER_FIXED_BITS => {
+            let stranger = Stranger { addr: [0; 16], ..key.stranger };
+            Some(Write::SetStranger(StrangerKey { prefix_len: STRANGER_FIXED_BITS, stranger }, *verdict))
+        }
         Write::SetVerdict(..)
         | Write::SetSlot(..)
         | Write::SetDest(..)
@@ -100,6 +115,8 @@ pub fn instead(write: &Write) -> Option<Write> {
         | Write::RemoveVerdict(_)
         | Write::SetProbe(_)
         | Write::RemoveProbe(_)
+        | Write::SetStranger(..)
+        | Write::RemoveStranger(_)
         | Write::RemoveListener(_) => None,
     }
 }

@@ -50,7 +50,7 @@ fn pods() -> impl Strategy<Value = BTreeMap<u64, Pod>> {
 }
 
 fn dests() -> impl Strategy<Value = BTreeMap<Addr, Dest>> {
-    let dest = (1u64..6, 0u64..4, 1u32..4).prop_map(|(id, group, kind)| Dest { id, group, kind, reserved: 0 });
+    let dest = (1u64..6, 0u64..4, 1u32..4).prop_map(|(id, group, kind)| Dest { id, group, kind, udp: 0 });
     prop::collection::btree_map(ADDRS.prop_map(addr), dest, 0..5)
 }
 
@@ -233,7 +233,7 @@ fn narrowing_to_one_port_states_it_before_it_closes_the_others() {
 fn a_verdict_waits_for_the_address_that_ceases_to_be_reachable() {
     let state = |allow, kind: DestKind| State {
         pods: [(1, mesh_pod(1))].into(),
-        dests: [(addr(2), Dest { id: 2, group: 1, kind: kind as u32, reserved: 0 })].into(),
+        dests: [(addr(2), Dest { id: 2, group: 1, kind: kind as u32, udp: 0 })].into(),
         verdicts: [(key(1, 1, 0), Verdict { policy: 1, allow, reserved: 0 })].into(),
         ..State::default()
     };

@@ -11,12 +11,15 @@ use std::{
 use millrace_abi::{
     Addr, Dest, DestKind, ListenerKey, ListenerKind, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, SlotKey,
     SlotValue, Verdict, VerdictKey,
+    udp::{self as abi_udp, NO_STRANGERS, STRANGER_FIXED_BITS, StrangerKey},
 };
 use millrace_model::{
-    Affinity, Destination, Ejected, Facts, Mesh, ObjectName, Protocol, Reach, Source, Traffic, Workload, authorize,
+    Affinity, Destination, Ejected, Facts, Mesh, ObjectName, Protocol, Reach, ServicePort, Source, Traffic, UdpMode,
+    Workload, authorize,
     balance::alias_table,
+    datagram::{self, Part},
     name::stable_id,
-    resolve::{Backend, Hop, hop, resolve_without},
+    resolve::{Backend, Hop, hop, resolve_by},
 };
 
 use crate::kernel::state::State;
@@ -41,8 +44,13 @@ pub enum Namespace {
     HostUnknown,
 }
 
-/// IPPROTO_TCP, as SERVICES' keys have it.
-const TCP: u8 = 6;
+/// A protocol, as SERVICES' keys have it: IPPROTO_TCP, IPPROTO_UDP.
+pub(crate) const fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    }
+}
 
 /// What the tables should hold.
 pub fn want(mesh: &Mesh, node: &str, namespaces: &Namespaces) -> State {
@@ -83,6 +91,9 @@ pub fn want_without(mesh: &Mesh, node: &str, namespaces: &Namespaces, ejected: &
         for group in groups.values() {
             judge(mesh, source, group, &mut state.verdicts);
         }
+    }
+    for group in groups.values() {
+        strangers(mesh, group, &mut state);
     }
     services(mesh, node, ejected, &mut state);
     state
@@ -151,7 +162,11 @@ fn dests(mesh: &Mesh, node: &str, state: &mut State) -> BTreeMap<u64, Group> {
             };
             let group = group(mesh, workload, base, *address);
             let id = group.as_ref().map_or(0, |group| group.id);
-            state.dests.insert(addr(*address), Dest { id: workload.id(), group: id, kind: kind as u32, reserved: 0 });
+            let udp = match workload.encryption.udp {
+                UdpMode::Allow => 0,
+                UdpMode::Deny => NO_STRANGERS,
+            };
+            state.dests.insert(addr(*address), Dest { id: workload.id(), group: id, kind: kind as u32, udp });
             if *workload.node == *node {
                 state.probes.extend(probes(workload, *address));
             }
@@ -207,16 +222,50 @@ fn judge(mesh: &Mesh, source: &Workload, group: &Group, verdicts: &mut BTreeMap<
     }
 }
 
+/// Writes the verdicts on who sends datagrams to `group` without identity, part by part of all addresses.
+fn strangers(mesh: &Mesh, group: &Group, state: &mut State) {
+    // A group that asks for addresses is of one family alone; one that does not has one part, of both.
+    let parts = datagram::parts(mesh, &group.workload, group.family == Some(Family::V4));
+    for port in &group.ports {
+        for Part { block, address } in &parts {
+            let verdict = datagram::authorize_stranger(mesh, &group.workload, *address, *port);
+            let policy = verdict.ground().policy().map_or(0, ObjectName::id);
+            let verdict = Verdict { policy, allow: u32::from(verdict.allows()), reserved: 0 };
+            state.strangers.insert(stranger_key(group.id, *port, *block), verdict);
+        }
+    }
+}
+
+/// The key of callers in this block, or of all.
+fn stranger_key(group: u64, port: u16, block: Option<(IpAddr, u8)>) -> StrangerKey {
+    let (bits, address) = match block {
+        None => (0, [0; 16]),
+        // v4-mapped: behind 96 bits that all of them share.
+        Some((network @ IpAddr::V4(_), bits)) => (96 + u32::from(bits), addr(network)),
+        Some((network @ IpAddr::V6(_), bits)) => (u32::from(bits), addr(network)),
+    };
+    let stranger =
+        abi_udp::Stranger { group: group.to_be_bytes(), port: port.to_be_bytes(), addr: address, reserved: [0; 2] };
+    StrangerKey { prefix_len: STRANGER_FIXED_BITS + bits, stranger }
+}
+
 fn services(mesh: &Mesh, node: &str, ejected: &Ejected, state: &mut State) {
     let mut tables = 1u32..;
     for service in mesh.snapshot.services.values() {
-        let tcp = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
-        for (address, port) in tcp.flat_map(|port| service.addresses.iter().map(|address| (*address, port.port))) {
-            let at = SocketAddr::new(address, port);
+        let carried = service.ports.iter().filter(|port| match port.protocol {
+            Protocol::Tcp => true,
+            Protocol::Udp => datagram::is_carried(mesh, service),
+        });
+        for (address, ServicePort { port, protocol, name: _ }) in
+            carried.flat_map(|port| service.addresses.iter().map(move |address| (*address, port)))
+        {
+            let at = SocketAddr::new(address, *port);
             // Of two services that claim one address and port, the Mesh says whose it is.
-            let Destination::Service { name, mut backends } = resolve_without(mesh, node, at, ejected) else {
-                continue;
-            };
+            // What fails to connect says nothing of datagrams.
+            let none = Ejected::default();
+            let ejected = if *protocol == Protocol::Tcp { ejected } else { &none };
+            let found = resolve_by(mesh, node, (at, *protocol), ejected);
+            let Destination::Service { name, mut backends } = found else { continue };
             if name != service.name {
                 continue;
             }
@@ -225,7 +274,8 @@ fn services(mesh: &Mesh, node: &str, ejected: &Ejected, state: &mut State) {
             let slots = slots(&backends);
             let table = if slots.is_empty() { Some(0) } else { tables.next() };
             let (Some(table), Ok(n_slots)) = (table, u32::try_from(slots.len())) else { continue };
-            let key = ServiceKey { addr: addr(address), port: port.to_be_bytes(), protocol: TCP, reserved: 0 };
+            let key =
+                ServiceKey { addr: addr(address), port: port.to_be_bytes(), protocol: number(*protocol), reserved: 0 };
             let Traffic { affinity, reach, outliers: _ } = &service.traffic;
             let affinity_s = match affinity {
                 Affinity::None => 0,

@@ -70,7 +70,7 @@ fn verdict(port: u16, allow: u32) -> (VerdictKey, Verdict) {
 fn guarded(verdicts: &[(VerdictKey, Verdict)]) -> State {
     State {
         pods: [(1, Pod { id: 1, v4: addr(1), v6: [0; 16], kind: PodKind::Mesh as u32, reserved: 0 })].into(),
-        dests: [(addr(2), Dest { id: 2, group: 1, kind: DestKind::Local as u32, reserved: 0 })].into(),
+        dests: [(addr(2), Dest { id: 2, group: 1, kind: DestKind::Local as u32, udp: 0 })].into(),
         verdicts: verdicts.iter().copied().collect(),
         ..State::default()
     }

@@ -171,7 +171,8 @@ fn the_meshs_own_ports_and_the_not_enrolled_are_refused() {
 fn a_caller_outside_the_mesh_is_nobody() {
     let strict = |pods: &mut BTreeMap<&str, Workload>| {
         let modes = BTreeMap::from([(8443, EncryptionMode::Strict)]);
-        pods.get_mut("web").unwrap().encryption = Encryption { default: EncryptionMode::Permissive, ports: modes };
+        pods.get_mut("web").unwrap().encryption =
+            Encryption { default: EncryptionMode::Permissive, ports: modes, ..Encryption::default() };
     };
     let mesh = mesh(vec![], strict);
     assert_eq!(only_route(&ask(&mesh, "old", "10.0.0.1:80")), (&Way::Plain, &Answer::Allowed(Ground::Unselected)));

@@ -28,10 +28,21 @@ pub fn survey<'m>(
     address: SocketAddr,
     ejected: &Ejected,
 ) -> Vec<(&'m Endpoint, Standing)> {
+    survey_by(mesh, node, service, (address, Protocol::Tcp), ejected)
+}
+
+/// The same, for what is sent by this protocol.
+pub fn survey_by<'m>(
+    mesh: &'m Mesh,
+    node: &str,
+    service: &Service,
+    asked: (SocketAddr, Protocol),
+    ejected: &Ejected,
+) -> Vec<(&'m Endpoint, Standing)> {
     let endpoints = mesh.endpoints_of(&service.name).into_iter().flat_map(|e| &e.endpoints);
     let mut all: Vec<(&Endpoint, Standing)> = endpoints
         .map(|endpoint| {
-            let standing = match candidate(mesh, node, service.traffic.reach, (endpoint, address)) {
+            let standing = match candidate(mesh, node, service.traffic.reach, (endpoint, asked)) {
                 Ok(backend) => Standing::Chosen(backend),
                 Err(why) => Standing::LeftOut(why),
             };
@@ -46,7 +57,7 @@ pub fn survey<'m>(
             }
         }
     }
-    leave_out(&mut all, service, address, ejected);
+    leave_out(&mut all, service, asked.0, ejected);
     if service.traffic.reach == Reach::Cluster {
         prefer(mesh, node, &mut all);
     }
@@ -106,13 +117,13 @@ fn candidate(
     mesh: &Mesh,
     node: &str,
     reach: Reach,
-    (endpoint, asked): (&Endpoint, SocketAddr),
+    (endpoint, (asked, protocol)): (&Endpoint, (SocketAddr, Protocol)),
 ) -> Result<Backend, Absence> {
     let Endpoint { address, workload: _, ports, weight, readiness, place } = endpoint;
     if address.is_ipv4() != asked.is_ipv4() {
         return Err(Absence::OtherFamily);
     }
-    let target = *ports.get(&(asked.port(), Protocol::Tcp)).ok_or(Absence::NoSuchPort)?;
+    let target = *ports.get(&(asked.port(), protocol)).ok_or(Absence::NoSuchPort)?;
     if *weight == 0 {
         return Err(Absence::NoWeight);
     }

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use millrace_crd as crd;
-use millrace_model::{Action, Encryption, EncryptionMode, Identity, ObjectName, Rule, Source};
+use millrace_model::{Action, Encryption, EncryptionMode, Identity, ObjectName, Rule, Source, UdpMode};
 
 use super::{application_port, meta};
 use crate::{
@@ -220,7 +220,7 @@ pub(super) fn encryption(
     policy: &crd::EncryptionPolicy,
     problems: &mut Problems,
 ) -> EncryptionPolicy {
-    let crd::EncryptionPolicySpec { selector, target_refs, mode, ports } = &policy.spec;
+    let crd::EncryptionPolicySpec { selector, target_refs, mode, ports, udp } = &policy.spec;
     let target = target(&policy.metadata, selector.as_ref(), target_refs, problems);
     let mut modes = BTreeMap::new();
     for (index, crd::PortEncryption { port, mode }) in ports.iter().enumerate() {
@@ -235,7 +235,15 @@ pub(super) fn encryption(
         name: name.clone(),
         made: meta::made(&policy.metadata),
         target,
-        encryption: Encryption { default: encryption_mode(*mode), ports: modes },
+        encryption: Encryption { default: encryption_mode(*mode), ports: modes, udp: udp_mode(*udp, *mode) },
+    }
+}
+
+/// Left out, it is as strict as the mode for connections: nothing encrypts a datagram.
+fn udp_mode(udp: Option<crd::UdpMode>, mode: crd::EncryptionMode) -> UdpMode {
+    match (udp, mode) {
+        (Some(crd::UdpMode::Allow), _) | (None, crd::EncryptionMode::Permissive) => UdpMode::Allow,
+        (Some(crd::UdpMode::Deny), _) | (None, crd::EncryptionMode::Strict) => UdpMode::Deny,
     }
 }
 

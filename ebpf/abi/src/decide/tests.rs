@@ -29,7 +29,7 @@ fn dests() -> Vec<Option<Dest>> {
     for kind in DEST_KINDS {
         for id in [1, 2] {
             for group in [0, 7] {
-                all.push(Some(Dest { id, group, kind, reserved: 0 }));
+                all.push(Some(Dest { id, group, kind, udp: 0 }));
             }
         }
     }

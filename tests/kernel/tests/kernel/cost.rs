@@ -11,7 +11,7 @@ use millrace_abi::{GuardKind, PodKind, config};
 use millrace_agent::kernel::stats::{self, Cost};
 use socket2::SockRef;
 
-use crate::node::{Family, Node, Pod};
+use crate::node::{Family, Node, Pod, heard};
 
 /// Enough for a mean that repeats within a tenth; a batch fits every listener's backlog, and its records fit the ring.
 const N_BATCHES: u32 = 8;
@@ -32,6 +32,40 @@ fn connects(node: &Node, client: &Pod, to: SocketAddr, listener: &TcpListener) {
         });
         while listener.accept().is_ok() {}
     }
+}
+
+/// Datagrams by one socket and their answers, `N_BATCHES * BATCH` of each: a table as for connections.
+fn datagrams(node: &Node, (client, server, outside): (&Pod, &Pod, &Pod)) -> String {
+    let _echoes = [server.echo("[::]:5353", b's'), outside.echo("[::]:53", b'o')];
+    node.udp_service("10.96.0.53:53", 3, &[(server.v4, 5353)]);
+    node.udp_service("[fd96::53]:53", 4, &[(server.v6, 5353)]);
+    let paths = [
+        ("datagrams by service, IPv4", "10.96.0.53:53".parse().unwrap(), false),
+        ("datagrams by service, IPv6", "[fd96::53]:53".parse().unwrap(), false),
+        ("datagrams by address, IPv4", server.address(Family::V4, 5353), false),
+        ("connected, by service, IPv4", "10.96.0.53:53".parse().unwrap(), true),
+        ("datagrams out of the mesh", outside.address(Family::V4, 53), false),
+    ];
+    let mut table = String::new();
+    for (path, to, is_connected) in paths {
+        let socket = client.udp_for(to);
+        let before = node.kernel().costs().unwrap();
+        if is_connected {
+            socket.connect(to).unwrap();
+        }
+        for _ in 0..N_BATCHES * BATCH {
+            if is_connected { socket.send(b"who") } else { socket.send_to(b"who", to) }.unwrap();
+            assert_eq!(heard(&socket, &mut [0; 64]).1, to);
+        }
+        let after = node.kernel().costs().unwrap();
+        let row = before.iter().zip(&after).filter_map(|(before, after): (&Cost, &Cost)| {
+            let ns = after.ns_per_run_since(before)?;
+            let runs = f64::from(u32::try_from(after.n_runs - before.n_runs).unwrap()) / f64::from(N_BATCHES * BATCH);
+            Some(format!("{} {ns:.0} ns x {runs:.1}", after.program))
+        });
+        writeln!(table, "{path:<28} {}", row.collect::<Vec<_>>().join(", ")).unwrap();
+    }
+    table
 }
 
 #[test]
@@ -75,6 +109,7 @@ fn what_every_program_costs_is_counted() {
         let telling = if telling == 0 { "" } else { "told" };
         writeln!(table, "{path:<28} {telling:<5} {}", row.collect::<Vec<_>>().join(", ")).unwrap();
     }
+    table.push_str(&datagrams(&node, (&client, &server, &outside)));
     drop(counting);
     println!("program costs, ns a run x runs a connection ({} connections a path):\n{table}", N_BATCHES * BATCH);
     // Loose on purpose: a machine shared with a build doubles every figure. The table is what is read.

@@ -22,7 +22,7 @@ fn every_program_loads_and_every_map_and_link_is_pinned() {
     for name in map::ALL {
         assert!(pins.iter().any(|pin| pin == name), "{name} is not among {pins:?}");
     }
-    assert_eq!(pins.iter().filter(|pin| pin.starts_with("link_")).count(), 7);
+    assert_eq!(pins.iter().filter(|pin| pin.starts_with("link_")).count(), 11);
     assert!(pins.contains(&format!("lookup_{}", pod.cookie)));
     assert!(node.kernel().attached_pods().unwrap().contains(&pod.cookie));
 }

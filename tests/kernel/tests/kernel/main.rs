@@ -10,6 +10,8 @@
 )]
 
 mod account;
+mod arrival;
+mod asks;
 mod connect;
 mod cost;
 mod endpoint;
@@ -33,4 +35,5 @@ mod sockops;
 mod spoof;
 mod storage;
 mod tuning;
+mod udp;
 mod verifier;

@@ -30,7 +30,11 @@ fn each_map_has_the_room_that_is_written_down_and_tables_take_memory_as_entries_
             map::FAILURES => capacity::FAILURES,
             map::GUARDS => capacity::GUARDS,
             map::FORGED => capacity::FORGED,
-            map::ORIGINAL | map::CLIENT | map::ENDS | map::EXEMPT => 0,
+            map::STRANGERS => capacity::STRANGERS,
+            map::ASKS => capacity::ASKS,
+            map::TOLD => capacity::TOLD,
+            map::PACE => capacity::PACE,
+            map::ORIGINAL | map::CLIENT | map::ENDS | map::EXEMPT | map::PEERS => 0,
             table => usual.get(table),
         };
         assert_eq!(info.max_entries(), entries, "{name}");
@@ -46,7 +50,7 @@ fn a_map_has_the_room_that_a_profile_says_and_is_full_where_that_ends() {
     let room = room(&[(map::DESTS, 64)]);
     node.succeed(&room.directory(), room.clone());
     node.kernel().take_over().unwrap();
-    let dest = Dest { id: 1, group: 0, kind: DestKind::Remote as u32, reserved: 0 };
+    let dest = Dest { id: 1, group: 0, kind: DestKind::Remote as u32, udp: 0 };
     let write = |n: u8| node.kernel().write(&Write::SetDest(addr(&format!("10.88.0.{n}")), dest));
     (0..64).for_each(|n| write(n).unwrap());
     let full = write(64).unwrap_err();

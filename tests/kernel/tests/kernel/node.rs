@@ -3,6 +3,7 @@
 //! A test's threads are the applications: one that enters a pod's namespace and the node's cgroup is what a process of
 //! that pod is to the kernel.
 
+mod datagram;
 mod guard;
 mod host;
 mod pod;
@@ -27,6 +28,7 @@ use millrace_abi::{Verdict, VerdictKey, config, map};
 use millrace_agent::kernel::{Capacities, Kernel, Missing, Options, Write};
 
 pub(crate) use self::{
+    datagram::{Echo, heard, is_silent, udp_header},
     pod::{Family, PATIENCE, Pod, bytes, port_bytes, socket_addr},
     proxy::{Asked, Proxy},
 };
@@ -172,7 +174,7 @@ impl Node {
     /// Makes a namespace a pod of the mesh, reached in this way, in this policy group.
     pub(crate) fn enrol(&self, pod: &Pod, kind: DestKind, group: u64) {
         self.know(pod, PodKind::Mesh);
-        let dest = Dest { id: pod.id, group, kind: kind as u32, reserved: 0 };
+        let dest = Dest { id: pod.id, group, kind: kind as u32, udp: 0 };
         self.write(&Write::SetDest(pod.v4, dest));
         self.write(&Write::SetDest(pod.v6, dest));
     }
@@ -180,7 +182,7 @@ impl Node {
     /// Makes these addresses a workload on another node.
     pub(crate) fn remote(&self, id: u64, addresses: &[&str]) {
         for address in addresses {
-            let dest = Dest { id, group: 0, kind: DestKind::Remote as u32, reserved: 0 };
+            let dest = Dest { id, group: 0, kind: DestKind::Remote as u32, udp: 0 };
             self.write(&Write::SetDest(addr(address), dest));
         }
     }

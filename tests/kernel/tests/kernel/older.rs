@@ -79,7 +79,7 @@ fn an_older_schemas_programs_stay_in_force_until_the_new_maps_are_filled_and_the
     let links = fs::read_dir(node.pins())
         .unwrap()
         .filter(|pin| pin.as_ref().unwrap().file_name().to_str().unwrap().starts_with("link_"));
-    assert_eq!(links.count(), 7);
+    assert_eq!(links.count(), 11);
 }
 
 #[test]
