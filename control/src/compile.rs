@@ -18,6 +18,7 @@ mod endpoint;
 mod place;
 mod policy;
 mod profile;
+pub mod route;
 mod traffic;
 mod workload;
 
@@ -33,6 +34,7 @@ pub fn compile(world: &World) -> (Snapshot, Vec<Diagnostic>) {
     let services = endpoint::services(world, &owners, &mut notes);
     let endpoints = endpoint::endpoints(world, &owners, &workloads, &mut notes);
     policy::check(world, &workloads, &bindings, &mut notes);
+    let routes = route::routes(world, &services, &mut notes);
     let policies = world.objects.access.values().map(|p| {
         let policy = Policy { name: p.name.clone(), action: p.action, rules: p.rules.clone() };
         (p.name.clone(), Arc::new(policy))
@@ -45,6 +47,7 @@ pub fn compile(world: &World) -> (Snapshot, Vec<Diagnostic>) {
         endpoints,
         policies: policies.collect(),
         profiles: profile::profiles(world, &mut notes),
+        routes,
     };
     notes.0.sort();
     notes.0.dedup();
@@ -53,7 +56,7 @@ pub fn compile(world: &World) -> (Snapshot, Vec<Diagnostic>) {
 
 /// `next`, made of the Arcs of `previous` where an object is as it was: a diff of the two then asks pointers first.
 pub fn reuse(previous: &Snapshot, next: Snapshot) -> Snapshot {
-    let Snapshot { generation, trust_domain, workloads, services, endpoints, policies, profiles } = next;
+    let Snapshot { generation, trust_domain, workloads, services, endpoints, policies, profiles, routes } = next;
     Snapshot {
         generation,
         trust_domain,
@@ -62,6 +65,7 @@ pub fn reuse(previous: &Snapshot, next: Snapshot) -> Snapshot {
         endpoints: share(&previous.endpoints, endpoints),
         policies: share(&previous.policies, policies),
         profiles: share(&previous.profiles, profiles),
+        routes: share(&previous.routes, routes),
     }
 }
 

@@ -28,11 +28,17 @@ pub enum Kind {
     NodeProfile,
     /// millrace.dev/v1alpha1
     TrafficPolicy,
+    /// gateway.networking.k8s.io/v1
+    HttpRoute,
+    /// gateway.networking.k8s.io/v1
+    GrpcRoute,
+    /// gateway.networking.k8s.io/v1beta1, which every version of Gateway API serves; a file may say v1.
+    ReferenceGrant,
 }
 
 impl Kind {
     /// All of them, in the order in which messages list them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -43,6 +49,9 @@ impl Kind {
         Self::EncryptionPolicy,
         Self::NodeProfile,
         Self::TrafficPolicy,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::ReferenceGrant,
     ];
 
     /// As a manifest's `kind` spells it.
@@ -58,6 +67,9 @@ impl Kind {
             Self::EncryptionPolicy => "EncryptionPolicy",
             Self::NodeProfile => "NodeProfile",
             Self::TrafficPolicy => "TrafficPolicy",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
         }
     }
 
@@ -69,7 +81,19 @@ impl Kind {
             Self::AccessPolicy | Self::EncryptionPolicy | Self::NodeProfile | Self::TrafficPolicy => {
                 millrace_crd::API_VERSION
             }
+            Self::HttpRoute | Self::GrpcRoute => "gateway.networking.k8s.io/v1",
+            Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
         }
+    }
+
+    /// True where a manifest may spell its `apiVersion` so: what has another name for the same fields is taken too.
+    pub fn may_be_of(self, version: &str) -> bool {
+        version == self.api_version() || (self == Self::ReferenceGrant && version == "gateway.networking.k8s.io/v1")
+    }
+
+    /// True for Gateway API's kinds: a cluster may not have them, and what it has of them may be newer than this program.
+    pub fn is_gateway(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant)
     }
 
     /// True for a kind that stands in no namespace.
@@ -82,7 +106,10 @@ impl Kind {
             | Self::EndpointSlice
             | Self::AccessPolicy
             | Self::EncryptionPolicy
-            | Self::TrafficPolicy => false,
+            | Self::TrafficPolicy
+            | Self::HttpRoute
+            | Self::GrpcRoute
+            | Self::ReferenceGrant => false,
         }
     }
 

@@ -51,6 +51,23 @@ pub enum Object {
     Profile(Arc<crate::world::NodeProfile>),
     /// millrace.dev/v1alpha1
     Traffic(Arc<crate::world::TrafficPolicy>),
+    /// gateway.networking.k8s.io/v1: either kind of route.
+    Route(Arc<crate::world::route::Route>),
+    /// gateway.networking.k8s.io/v1beta1
+    Grant(Arc<crate::world::route::Grant>),
+}
+
+impl Object {
+    /// The object, where what it is worth beside others can depend on where it stands.
+    pub fn placed(mut self, place: &Place) -> Self {
+        // Of two that have a time it is the time that counts, then the name: as where no file is.
+        if let Self::Route(route) = &mut self
+            && route.age.made == crate::world::Made::Unknown
+        {
+            Arc::make_mut(route).age.place = Some((place.file.clone(), place.document));
+        }
+        self
+    }
 }
 
 impl Objects {
@@ -68,6 +85,8 @@ impl Objects {
             Object::Encryption(policy) => drop(self.encryption.insert(name, policy)),
             Object::Profile(profile) => drop(self.profiles.insert(name.name, profile)),
             Object::Traffic(policy) => drop(self.traffic.insert(name, policy)),
+            Object::Route(route) => drop(self.routes.insert(route.name.clone(), route)),
+            Object::Grant(grant) => drop(self.grants.insert(name, grant)),
         }
     }
 }

@@ -8,8 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::{Action, Encryption, ObjectName, Outliers, Place, Protocol, Rule, Traffic};
+use millrace_model::{Action, Encryption, ObjectName, Outliers, Place, Protocol, RouteName, Rule, Traffic};
 use serde::{Deserialize, Serialize};
+
+pub mod route;
 
 /// What holds for the whole mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -57,6 +59,10 @@ pub struct Objects {
     pub traffic: BTreeMap<ObjectName, Arc<TrafficPolicy>>,
     /// NodeProfiles, by name alone.
     pub profiles: BTreeMap<Arc<str>, Arc<NodeProfile>>,
+    /// HTTPRoutes and GRPCRoutes.
+    pub routes: BTreeMap<RouteName, Arc<route::Route>>,
+    /// ReferenceGrants.
+    pub grants: BTreeMap<ObjectName, Arc<route::Grant>>,
 }
 
 /// What the label `millrace.dev/mesh` asks for.
@@ -192,6 +198,8 @@ pub struct ServicePort {
     pub name: Arc<str>,
     /// Where the application listens.
     pub target: TargetPort,
+    /// What it says it speaks (`appProtocol`).
+    pub speaks: Option<Arc<str>>,
 }
 
 /// Where the application listens.

@@ -1,5 +1,6 @@
 //! Converts between the model and its protobufs by full destructuring; what can't be read is named by its path.
 
+mod route;
 mod traffic;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -49,7 +50,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<model::Snapshot, Undecodable> {
 
 /// A Delta as an Update.
 pub fn update(delta: &model::Delta) -> pb::Update {
-    let model::Delta { from, to, trust_domain, workloads, services, endpoints, policies, profiles } = delta;
+    let model::Delta { from, to, trust_domain, workloads, services, endpoints, policies, profiles, routes } = delta;
     pb::Update {
         from: *from,
         to: *to,
@@ -64,6 +65,8 @@ pub fn update(delta: &model::Delta) -> pb::Update {
         policies_gone: policies.gone.iter().map(name).collect(),
         profiles: profiles.set.iter().map(|(node, p)| profile::to(node, p)).collect(),
         profiles_gone: profiles.gone.iter().map(ToString::to_string).collect(),
+        routes: routes.set.iter().map(|(_, r)| route::routes(r)).collect(),
+        routes_gone: routes.gone.iter().map(name).collect(),
     }
 }
 
@@ -83,6 +86,8 @@ pub fn delta(update: pb::Update) -> Result<model::Delta, Undecodable> {
         policies_gone,
         profiles,
         profiles_gone,
+        routes,
+        routes_gone,
     } = update;
     Ok(model::Delta {
         from,
@@ -105,6 +110,10 @@ pub fn delta(update: pb::Update) -> Result<model::Delta, Undecodable> {
             Ok((p.name.clone(), p))
         })?,
         profiles: profile::change(profiles, profiles_gone)?,
+        routes: change(routes, routes_gone, |r| {
+            let r = route::routes_from(r)?;
+            Ok((r.service.clone(), r))
+        })?,
     })
 }
 

@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[path = "round_trip/routes.rs"]
+mod routes;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -208,16 +211,20 @@ fn delta() -> impl Strategy<Value = Delta> {
         change(endpoints(), |e| e.service.clone()),
         change(policy(), |p| p.name.clone()),
         (few(profile()), few(text())),
+        change(routes::routes(), |r| r.service.clone()),
     )
-        .prop_map(|(from, to, trust_domain, workloads, services, endpoints, policies, (set, gone))| Delta {
-            from,
-            to,
-            trust_domain,
-            workloads,
-            services,
-            endpoints,
-            policies,
-            profiles: Change { set: set.into_iter().map(|(node, p)| (node, Arc::new(p))).collect(), gone },
+        .prop_map(|(from, to, trust_domain, workloads, services, endpoints, policies, (set, gone), routes)| {
+            Delta {
+                from,
+                to,
+                trust_domain,
+                workloads,
+                services,
+                endpoints,
+                policies,
+                profiles: Change { set: set.into_iter().map(|(node, p)| (node, Arc::new(p))).collect(), gone },
+                routes,
+            }
         })
 }
 
@@ -226,8 +233,10 @@ fn by_name<T>(items: Vec<T>, named: fn(&T) -> ObjectName) -> BTreeMap<ObjectName
 }
 
 fn snapshot() -> impl Strategy<Value = Snapshot> {
-    (any::<u64>(), text(), few(workload()), few(service()), few(endpoints()), few(policy()), few(profile())).prop_map(
-        |(generation, trust_domain, workloads, services, endpoints, policies, profiles)| Snapshot {
+    let named =
+        (few(workload()), few(service()), few(endpoints()), few(policy()), few(profile()), few(routes::routes()));
+    (any::<u64>(), text(), named).prop_map(
+        |(generation, trust_domain, (workloads, services, endpoints, policies, profiles, routes))| Snapshot {
             generation,
             trust_domain,
             workloads: by_name(workloads, |w| w.name.clone()),
@@ -235,6 +244,7 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
             endpoints: by_name(endpoints, |e| e.service.clone()),
             policies: by_name(policies, |p| p.name.clone()),
             profiles: profiles.into_iter().map(|(node, p)| (node, Arc::new(p))).collect(),
+            routes: by_name(routes, |r| r.service.clone()),
         },
     )
 }
@@ -321,6 +331,7 @@ fn update() -> pb::Update {
         },
         policies: Change { set: vec![(object, policy.into())], gone: Vec::new() },
         profiles: Change::default(),
+        routes: Change::default(),
     })
 }
 

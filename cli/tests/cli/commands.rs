@@ -66,6 +66,7 @@ fn snapshot() -> Value {
         endpoints: [(name.clone(), Arc::new(Endpoints { service: name, endpoints: vec![endpoint] }))].into(),
         policies: BTreeMap::new(),
         profiles: BTreeMap::new(),
+        routes: BTreeMap::new(),
     };
     json!({"node": "a", "snapshot": snapshot})
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoints, NodeProfile, ObjectName, Policy, Service, Snapshot, Workload};
+use crate::{Endpoints, NodeProfile, ObjectName, Policy, Routes, Service, Snapshot, Workload};
 
 /// What turns the Snapshot at generation `from` into the one at `to`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct Delta {
     pub policies: Change<Policy>,
     /// Nodes' profiles set or gone, by the node's name.
     pub profiles: Change<NodeProfile, Arc<str>>,
+    /// Routes set or gone, by service.
+    #[serde(default)]
+    pub routes: Change<Routes>,
 }
 
 /// Objects of one kind that a Delta sets or removes.
@@ -62,7 +65,7 @@ pub struct WrongBase {
 impl Delta {
     /// The difference that makes `now` of `have`.
     pub fn between(have: &Snapshot, now: &Snapshot) -> Self {
-        let Snapshot { generation, trust_domain, workloads, services, endpoints, policies, profiles } = now;
+        let Snapshot { generation, trust_domain, workloads, services, endpoints, policies, profiles, routes } = now;
         Self {
             from: have.generation,
             to: *generation,
@@ -72,24 +75,26 @@ impl Delta {
             endpoints: difference(&have.endpoints, endpoints),
             policies: difference(&have.policies, policies),
             profiles: difference(&have.profiles, profiles),
+            routes: difference(&have.routes, routes),
         }
     }
 
     /// True where only the generation differs.
     pub fn is_empty(&self) -> bool {
-        let Self { from: _, to: _, trust_domain: _, workloads, services, endpoints, policies, profiles } = self;
+        let Self { from: _, to: _, trust_domain: _, workloads, services, endpoints, policies, profiles, routes } = self;
         workloads.is_empty()
             && services.is_empty()
             && endpoints.is_empty()
             && policies.is_empty()
             && profiles.is_empty()
+            && routes.is_empty()
     }
 }
 
 impl Snapshot {
     /// This Snapshot with `delta` applied. A Delta from generation 0 applies to any: it starts from the empty Snapshot.
     pub fn apply(&self, delta: &Delta) -> Result<Self, WrongBase> {
-        let Delta { from, to, trust_domain, workloads, services, endpoints, policies, profiles } = delta;
+        let Delta { from, to, trust_domain, workloads, services, endpoints, policies, profiles, routes } = delta;
         let mut next = match *from {
             0 => Self::default(),
             from if from == self.generation => self.clone(),
@@ -102,6 +107,7 @@ impl Snapshot {
         merge(&mut next.endpoints, endpoints);
         merge(&mut next.policies, policies);
         merge(&mut next.profiles, profiles);
+        merge(&mut next.routes, routes);
         Ok(next)
     }
 }

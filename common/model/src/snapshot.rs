@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoints, NodeProfile, ObjectName, Policy, Service, Workload};
+use crate::{Endpoints, NodeProfile, ObjectName, Policy, Routes, Service, Workload};
 
 /// The whole mesh, compiled. No secret is ever in one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,4 +24,7 @@ pub struct Snapshot {
     /// How nodes are tuned, by the node's name. A node is shown its own alone.
     #[serde(default)]
     pub profiles: BTreeMap<Arc<str>, Arc<NodeProfile>>,
+    /// What becomes of requests, by the name of the service that they are sent to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub routes: BTreeMap<ObjectName, Arc<Routes>>,
 }

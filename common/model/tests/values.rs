@@ -58,6 +58,7 @@ fn mesh(pods: Vec<Workload>, endpoints: Vec<Endpoint>) -> Mesh {
         endpoints: BTreeMap::from([(name.clone(), Arc::new(Endpoints { service: name, endpoints }))]),
         policies: BTreeMap::new(),
         profiles: BTreeMap::new(),
+        routes: BTreeMap::new(),
     }))
 }
 

@@ -70,6 +70,8 @@ impl Last {
             encryption,
             traffic,
             profiles,
+            routes,
+            grants,
         } = before;
         let now = &world.objects;
         let is_same = same(pods, &now.pods)
@@ -80,6 +82,8 @@ impl Last {
             && same(encryption, &now.encryption)
             && same(traffic, &now.traffic)
             && same(profiles, &now.profiles)
+            && same(routes, &now.routes)
+            && same(grants, &now.grants)
             && *service_accounts == now.service_accounts
             && *settings == world.settings
             && *listening == world.listening;
@@ -122,6 +126,8 @@ fn small(world: &World, services: &BTreeSet<ObjectName>) -> Option<World> {
         encryption: _,
         traffic,
         profiles: _,
+        routes: _,
+        grants: _,
     } = &world.objects;
     let slices: BTreeMap<ObjectName, Arc<Slice>> = slices
         .iter()
@@ -142,6 +148,9 @@ fn small(world: &World, services: &BTreeSet<ObjectName>) -> Option<World> {
         encryption: BTreeMap::new(),
         traffic: traffic.clone(),
         profiles: BTreeMap::new(),
+        // What becomes of requests rests on no endpoint.
+        routes: BTreeMap::new(),
+        grants: BTreeMap::new(),
     };
     // Who listens is in the workloads already.
     Some(World { settings: world.settings.clone(), objects, listening: BTreeMap::new() })

@@ -64,7 +64,7 @@ fn model(service: &world::Service, outliers: Option<&Outliers>) -> Service {
         addresses: addresses.clone(),
         ports: ports
             .iter()
-            .map(|world::ServicePort { port, protocol, name, target: _ }| ServicePort {
+            .map(|world::ServicePort { port, protocol, name, target: _, speaks: _ }| ServicePort {
                 port: *port,
                 protocol: *protocol,
                 name: name.clone(),
@@ -176,7 +176,7 @@ fn selected(
 
 fn pod_ports(service: &world::Service, pod: &Pod, notes: &mut Notes) -> BTreeMap<(u16, Protocol), u16> {
     let mut ports = BTreeMap::new();
-    for world::ServicePort { port, protocol, name: _, target } in &service.ports {
+    for world::ServicePort { port, protocol, name: _, target, speaks: _ } in &service.ports {
         let number = match target {
             TargetPort::Number(number) => Some(*number),
             TargetPort::Name(name) => pod.ports.get(&(name.clone(), *protocol)).copied(),

@@ -17,6 +17,7 @@ use crate::{
 mod again;
 mod policies;
 mod profiles;
+mod routes;
 mod services;
 mod traffic;
 mod workloads;
@@ -91,6 +92,10 @@ fn pool() -> Vec<String> {
     for n in 1..4 {
         pool.push(format!("{{apiVersion: millrace.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: t{n}, namespace: shop}}, spec: {{targetRefs: [{{kind: Service, name: s{}}}], outlierEjection: {{consecutiveFailures: {n}}}}}}}", n % 2 + 1));
     }
+    for n in 1..4 {
+        pool.push(format!("{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: h{n}, namespace: shop, creationTimestamp: \"2026-01-0{}T00:00:00Z\"}}, spec: {{parentRefs: [{{group: \"\", kind: Service, name: s{}, port: 80}}], rules: [{{backendRefs: [{{name: s{n}, port: 80}}]}}]}}}}", n % 2 + 1, n % 2 + 1));
+    }
+    pool.push("{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: h1, namespace: shop, creationTimestamp: \"2026-01-01T00:00:00Z\"}, spec: {parentRefs: [{group: \"\", kind: Service, name: s1, port: 80}], rules: [{backendRefs: [{name: s2, port: 80}]}]}}".to_owned());
     pool
 }
 

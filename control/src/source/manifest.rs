@@ -185,6 +185,7 @@ fn read_object(place: Place, value: Value, settings: &Settings) -> Item {
             let key = Key { kind, name };
             let (object, mut rest) = object::read(&key, value, settings);
             problems.0.append(&mut rest);
+            let object = object.map(|object| object.placed(&place));
             Item { place, stands_for: StandsFor::Known(key), object, problems: problems.0 }
         }
         (kind, name) => {
@@ -226,7 +227,7 @@ fn kind(fields: &serde_json::Map<String, Value>, problems: &mut Problems) -> Opt
         return None;
     };
     let version = version?;
-    if version != known.api_version() {
+    if !known.may_be_of(version) {
         problems.fatal(
             "apiVersion",
             format!("Millrace reads no {kind} of {version:?}"),
@@ -295,7 +296,10 @@ fn name(fields: &serde_json::Map<String, Value>, kind: Option<Kind>, problems: &
             | Kind::AccessPolicy
             | Kind::EncryptionPolicy
             | Kind::NodeProfile
-            | Kind::TrafficPolicy,
+            | Kind::TrafficPolicy
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::ReferenceGrant,
         )
         | None => object::meta::is_dns_subdomain(own),
     };

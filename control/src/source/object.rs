@@ -4,6 +4,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use gateway_api::experimental::{grpcroutes::GrpcRoute, httproutes::HttpRoute, referencegrants::ReferenceGrant};
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
     serde::de::DeserializeOwned,
@@ -23,6 +24,7 @@ pub mod meta;
 mod pod;
 mod policy;
 mod profile;
+mod route;
 mod service;
 mod slice;
 mod traffic;
@@ -30,12 +32,17 @@ mod typed;
 
 pub use meta::MESH_LABEL;
 pub use pod::{NETNS_ANNOTATION, WEIGHT_ANNOTATION};
+pub(super) use route::kind_of as route_kind;
 pub(super) use typed::is_unknown_field;
 
 /// The object in `value`, of this kind and name, and its problems. None where one of them is fatal.
 pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Vec<Problem>) {
     let mut problems = Problems::default();
-    let own = key.kind.is_own();
+    let (own, mut value) = (key.kind.is_own(), value);
+    if let (true, Value::Object(fields)) = (key.kind.is_gateway(), &mut value) {
+        // Whatever any controller wrote there is nothing that this one reads.
+        fields.remove("status");
+    }
     if own {
         typed::refuse_nulls(value.get("spec").unwrap_or(&Value::Null), "spec", &mut problems);
     }
@@ -70,7 +77,19 @@ pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Ve
         Kind::TrafficPolicy => read_as(value, own, &mut problems, |policy: millrace_crd::TrafficPolicy, p| {
             Object::Traffic(traffic::traffic(name, &policy, p).into())
         }),
+        Kind::HttpRoute => {
+            read_as(value, own, &mut problems, |route: HttpRoute, p| Object::Route(route::http(name, &route, p).into()))
+        }
+        Kind::GrpcRoute => {
+            read_as(value, own, &mut problems, |route: GrpcRoute, p| Object::Route(route::grpc(name, &route, p).into()))
+        }
+        Kind::ReferenceGrant => read_as(value, own, &mut problems, |grant: ReferenceGrant, p| {
+            Object::Grant(route::grant(name, &grant, p).into())
+        }),
     };
+    if key.kind.is_gateway() {
+        route::weigh(&mut problems);
+    }
     (object.filter(|_| !problems.refuse()), problems.0)
 }
 

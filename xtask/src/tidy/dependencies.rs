@@ -20,10 +20,11 @@ const OURS: &[(&str, &[&str])] = &[
     ("xtask", &[]),
     ("millrace-wire", &["millrace-model"]),
     ("millrace-node", &["millrace-model", "millrace-wire"]),
+    ("millrace-routes", &["millrace-model"]),
     ("millrace-agent", &["millrace-node", "millrace-model", "millrace-wire", "millrace-abi"]),
-    ("millrace-l7-proxy", &["millrace-node", "millrace-model", "millrace-abi"]),
-    ("millrace-control", &["millrace-model", "millrace-crd", "millrace-wire"]),
-    ("millrace-cli", &["millrace-model", "millrace-wire", "millrace-crd"]),
+    ("millrace-l7-proxy", &["millrace-node", "millrace-model", "millrace-routes", "millrace-abi"]),
+    ("millrace-control", &["millrace-model", "millrace-crd", "millrace-routes", "millrace-wire"]),
+    ("millrace-cli", &["millrace-model", "millrace-routes", "millrace-wire", "millrace-crd"]),
     ("millrace-ebpf", &["millrace-abi"]),
 ];
 

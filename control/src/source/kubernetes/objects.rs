@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use millrace_model::RouteName;
+
 use crate::{
     diagnostic::{Key, Kind},
-    source::Object,
+    source::{Object, object},
     world::Objects,
 };
 
@@ -23,6 +25,8 @@ impl Objects {
             Kind::EncryptionPolicy => self.encryption.get(name).cloned().map(Object::Encryption),
             Kind::NodeProfile => self.profiles.get(&name.name).cloned().map(Object::Profile),
             Kind::TrafficPolicy => self.traffic.get(name).cloned().map(Object::Traffic),
+            Kind::HttpRoute | Kind::GrpcRoute => self.routes.get(&route_name(key)).cloned().map(Object::Route),
+            Kind::ReferenceGrant => self.grants.get(name).cloned().map(Object::Grant),
         }
     }
 
@@ -40,8 +44,14 @@ impl Objects {
             Kind::EncryptionPolicy => taken(self.encryption.remove(name)),
             Kind::NodeProfile => taken(self.profiles.remove(&name.name)),
             Kind::TrafficPolicy => taken(self.traffic.remove(name)),
+            Kind::HttpRoute | Kind::GrpcRoute => taken(self.routes.remove(&route_name(key))),
+            Kind::ReferenceGrant => taken(self.grants.remove(name)),
         }
     }
+}
+
+fn route_name(key: &Key) -> RouteName {
+    RouteName { kind: object::route_kind(key.kind), name: key.name.clone() }
 }
 
 fn taken<T>(one: Option<Arc<T>>) -> bool {

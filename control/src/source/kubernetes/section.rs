@@ -150,7 +150,7 @@ impl Section {
     async fn is_undefined(&self, error: &watcher::Error) -> bool {
         let not_found =
             matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404);
-        if !not_found || !self.id.kind.is_own() {
+        if !not_found || !(self.id.kind.is_own() || self.id.kind.is_gateway()) {
             return false;
         }
         let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
@@ -176,8 +176,9 @@ impl Section {
             crate::diagnostic::Key { kind: self.id.kind, name: ObjectName::new(namespace, meta.name.as_deref()?) };
         let conditions = if self.id.kind.is_own() { raw.conditions() } else { Vec::new() };
         let (object, mut problems) = object::read(&key, raw.value, &self.settings);
-        // The API server is newer than this program, or it would not have taken the field: nobody misspelt it.
-        problems.retain(|problem| !object::is_unknown_field(problem));
+        // The API server is newer than this program, or it would not have taken the field: nobody misspelt it. Of a route it is
+        // told all the same, since what it asks for is not done.
+        problems.retain(|problem| self.id.kind.is_gateway() || !object::is_unknown_field(problem));
         Some(Read { key, revision, conditions, object, problems })
     }
 }

@@ -133,7 +133,8 @@ fn ports(spec: &core::ServiceSpec, problems: &mut Problems) -> Vec<ServicePort> 
             );
             continue;
         }
-        ports.push(ServicePort { port: number, protocol: transport, name: name.into(), target });
+        let speaks = one.app_protocol.as_deref().map(Arc::from);
+        ports.push(ServicePort { port: number, protocol: transport, name: name.into(), target, speaks });
     }
     ports.sort_by_key(|p| (p.port, p.protocol));
     ports
