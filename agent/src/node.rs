@@ -252,8 +252,8 @@ impl Node {
     /// Something a proxy did.
     async fn hear(&mut self, Event { proxy, said }: Event) {
         match said {
-            Said::Hello(name, version, outgoing) => {
-                self.proxies.join(proxy, (name, version), outgoing, (&self.name, self.maps.clone()));
+            Said::Hello(hello, outgoing) => {
+                self.proxies.join(proxy, hello, outgoing, (&self.name, self.maps.clone()));
             }
             Said::Returned(name, uid, sockets) => {
                 for (kind, socket) in sockets {
@@ -324,6 +324,9 @@ impl Node {
             return;
         }
         if self.pods.sync(&self.mesh, &mut self.kernel).await || !self.outcome.failures.is_empty() {
+            self.due.get_or_insert_with(clock::now);
+        }
+        if self.pods.has_left() {
             self.due.get_or_insert_with(clock::now);
         }
         self.watch_outliers();

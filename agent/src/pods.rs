@@ -16,11 +16,15 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use millrace_abi::{Guard, ListenerKey, ListenerKind as Steering, Pod as Entry};
 use millrace_model::{Membership, Mesh, ObjectName, Workload};
-use millrace_node::wire::node::{Family, ListenerKind};
+use millrace_node::{
+    clock,
+    wire::node::{Family, ListenerKind},
+};
 
 pub use entrant::Entrant;
 
@@ -31,6 +35,10 @@ use crate::{
         plan::{Namespace, Namespaces, addr},
     },
 };
+
+/// How long a pod that left the mesh is served as before: until every node that hears the control plane has surely heard
+/// that it left, and what they had sent on its way has come. In that time it is reached by tunnels and in plain text alike.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// The pods of a node, by name.
 pub struct Pods {
@@ -76,6 +84,8 @@ pub struct Pod {
     /// The listeners that the kernel steers to.
     steered: BTreeSet<ListenerKind>,
     opening: namespace::Opening,
+    /// When it left the mesh, having been captured.
+    left: Option<Instant>,
 }
 
 /// A network namespace.
@@ -102,6 +112,24 @@ impl Pod {
     /// True where every listener is open, steered to, and the lookup link attached.
     pub fn is_captured(&self) -> bool {
         self.pending.is_none() && self.workload.membership != Membership::Outside
+    }
+
+    /// True where it left the mesh so lately that others may still send to it as if it had not.
+    fn lingers(&self) -> bool {
+        self.left.is_some_and(|left| clock::now().saturating_duration_since(left) < LINGER)
+    }
+
+    /// What the Snapshot says of it now.
+    fn turns(&mut self, workload: Arc<Workload>) {
+        let (was, is) = (self.workload.membership, workload.membership);
+        self.workload = workload;
+        self.left = match (was, is) {
+            (Membership::Outside, Membership::Outside) => self.left,
+            (Membership::Pending | Membership::Enrolled, Membership::Outside) if !self.listeners.is_empty() => {
+                Some(clock::now())
+            }
+            (_, Membership::Pending | Membership::Enrolled | Membership::Outside | Membership::Host) => None,
+        };
     }
 }
 
@@ -148,7 +176,7 @@ impl Pods {
             if pod.workload.addresses != workload.addresses {
                 pod.steered.clear();
             }
-            pod.workload = workload.clone();
+            pod.turns(workload.clone());
             let before = (pod.pending.clone(), pod.listeners.len(), pod.found.as_ref().map(|f| f.cookie));
             pod.pending = self.capture(&mut pod, kernel).await.err();
             let after = (pod.pending.clone(), pod.listeners.len(), pod.found.as_ref().map(|f| f.cookie));
@@ -188,7 +216,12 @@ impl Pods {
     }
 
     fn outside(&mut self) -> impl Iterator<Item = &mut Pod> {
-        self.pods.values_mut().filter(|pod| pod.workload.membership == Membership::Outside)
+        self.pods.values_mut().filter(|pod| pod.workload.membership == Membership::Outside && !pod.lingers())
+    }
+
+    /// True where a pod has just stopped to be served as one of the mesh: the kernel's tables still say so.
+    pub fn has_left(&mut self) -> bool {
+        self.outside().any(|pod| pod.left.take().is_some())
     }
 
     /// Finds the namespace, opens what is missing, and attaches. The error is the reason that status shows.
@@ -344,6 +377,9 @@ impl Pods {
         let pods = self.pods.iter().filter_map(|(name, pod)| {
             let cookie = self.cookie(pod)?;
             match pod.workload.membership {
+                Membership::Outside if pod.lingers() && self.attached.contains(&cookie) => {
+                    Some((cookie, Namespace::Mesh(name.clone())))
+                }
                 Membership::Outside | Membership::Host => Some((cookie, Namespace::Outside(name.clone()))),
                 // Not before its link is there, and still when only its listeners are not: what is captured stays so.
                 Membership::Pending | Membership::Enrolled if self.attached.contains(&cookie) => {
@@ -387,7 +423,7 @@ impl Pods {
 impl Pod {
     pub(crate) fn new(workload: Arc<Workload>) -> Self {
         let (listeners, steered, opening) = (BTreeMap::new(), BTreeSet::new(), namespace::Opening::default());
-        Self { workload, found: None, listeners, pending: None, unguarded: None, steered, opening }
+        Self { workload, found: None, listeners, pending: None, unguarded: None, steered, opening, left: None }
     }
 
     /// Found in the namespace of this cookie.

@@ -125,7 +125,7 @@ impl Proxies {
     pub fn join(
         &mut self,
         id: u64,
-        (name, version): (String, String),
+        (name, version, is_draining): (String, String, bool),
         outgoing: mpsc::Sender<Outgoing>,
         welcome: (&str, [Arc<OwnedFd>; 2]),
     ) {
@@ -138,7 +138,8 @@ impl Proxies {
             tracing::warn!(name, version, "a proxy of another name serves this node: this one is let go");
             return;
         }
-        let phase = Phase::Opening;
+        // One that drains comes back to hear of policies: it gives nothing, and takes nothing over.
+        let phase = if is_draining { Phase::Draining } else { Phase::Opening };
         let (sent, allowance) = (Sent::default(), Allowance::default());
         let peer = Peer { name, version, applied: 0, in_force: Vec::new(), phase, outgoing, sent, allowance };
         let (node, maps) = welcome;
@@ -290,8 +291,11 @@ impl Peer {
     }
 
     fn give_keys(&mut self, wanted: &Wanted<'_>) -> Result<(), Stuck> {
+        // While a workload's listeners are open, though it left, its tunnels are: they go with its key.
+        let is_open =
+            |id: &Identity| wanted.pods.values().any(|pod| pod.workload.identity == *id && !pod.listeners.is_empty());
         let retired: Vec<Identity> =
-            self.sent.keys.keys().filter(|id| !wanted.keys.contains_key(*id)).cloned().collect();
+            self.sent.keys.keys().filter(|id| !wanted.keys.contains_key(*id) && !is_open(id)).cloned().collect();
         for identity in retired {
             self.send(Kind::Retire(Retire { identity: identity.to_string() }), Vec::new())?;
             self.sent.keys.remove(&identity);

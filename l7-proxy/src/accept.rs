@@ -28,7 +28,9 @@ use crate::{
     crew::Who,
     descriptors::Held,
     fault::Why,
+    handshakes::Caller,
     home::{Home, Pod},
+    limits::{Account, Connection, Pending},
     metrics::Direction,
     proxy::Proxy,
     record::{Party, Record},
@@ -88,8 +90,12 @@ pub(crate) struct Accepted {
     pub(crate) home: Home,
     /// Where it came from.
     pub(crate) peer: SocketAddr,
+    /// Whose limits it counts against.
+    pub(crate) account: Arc<Account>,
+    /// Until its target is reached.
+    pub(crate) pending: Option<Pending>,
     #[expect(dead_code, reason = "held for its drop")]
-    held: Held,
+    held: (Held, Connection),
     #[expect(dead_code, reason = "held for its drop")]
     load: Load,
 }
@@ -208,6 +214,7 @@ fn watch(listener: Arc<OwnedFd>) -> Option<AsyncFd<Arc<OwnedFd>>> {
 
 #[expect(clippy::infinite_loop, reason = "it ends by being aborted")]
 async fn accept(proxy: Arc<Proxy>, home: Home, kind: Kind, listener: AsyncFd<Arc<OwnedFd>>, workers: Arc<Workers>) {
+    let account = proxy.accounts.of(&home.pod);
     let mut burst = 0;
     loop {
         let accepted = listener.async_io(Interest::READABLE, |listener| {
@@ -216,7 +223,7 @@ async fn accept(proxy: Arc<Proxy>, home: Home, kind: Kind, listener: AsyncFd<Arc
             Ok((socket, peer))
         });
         match accepted.await {
-            Ok((socket, peer)) => take_on(&proxy, &home, kind, (socket, peer), &workers).await,
+            Ok((socket, peer)) => take_on(&proxy, (&home, &account), kind, (socket, peer), &workers).await,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, pod = %home.pod.name, "a connection can't be accepted");
@@ -247,21 +254,61 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| broken.contains(&errno))
 }
 
-/// Gives a connection to a worker, or refuses it by name where descriptors run out.
-async fn take_on(proxy: &Arc<Proxy>, home: &Home, kind: Kind, from: (OwnedFd, SocketAddr), workers: &Workers) {
-    let (socket, peer) = from;
-    let Some((held, lane)) = proxy.descriptors.take(PER_CONNECTION).zip(workers.least_loaded()) else {
-        let mut record = Record::begin(proxy.clone(), kind.direction(), Party::at(peer));
-        record.target.workload = Some(home.pod.name.to_string());
-        copy::abortive(&socket);
-        drop(socket);
-        record.end(Err(Why::NoDescriptor));
-        return;
+/// Gives a connection to a worker, or refuses it by name where descriptors run out or its workload has what it may.
+async fn take_on(
+    proxy: &Arc<Proxy>,
+    (home, account): (&Home, &Arc<Account>),
+    kind: Kind,
+    (socket, peer): (OwnedFd, SocketAddr),
+    workers: &Workers,
+) {
+    let admitted = match proxy.descriptors.take(PER_CONNECTION).zip(workers.least_loaded()) {
+        Some((held, lane)) => match admit(proxy, account, kind, peer).await {
+            Ok((connection, pending)) => Ok((lane, (held, connection), pending)),
+            Err(why) => Err(why),
+        },
+        None => Err(Why::NoDescriptor),
+    };
+    let (lane, held, pending) = match admitted {
+        Ok(admitted) => admitted,
+        Err(why) => {
+            let mut record = Record::begin(proxy.clone(), kind.direction(), Party::at(peer));
+            record.target.workload = Some(home.pod.name.to_string());
+            copy::abortive(&socket);
+            drop(socket);
+            record.end(Err(why));
+            return;
+        }
     };
     lane.open.fetch_add(1, Ordering::Relaxed);
-    let accepted = Accepted { kind, home: home.clone(), peer, held, load: Load(lane.open.clone()) };
+    let load = Load(lane.open.clone());
+    let (home, account, pending) = (home.clone(), account.clone(), Some(pending));
+    let accepted = Accepted { kind, home, peer, account, pending, held, load };
     // A worker that has ended takes nothing; then the process is ending too.
     if lane.queue.send(Fresh { socket, accepted }).await.is_err() {
         tracing::debug!("a connection came while the workers end");
+    }
+}
+
+/// Its place among the workload's connections, and among those that are being opened.
+async fn admit(
+    proxy: &Proxy,
+    account: &Arc<Account>,
+    kind: Kind,
+    peer: SocketAddr,
+) -> Result<(Connection, Pending), Why> {
+    match kind {
+        // The pod's own waits: this one here, those behind it in the listener's backlog, which is the pod's own too.
+        Kind::Outbound => {
+            let connection = account.connect(None).map_err(Why::Limited)?;
+            Ok((connection, account.begin_in_turn().await))
+        }
+        // Who comes from elsewhere would keep others out of the backlog.
+        Kind::Plaintext | Kind::Tunnel => {
+            let caller = Caller::at(&proxy.current(), peer.ip());
+            let connection = account.connect(Some(caller)).map_err(Why::Limited)?;
+            let pending = account.begin(&connection).map_err(Why::Limited)?;
+            Ok((connection, pending))
+        }
     }
 }

@@ -135,11 +135,7 @@ impl Agent {
                     tracing::warn!(error = &ended as &dyn std::error::Error, "the agent is left");
                 }
             }
-            // A newer proxy may hold our name by now: to come back would take it from that one. What is open goes on by
-            // the last snapshot; to return would drop the pods, and with them their connections.
-            if self.proxy.drain.deadline().is_some() {
-                std::future::pending::<()>().await;
-            }
+            // While it drains it comes back too, and says so: what is open is judged by new policies still.
             if clock::now().saturating_duration_since(began) > LAST_WAIT {
                 wait = FIRST_WAIT;
             }
@@ -171,7 +167,9 @@ impl Agent {
 
     /// Hello, Welcome, what is held, what is served by.
     async fn open(&self, connection: &Connection) -> Result<(), Ended> {
-        let hello = wire::node::Hello { name: self.name.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        let draining = self.proxy.drain.deadline().is_some();
+        let hello =
+            wire::node::Hello { name: self.name.clone(), version: env!("CARGO_PKG_VERSION").to_owned(), draining };
         send(connection, from_proxy::Kind::Hello(hello), &[]).await?;
         let Packet { message, descriptors } = receive(connection).await?;
         let Some(from_agent::Kind::Welcome(wire::node::Welcome { node })) = message.kind else {
@@ -216,7 +214,9 @@ impl Agent {
         match kind {
             Said::Welcome(_) => return Err(Ended::Unusable("a second Welcome")),
             Said::Snapshot(wire::node::Snapshot { generation: _, settings }) => {
-                self.proxy.tuning.set(&settings.unwrap_or_default());
+                let settings = settings.unwrap_or_default();
+                self.proxy.tuning.set(&settings);
+                self.proxy.accounts.tune(settings.limits);
                 return self.snapshot(&descriptors).map(Some);
             }
             Said::Keys(wire::node::Keys { identity }) => self.keys(&identity, &descriptors)?,
@@ -234,6 +234,7 @@ impl Agent {
                 let acceptor = self.acceptor().await;
                 self.pods.remove(&pod);
                 self.proxy.stock.close(&pod);
+                self.proxy.accounts.close(&pod);
                 acceptor.map(|acceptor| acceptor.send(Command::Close(pod)));
             }
             Said::Sockets(wire::node::Sockets { workload, uid, family, count: _ }) => {
@@ -261,7 +262,7 @@ impl Agent {
 
     /// What is served by, and how this proxy is tuned.
     fn applied(&self, generation: u64) -> wire::node::Applied {
-        wire::node::Applied { generation, in_force: self.proxy.tuning.now().in_force() }
+        wire::node::Applied { generation, in_force: self.proxy.in_force() }
     }
 
     fn keys(&self, identity: &str, descriptors: &[OwnedFd]) -> Result<(), Ended> {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, os::fd::AsFd as _};
 
-use millrace_model::{Facts, Mesh, Verdict, Workload, authorize, resolve::hears_plaintext};
+use millrace_model::{Facts, Membership, Mesh, Verdict, Workload, authorize, resolve::hears_plaintext};
 
 use crate::{
     copy,
@@ -24,6 +24,10 @@ pub(crate) enum Called {
 
 /// Whether policy lets the caller in.
 pub(crate) fn authorized(mesh: &Mesh, workload: &Workload, facts: &Facts) -> Result<(), Why> {
+    // It left the mesh, where nobody is asked; what comes by us still was on its way.
+    if workload.membership == Membership::Outside {
+        return Ok(());
+    }
     match authorize(mesh, workload, facts) {
         Verdict::Allow(_) => Ok(()),
         Verdict::Deny(ground) => Err(Why::Denied(ground.policy().cloned())),
@@ -32,7 +36,11 @@ pub(crate) fn authorized(mesh: &Mesh, workload: &Workload, facts: &Facts) -> Res
 
 /// Whether a caller without identity is heard at all, and then whether policy lets it in.
 pub(crate) fn authorized_plaintext(mesh: &Mesh, workload: &Workload, facts: &Facts) -> Result<(), Why> {
-    if hears_plaintext(workload, facts.port) { authorized(mesh, workload, facts) } else { Err(Why::Strict) }
+    if workload.membership == Membership::Outside || hears_plaintext(workload, facts.port) {
+        authorized(mesh, workload, facts)
+    } else {
+        Err(Why::Strict)
+    }
 }
 
 /// The application at `target`, which will see `client` as its peer.

@@ -5,14 +5,22 @@
 
 mod pump;
 
-use std::{future::Future, os::fd::AsFd, sync::atomic::AtomicU64, time::Duration};
+use std::{
+    future::Future,
+    os::fd::AsFd,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::fault::Why;
+use crate::{
+    fault::Why,
+    limits::{Limit, Waits},
+};
 
 /// Bytes carried so far.
 #[derive(Debug, Default)]
@@ -32,6 +40,8 @@ pub(crate) enum Broken {
     Stream,
     /// The tunnel broke.
     Tunnel,
+    /// Too much waits for a reader that is too slow.
+    Full(Limit),
 }
 
 /// A tunnel's stream, both ways.
@@ -39,6 +49,8 @@ pub(crate) enum Broken {
 pub(crate) struct Stream {
     pub(crate) send: SendStream<Bytes>,
     pub(crate) recv: RecvStream,
+    /// Whose buffers its bytes wait in.
+    pub(crate) waits: Arc<Waits>,
 }
 
 /// Who is at the socket's end; the other is at the stream's.
@@ -59,14 +71,14 @@ pub(crate) async fn through_tunnel(
     carried: &Carried,
     stop: impl Future<Output = Why>,
 ) -> Result<(), Why> {
-    let Stream { mut send, mut recv } = stream;
+    let Stream { mut send, mut recv, waits } = stream;
     let (from_socket, to_socket) = match at {
         AtSocket::Client => (&carried.sent, &carried.received),
         AtSocket::Target => (&carried.received, &carried.sent),
     };
     let both = until_both_end(
-        pump::to_stream(&socket, &mut send, from_socket),
-        pump::to_socket(&mut recv, &socket, to_socket),
+        pump::to_stream(&socket, &mut send, from_socket, &waits),
+        pump::to_socket(&mut recv, &socket, to_socket, &waits),
         &socket,
     );
     let ended = tokio::select! {
@@ -74,6 +86,7 @@ pub(crate) async fn through_tunnel(
             (Broken::Socket, AtSocket::Client) | (Broken::Stream, AtSocket::Target) => Why::ClientReset,
             (Broken::Socket, AtSocket::Target) | (Broken::Stream, AtSocket::Client) => Why::UpstreamReset,
             (Broken::Tunnel, _) => Why::TunnelBroken,
+            (Broken::Full(limit), _) => Why::Limited(limit),
         }),
         why = stop => Err(why),
     };
@@ -89,11 +102,11 @@ pub(crate) async fn through_tunnel(
 pub(crate) async fn between_sockets(
     client: TcpStream,
     target: TcpStream,
-    carried: &Carried,
+    (carried, waits): (&Carried, &Arc<Waits>),
     stop: impl Future<Output = Why>,
 ) -> Result<(), Why> {
-    let there = async { pump::between(&client, &target, &carried.sent).await };
-    let back = async { pump::between(&target, &client, &carried.received).await };
+    let there = async { pump::between(&client, &target, &carried.sent, waits).await };
+    let back = async { pump::between(&target, &client, &carried.received, waits).await };
     let both = async {
         tokio::pin!(there, back);
         tokio::select! {
@@ -154,6 +167,7 @@ fn by_reader(end: pump::End, reader: Why, writer: Why) -> Why {
     match end {
         pump::End::Reader => reader,
         pump::End::Writer => writer,
+        pump::End::Full(limit) => Why::Limited(limit),
     }
 }
 

@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use millrace_model::{ObjectName, outlier::Cause};
 
+use crate::limits::Limit;
+
 /// Why a connection was refused or cut, and what may be done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -68,6 +70,8 @@ pub(crate) enum Why {
     ConnectTimeout,
     /// The target could not be reached.
     ConnectFailed,
+    /// A limit of the workload, or of the process, is reached.
+    Limited(Limit),
     /// The TLS handshake failed; the word is the refusal's.
     Handshake(&'static str),
     /// The TLS handshake took too long.
@@ -139,6 +143,7 @@ impl Why {
             Self::ConnectRefused => "connect_refused",
             Self::ConnectTimeout => "connect_timeout",
             Self::ConnectFailed => "connect_failed",
+            Self::Limited(limit) => limit.name(),
             Self::Handshake(refusal) => refusal,
             Self::HandshakeTimeout => "handshake_timeout",
             Self::HandshakesFull => "handshakes_full",
@@ -213,6 +218,7 @@ impl Why {
             | Self::NoSocket
             | Self::NoDescriptor
             | Self::NotShown
+            | Self::Limited(_)
             | Self::Handshake(_)
             | Self::HandshakeTimeout
             | Self::HandshakesFull
@@ -248,6 +254,7 @@ impl Why {
             | Self::NoSocket
             | Self::NoDescriptor
             | Self::NotShown
+            | Self::Limited(_)
             | Self::HandshakesFull
             | Self::Denied(_)
             | Self::PeerDenied(_)
@@ -288,6 +295,7 @@ impl Why {
             | Self::NoSocket
             | Self::NoDescriptor
             | Self::NotShown
+            | Self::Limited(_)
             | Self::HandshakesFull
             | Self::Denied(_)
             | Self::PeerDenied(_)
@@ -329,6 +337,7 @@ impl Why {
             | Self::NoSocket
             | Self::NoDescriptor
             | Self::NotShown
+            | Self::Limited(_)
             | Self::ConnectRefused
             | Self::ConnectTimeout
             | Self::ConnectFailed

@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use millrace_model::Mesh;
+
 /// With pods of the mesh, and as many again with others: at half a millisecond of CPU each this is half a second's work of
 /// one core.
 const MOST: usize = 1024;
@@ -17,7 +19,7 @@ const MOST_WITH_ONE: usize = 64;
 const HOST_BITS: u32 = 64;
 
 /// Who calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Caller {
     /// The address of a pod of the mesh. Each counts alone: the pods of a node can share a /64.
     Pod(IpAddr),
@@ -26,8 +28,14 @@ pub(crate) enum Caller {
 }
 
 impl Caller {
+    /// Who has this address.
+    pub(crate) fn at(mesh: &Mesh, address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        if mesh.workload_at(address).is_some() { Self::Pod(address) } else { Self::Other(address) }
+    }
+
     /// Whom it is counted with.
-    fn counted(self) -> Self {
+    pub(crate) fn counted(self) -> Self {
         match self {
             Self::Other(IpAddr::V6(v6)) => {
                 Self::Other(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << HOST_BITS)).into())

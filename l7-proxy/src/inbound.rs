@@ -26,8 +26,11 @@ use crate::{
     copy::{self, AtSocket, Stream},
     dial::{Connected, tune},
     fault::Why,
+    frames,
+    frames::{Counted, Role, why_ended},
     handshakes::{Caller, UnderWay},
     head::{self, BadAuthority},
+    limits::{Charge, Waits},
     metrics::{Direction, End},
     outbound::{POLICY, REASON},
     proxy::Proxy,
@@ -43,7 +46,7 @@ const IDLE: Duration = Duration::from_secs(300);
 const LAST_STREAMS: Duration = Duration::from_secs(5);
 
 /// A tunnel's HTTP/2.
-type Tunnel = h2::server::Connection<TlsStream<Wire>, Bytes>;
+type Tunnel = h2::server::Connection<tunnel::Arriving, Bytes>;
 
 /// What a peer asks of one connection, and how it is answered.
 type Asking = (Request<RecvStream>, SendResponse<Bytes>);
@@ -58,10 +61,16 @@ struct Arrived {
     /// For how long its certificate holds. No new stream is taken after that.
     valid_for: Duration,
     accepted: Accepted,
+    /// Who is counted for it.
+    caller: Caller,
+    /// Whose buffers its bytes wait in.
+    waits: Arc<Waits>,
+    #[expect(dead_code, reason = "held for its drop")]
+    charge: Charge,
 }
 
 /// A tunnel that came to a workload of this node.
-pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpStream) {
+pub(crate) async fn serve(worker: Arc<Worker>, mut accepted: Accepted, socket: TcpStream) {
     let proxy = &worker.proxy;
     let (peer_address, arrived) = (accepted.peer, socket.local_addr());
     tune(&socket);
@@ -70,10 +79,14 @@ pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpSt
         Ok(local) => Box::pin(shake_hands(&worker, &accepted, local.ip().to_canonical(), socket)).await,
         Err(_broken) => Err(Why::TunnelBroken),
     };
+    let caller = Caller::at(&proxy.current(), peer_address.ip());
+    let waits = Arc::new(accepted.account.waits(caller));
+    let opened = opened.and_then(|opened| Ok((opened, waits.charge(tunnel::HELD).map_err(Why::Limited)?)));
+    accepted.pending = None;
     match opened {
-        Ok((peer, address, tls)) => {
+        Ok(((peer, address, tls), charge)) => {
             let valid_for = valid_for(&tls);
-            let arrived = Arc::new(Arrived { peer, peer_address, address, valid_for, accepted });
+            let arrived = Arc::new(Arrived { peer, peer_address, address, valid_for, accepted, caller, waits, charge });
             Box::pin(serve_streams(&worker, &arrived, tls)).await;
         }
         Err(why) => {
@@ -121,9 +134,7 @@ async fn shake_hands(
 
 /// The right to shake hands: pods of the mesh have a share that nobody else can use up.
 fn begin_handshake(proxy: &Proxy, peer: IpAddr) -> Option<UnderWay> {
-    let peer = peer.to_canonical();
-    let caller = if proxy.current().workload_at(peer).is_some() { Caller::Pod(peer) } else { Caller::Other(peer) };
-    proxy.handshakes.begin(caller)
+    proxy.handshakes.begin(Caller::at(&proxy.current(), peer))
 }
 
 fn valid_for(tls: &TlsStream<Wire>) -> Duration {
@@ -142,6 +153,7 @@ fn own_workload(mesh: &Mesh, accepted: &Accepted, address: IpAddr) -> Result<Ide
 /// Every connection of one tunnel, until the tunnel ends, its workload goes or the proxy drains.
 async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStream<Wire>) {
     let proxy = &worker.proxy;
+    let (tls, carried) = Counted::new(tls, Role::Server);
     let tuning = proxy.tuning.now();
     let mut connection = match timeout(tunnel::HANDSHAKE, tunnel::server(&tuning).handshake(tls)).await {
         Ok(Ok(connection)) => connection,
@@ -149,7 +161,7 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
     };
     let _counted = proxy.metrics.tunnel(End::Server);
     let (mut drain, ping) = (proxy.drain.clone(), connection.ping_pong());
-    let mut is_closing = false;
+    let (mut is_closing, mut tight) = (false, arrived.accepted.account.tight());
     let (silent, expired, idle) =
         (tunnel::peer_is_silent(ping), tokio::time::sleep(arrived.valid_for), tokio::time::sleep(IDLE));
     tokio::pin!(silent, expired, idle);
@@ -160,16 +172,21 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
             // At most this many at once, also of those that their peer has reset: each may hold a dial.
             stream = next_stream(&mut connection, n_open < STREAMS_TAKEN as usize) => match stream {
                 Some(Ok((request, respond))) => {
-                    streams.spawn(Box::pin(serve_stream(worker.clone(), arrived.clone(), request, respond)));
+                    let life = serve_stream(worker.clone(), (arrived.clone(), carried.clone()), request, respond);
+                    streams.spawn(worker.turns.schedule(&arrived.accepted.account, life));
                 }
-                Some(Err(_)) | None => break,
+                Some(Err(error)) => break broken(arrived, proxy, &error, &carried),
+                None => break,
             },
             Some(ended) = streams.join_next() => {
                 worker.note(ended);
                 idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
             }
             () = arrived.accepted.home.gone() => break,
-            () = &mut silent => break,
+            () = &mut silent => break proxy.metrics.tunnel_broken(End::Server, "silent"),
+            Ok(()) = tight.changed() => {
+                tunnel::resized(connection.set_initial_window_size(tunnel::window(&mut tight, tuning.stream_window)));
+            }
             () = until_any(&mut drain, expired.as_mut(), idle.as_mut(), n_open == 0), if !is_closing => {
                 // Streams that are open go on; the peer makes new ones in another tunnel.
                 is_closing = true;
@@ -187,6 +204,14 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
     if timeout(LAST_STREAMS, ended).await.is_err() {
         streams.shutdown().await;
     }
+}
+
+/// A tunnel did not end in order: counted by how, and told to who looks.
+fn broken(arrived: &Arrived, proxy: &Proxy, error: &h2::Error, carried: &frames::Carried) {
+    let reason = why_ended(error, carried);
+    proxy.metrics.tunnel_broken(End::Server, reason);
+    let (peer, workload) = (&arrived.peer, &arrived.accepted.home.pod.name);
+    tracing::debug!(reason, %peer, address = %arrived.peer_address, %workload, %error, "a tunnel broke");
 }
 
 /// The next connection in the tunnel, where there is room for one; None when the tunnel has ended. Whichever it waits for,
@@ -211,7 +236,7 @@ async fn until_any(drain: &mut Drain, expired: Pin<&mut Sleep>, idle: Pin<&mut S
 /// One connection in a tunnel.
 async fn serve_stream(
     worker: Arc<Worker>,
-    arrived: Arc<Arrived>,
+    (arrived, answered): (Arc<Arrived>, frames::Carried),
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
@@ -219,20 +244,32 @@ async fn serve_stream(
     let mut record = Record::begin(worker.proxy.clone(), Direction::Inbound, party);
     record.target.workload = Some(arrived.accepted.home.pod.name.to_string());
     let (head, recv) = request.into_parts();
-    let opened = tokio::select! {
-        opened = open(&worker, &arrived, &head, &mut record) => opened,
-        // A peer that gives up must not keep a dial going.
-        _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(Why::ClientReset),
+    let account = &arrived.accepted.account;
+    let admitted = account.connect(Some(arrived.caller)).and_then(|counted| {
+        let pending = account.begin(&counted)?;
+        Ok((counted, pending))
+    });
+    let opened = match admitted {
+        Ok((counted, pending)) => tokio::select! {
+            opened = open(&worker, &arrived, &head, &mut record) => {
+                drop(pending);
+                opened.map(|opened| (counted, opened))
+            }
+            // A peer that gives up must not keep a dial going.
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(Why::ClientReset),
+        },
+        Err(limit) => Err(Why::Limited(limit)),
     };
     let ended = match opened {
-        Ok((called, Connected { socket, held })) => match respond.send_response(Response::new(()), false) {
+        Ok((counted, (called, Connected { socket, held }))) => match respond.send_response(Response::new(()), false) {
             Ok(send) => {
                 record.carrying();
+                answered.one_more();
                 let stop = application::denied_or_gone(&worker.proxy, &arrived.accepted.home, called);
-                let stream = Stream { send, recv };
+                let stream = Stream { send, recv, waits: arrived.waits.clone() };
                 let carried = record.carried.clone();
                 let ended = copy::through_tunnel(socket, stream, AtSocket::Target, &carried, stop).await;
-                drop(held);
+                drop((held, counted));
                 ended
             }
             Err(_broken) => {

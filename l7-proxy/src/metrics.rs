@@ -10,10 +10,12 @@
 //! | `millrace_proxy_tunnels{end}` | tunnels open now, dialled (`client`) and accepted (`server`) |
 //! | `millrace_proxy_tunnels_opened_total{end}` | tunnels whose handshake succeeded |
 //! | `millrace_proxy_handshakes_failed_total{end,reason}` | TLS handshakes that did not, by the refusal's name |
+//! | `millrace_proxy_tunnels_broken_total{end,reason}` | tunnels that did not end in order: what the peer flooded, or how it broke HTTP/2 |
 //! | `millrace_proxy_stock_taken_total{outcome}` | sockets asked of the stock: `at_once`, `waited`, `empty` |
 //! | `millrace_proxy_stock_sockets` | unconnected sockets in stock |
 //! | `millrace_proxy_descriptors_left` | connections' descriptors left before refusal |
 //! | `millrace_proxy_denials_dropped_total` | denials not told to the agent: its queue was full |
+//! | `millrace_proxy_events_untold_total` | refused connections that were not logged: too many of one reason |
 //! | `millrace_proxy_snapshot_generation` | the generation served by |
 //! | `millrace_proxy_agent_connected` | 1 while the agent's socket is connected |
 //! | `millrace_proxy_panics_total` | connections' tasks that panicked: a bug each |
@@ -137,9 +139,11 @@ pub(crate) struct Metrics {
     tunnels: Family<ByEnd, Gauge>,
     tunnels_opened: Family<ByEnd, Counter>,
     handshakes_failed: Family<ByEndAndReason, Counter>,
+    tunnels_broken: Family<ByEndAndReason, Counter>,
     stock_taken: Family<ByTaken, Counter>,
     pub(crate) stock_sockets: Gauge,
     pub(crate) denials_dropped: Counter,
+    pub(crate) events_untold: Counter,
     pub(crate) generation: Gauge<u64, AtomicU64>,
     pub(crate) agent_connected: Gauge,
     pub(crate) panics: Counter,
@@ -161,9 +165,11 @@ impl Metrics {
             tunnels,
             tunnels_opened,
             handshakes_failed,
+            tunnels_broken,
             stock_taken,
             stock_sockets,
             denials_dropped,
+            events_untold,
             generation,
             agent_connected,
             panics,
@@ -178,10 +184,12 @@ impl Metrics {
         r.register("tunnels", "Tunnels open now", tunnels.clone());
         r.register("tunnels_opened", "Tunnels whose handshake succeeded", tunnels_opened.clone());
         r.register("handshakes_failed", "TLS handshakes that failed, by refusal", handshakes_failed.clone());
+        r.register("tunnels_broken", "Tunnels that did not end in order, by why", tunnels_broken.clone());
         r.register("stock_taken", "Sockets asked of the stock", stock_taken.clone());
         r.register("stock_sockets", "Unconnected sockets in stock", stock_sockets.clone());
         r.register_collector(Box::new(Left(descriptors)));
         r.register("denials_dropped", "Denials not told to the agent", denials_dropped.clone());
+        r.register("events_untold", "Refused connections that were not logged", events_untold.clone());
         r.register("snapshot_generation", "The generation served by", generation.clone());
         r.register("agent_connected", "1 while the agent's socket is connected", agent_connected.clone());
         r.register("panics", "Tasks of connections that panicked", panics.clone());
@@ -222,6 +230,10 @@ impl Metrics {
 
     pub(crate) fn ejected(&self, cause: &'static str) {
         self.ejections.get_or_create(&ByCause { cause: Word(cause) }).inc();
+    }
+
+    pub(crate) fn tunnel_broken(&self, end: End, reason: &'static str) {
+        self.tunnels_broken.get_or_create(&ByEndAndReason { end: end.word(), reason: Word(reason) }).inc();
     }
 
     pub(crate) fn stock_taken(&self, outcome: &'static str) {

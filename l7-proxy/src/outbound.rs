@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use millrace_model::{Protocol, Workload, outlier::Pool};
 use rand::Rng as _;
@@ -18,6 +20,7 @@ use crate::{
     dial::tune,
     fault::{Fault, Retry, Why},
     head,
+    limits::Account,
     metrics::Direction,
     pick::{Candidate, candidates, pick},
     pool::{Ends, Place},
@@ -46,7 +49,7 @@ pub(crate) const REASON: &str = "x-millrace-reason";
 pub(crate) const POLICY: &str = "x-millrace-policy";
 
 /// A connection that an application of this node made to a workload of another.
-pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpStream) {
+pub(crate) async fn serve(worker: Arc<Worker>, mut accepted: Accepted, socket: TcpStream) {
     let mut record = Record::begin(worker.proxy.clone(), Direction::Outbound, Party::at(accepted.peer));
     copy::abortive(&socket);
     tune(&socket);
@@ -57,6 +60,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpSt
     let ended = match opened.unwrap_or(Err(Why::AnswerTimeout)) {
         Ok((held, stream)) => {
             record.carrying();
+            accepted.pending = None;
             let gone = async {
                 accepted.home.gone().await;
                 Why::Gone
@@ -110,7 +114,8 @@ async fn open<'w>(
             worker.proxy.metrics.retries.inc();
         }
         let open = worker.proxy.outstanding.open(candidate.address);
-        match attempt(worker, &ends(accepted, &source, client, &candidate), &candidate, client).await {
+        let ends = ends(accepted, &source, client, &candidate);
+        match attempt(worker, (&accepted.account, &ends), &candidate, client).await {
             Ok((place, stream)) => {
                 if let Some(pool) = &pool {
                     outliers.succeeded((pool, candidate.address));
@@ -140,15 +145,19 @@ struct Held<'w>(#[expect(dead_code, reason = "held for its drop")] (Place, Open<
 /// Asks one endpoint, by a tunnel that is there or a new one.
 async fn attempt(
     worker: &Arc<Worker>,
-    ends: &Ends,
+    (account, ends): (&Arc<Account>, &Ends),
     candidate: &Candidate,
     client: SocketAddr,
 ) -> Result<(Place, Stream), Fault> {
     let mut stale = 0;
     loop {
-        let place = worker.pool.place(&worker.proxy, ends).await?;
+        let place = worker.pool.place(&worker.proxy, account, ends).await?;
         match timeout(ANSWER, connect(&place, candidate, client)).await {
-            Ok(Ok(stream)) => return Ok((place, stream)),
+            Ok(Ok((send, recv))) => {
+                place.carried.one_more();
+                let stream = Stream { send, recv, waits: place.waits.clone() };
+                return Ok((place, stream));
+            }
             Ok(Err(Why::TunnelBroken)) if stale < STALE => {
                 stale += 1;
                 worker.pool.retire(ends, &place);
@@ -160,7 +169,11 @@ async fn attempt(
 }
 
 /// CONNECT, and what the far side answers.
-async fn connect(place: &Place, candidate: &Candidate, client: SocketAddr) -> Result<Stream, Why> {
+async fn connect(
+    place: &Place,
+    candidate: &Candidate,
+    client: SocketAddr,
+) -> Result<(SendStream<Bytes>, RecvStream), Why> {
     let request = Request::builder()
         .method(Method::CONNECT)
         .uri(candidate.address.to_string())
@@ -171,7 +184,7 @@ async fn connect(place: &Place, candidate: &Candidate, client: SocketAddr) -> Re
     let (response, send) = send.send_request(request, false).map_err(|_broken| Why::TunnelBroken)?;
     let (head, recv) = response.await.map_err(|_broken| Why::TunnelBroken)?.into_parts();
     match head.status {
-        StatusCode::OK => Ok(Stream { send, recv }),
+        StatusCode::OK => Ok((send, recv)),
         StatusCode::UNAUTHORIZED => Err(Why::PeerDenied(said(&head.headers, POLICY))),
         StatusCode::SERVICE_UNAVAILABLE => Err(Why::PeerUnavailable(said(&head.headers, REASON))),
         status => Err(Why::PeerRejected(status.as_u16())),

@@ -6,6 +6,7 @@ use millrace_model::{
     Ejected, Mesh, Protocol,
     balance::{less_loaded, weighted},
     outlier::Pool,
+    port,
     resolve::{Backend, Hop, Peer, Standing, hop, survey},
 };
 
@@ -74,10 +75,21 @@ pub(crate) fn candidates(
     }
     match hop(mesh, node, asked.backend) {
         Hop::Tunnel(peer) => Ok(vec![Candidate { address: asked.backend, weight: 1, peer, turn: Turn::First }]),
-        Hop::Plain => Err(Why::BackendOutside),
+        Hop::Plain => match leaving(mesh, node, asked.backend) {
+            Some(peer) => Ok(vec![Candidate { address: asked.backend, weight: 1, peer, turn: Turn::First }]),
+            None => Err(Why::BackendOutside),
+        },
         Hop::Local(_) => Err(Why::BackendLocal),
         Hop::Pending(_) => Err(Why::BackendPending),
     }
+}
+
+/// A workload of another node that left the mesh, while this node's kernel still sent us a connection to it: its own node
+/// takes tunnels for it a while longer.
+fn leaving(mesh: &Mesh, node: &str, backend: SocketAddr) -> Option<Peer> {
+    let workload = mesh.workload_at(backend.ip()).filter(|workload| *workload.node != *node)?;
+    let tunnel = SocketAddr::new(backend.ip(), port::TUNNEL);
+    Some(Peer { workload: workload.clone(), identity: workload.identity.clone(), tunnel })
 }
 
 /// Takes one of `candidates` away: of two weighted draws the one with less open per weight. Those farther away come when no

@@ -11,13 +11,14 @@ use crate::{
     copy,
     dial::{Connected, tune},
     fault::Why,
+    handshakes::Caller,
     metrics::Direction,
     record::{Party, Record},
     worker::Worker,
 };
 
 /// A connection that the kernel steered to the plaintext listener.
-pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpStream) {
+pub(crate) async fn serve(worker: Arc<Worker>, mut accepted: Accepted, socket: TcpStream) {
     let client = SocketAddr::new(accepted.peer.ip().to_canonical(), accepted.peer.port());
     let mut record = Record::begin(worker.proxy.clone(), Direction::Plaintext, Party::at(client));
     record.target.workload = Some(accepted.home.pod.name.to_string());
@@ -26,8 +27,10 @@ pub(crate) async fn serve(worker: Arc<Worker>, accepted: Accepted, socket: TcpSt
     let ended = match open(&worker, &accepted, &socket, client, &mut record).await {
         Ok((called, Connected { socket: target, held })) => {
             record.carrying();
+            accepted.pending = None;
+            let waits = Arc::new(accepted.account.waits(Caller::at(&worker.proxy.current(), client.ip())));
             let stop = application::denied_or_gone(&worker.proxy, &accepted.home, called);
-            let ended = Box::pin(copy::between_sockets(socket, target, &record.carried.clone(), stop)).await;
+            let ended = Box::pin(copy::between_sockets(socket, target, (&record.carried.clone(), &waits), stop)).await;
             drop(held);
             ended
         }

@@ -28,9 +28,13 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     dial::{Connected, dial},
+    fair::Turns,
     fault::{Fault, Why},
+    frames::{Carried, Counted, Role, why_ended},
+    handshakes::Caller,
     home::Pod,
     keys::Key,
+    limits::{Account, Waits},
     metrics::End,
     proxy::Proxy,
     stock::Family,
@@ -59,7 +63,10 @@ pub(crate) struct Ends {
 
 /// A worker's tunnels.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(Mutex<State>);
+pub(crate) struct Pool {
+    state: Mutex<State>,
+    turns: Arc<Turns>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -90,6 +97,8 @@ struct Route {
 
 #[derive(Debug)]
 struct Tunnel {
+    carried: Carried,
+    waits: Arc<Waits>,
     /// None once it takes no new streams.
     send: Option<SendRequest<Bytes>>,
     /// Of the key that it was opened with.
@@ -103,6 +112,10 @@ struct Tunnel {
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) send: SendRequest<Bytes>,
+    /// Told of each stream that is carried.
+    pub(crate) carried: Carried,
+    /// Whose buffers the tunnel's bytes wait in.
+    pub(crate) waits: Arc<Waits>,
     streams: Arc<AtomicUsize>,
 }
 
@@ -113,12 +126,22 @@ impl Drop for Place {
 }
 
 impl Pool {
+    /// No tunnels yet; each will run in its workload's turns.
+    pub(crate) fn new(turns: Arc<Turns>) -> Self {
+        Self { state: Mutex::default(), turns }
+    }
+
     /// A place in a tunnel between `ends`, dialled if there is none.
-    pub(crate) async fn place(self: &Arc<Self>, proxy: &Arc<Proxy>, ends: &Ends) -> Result<Place, Fault> {
+    pub(crate) async fn place(
+        self: &Arc<Self>,
+        proxy: &Arc<Proxy>,
+        caller: &Arc<Account>,
+        ends: &Ends,
+    ) -> Result<Place, Fault> {
         loop {
             // The newest key: two callers with different ones would close each other's tunnels.
             let key = proxy.keys.get(&ends.source_identity).ok_or(Why::NoKey)?;
-            let mut dialled = match self.next(proxy, ends, &key) {
+            let mut dialled = match self.next(proxy, caller, ends, &key) {
                 Next::Place(place) => return Ok(place),
                 Next::Ours(place) => return place.await.unwrap_or(Err(Why::Aborted.into())),
                 Next::Others(dialled) => dialled,
@@ -160,7 +183,7 @@ impl Pool {
         });
     }
 
-    fn next(self: &Arc<Self>, proxy: &Arc<Proxy>, ends: &Ends, key: &Arc<Key>) -> Next {
+    fn next(self: &Arc<Self>, proxy: &Arc<Proxy>, caller: &Arc<Account>, ends: &Ends, key: &Arc<Key>) -> Next {
         let mut state = self.lock();
         let State { routes, tasks } = &mut *state;
         let route = routes.entry(ends.clone()).or_default();
@@ -174,13 +197,14 @@ impl Pool {
         route.dial = Some(dialled);
         let (ours, place) = oneshot::channel();
         let (pool, proxy, ends, key) = (self.clone(), proxy.clone(), ends.clone(), key.clone());
-        tasks.spawn(async move {
-            let opened = Box::pin(open(&proxy, &ends, &key)).await;
+        let account = caller.clone();
+        tasks.spawn(self.turns.schedule(caller, async move {
+            let opened = Box::pin(open(&proxy, (&pool.turns, &account), &ends, &key)).await;
             let settled = pool.settle(&ends, key.serial, opened);
             answer.send_replace(Some(settled.as_ref().map(|_place| ()).map_err(Fault::clone)));
             // Whoever dialled may be gone by now: then its place is free again.
             drop(ours.send(settled));
-        });
+        }));
         Next::Ours(place)
     }
 
@@ -190,10 +214,10 @@ impl Pool {
         let State { routes, tasks } = &mut *state;
         let route = routes.entry(ends.clone()).or_default();
         route.dial = None;
-        let Opened { send, driver } = opened?;
+        let Opened { send, carried, waits, driver } = opened?;
         let driver = tasks.spawn(driver);
         let streams = Arc::new(AtomicUsize::new(0));
-        let mut tunnel = Tunnel { send: Some(send), serial, streams, idle_since: None, driver };
+        let mut tunnel = Tunnel { carried, waits, send: Some(send), serial, streams, idle_since: None, driver };
         let place = tunnel.place(serial);
         if place.is_none() {
             tunnel.send = None;
@@ -203,7 +227,7 @@ impl Pool {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -228,7 +252,8 @@ impl Tunnel {
         }
         self.streams.fetch_add(1, Ordering::Relaxed);
         self.idle_since = None;
-        Some(Place { send: send.clone(), streams: self.streams.clone() })
+        let (carried, waits) = (self.carried.clone(), self.waits.clone());
+        Some(Place { send: send.clone(), carried, waits, streams: self.streams.clone() })
     }
 
     /// Without a stream for long, or with a former key: closes when the last stream has ended.
@@ -246,11 +271,13 @@ impl Tunnel {
 
 struct Opened {
     send: SendRequest<Bytes>,
+    carried: Carried,
+    waits: Arc<Waits>,
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// Dials, proves who we are, checks who answers, and speaks HTTP/2.
-async fn open(proxy: &Proxy, ends: &Ends, key: &Key) -> Result<Opened, Why> {
+async fn open(proxy: &Proxy, (turns, account): (&Turns, &Arc<Account>), ends: &Ends, key: &Key) -> Result<Opened, Why> {
     let config = key.client(&ends.peer).map_err(|why| {
         tracing::warn!(error = &why as &dyn std::error::Error, identity = %key.identity, "a key is not usable");
         Why::NoKey
@@ -270,15 +297,21 @@ async fn open(proxy: &Proxy, ends: &Ends, key: &Key) -> Result<Opened, Why> {
         }
     };
     tls.get_mut().1.set_buffer_limit(Some(tunnel::TLS_BUFFER));
+    let waits = Arc::new(account.waits(Caller::Pod(ends.tunnel.ip())));
+    let charge = waits.charge(tunnel::HELD).map_err(Why::Limited)?;
+    let (tls, carried): (tunnel::Leaving, _) = Counted::new(tls, Role::Client);
     let (send, mut connection) = tunnel::client(&tuning).handshake(tls).await.map_err(|_broken| Why::TunnelBroken)?;
     let (ping, counted) = (connection.ping_pong(), proxy.metrics.tunnel(End::Client));
-    let address = ends.tunnel;
+    let (address, tight, metrics, known) = (ends.tunnel, account.tight(), proxy.metrics.clone(), carried.clone());
     let driver = async move {
-        let ended = Box::pin(tunnel::drive(connection, ping)).await;
+        let ended = Box::pin(tunnel::drive(connection, ping, (tight, tuning.stream_window))).await;
         tracing::debug!(%address, ?ended, "a tunnel ended");
-        drop((counted, held));
+        if let Err(error) = ended {
+            metrics.tunnel_broken(End::Client, why_ended(&error, &known));
+        }
+        drop((counted, held, charge));
     };
-    Ok(Opened { send, driver: Box::pin(driver) })
+    Ok(Opened { send, carried, waits, driver: Box::pin(turns.schedule(account, driver)) })
 }
 
 fn handshake_failed(proxy: &Proxy, ends: &Ends, error: &std::io::Error) -> &'static str {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use millrace_model::Mesh;
-use millrace_node::drain::Drain;
+use millrace_node::{drain::Drain, wire::node::InForce};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -15,9 +15,11 @@ use crate::{
     fault::Why,
     handshakes::Handshakes,
     keys::Keys,
+    limits::{Accounts, Budget},
     maps::SocketMaps,
     metrics::Metrics,
     outliers::{Outcome, Outliers},
+    pace::Pace,
     record::Denial,
     stock::Stock,
     tuning,
@@ -47,6 +49,10 @@ pub(crate) struct Proxy {
     pub(crate) drain: Drain,
     /// TLS handshakes under way.
     pub(crate) handshakes: Handshakes,
+    /// What each workload of this node has of its limits.
+    pub(crate) accounts: Arc<Accounts>,
+    /// How often each refusal is told.
+    pub(crate) pace: Pace,
     /// Connections open to each endpoint.
     pub(crate) outstanding: Outstanding,
     /// How it is tuned.
@@ -92,6 +98,7 @@ impl Proxy {
     ) -> Self {
         let (descriptors, metrics) = (stock.descriptors().clone(), stock.metrics().clone());
         let outliers = Outliers::new(outcomes, metrics.clone());
+        let accounts = Accounts::of_process(Budget::of_machine(), descriptors.limit());
         Self {
             mesh,
             keys: Keys::default(),
@@ -102,11 +109,20 @@ impl Proxy {
             outliers,
             drain,
             handshakes: Handshakes::default(),
+            accounts: Arc::new(accounts),
+            pace: Pace::default(),
             outstanding: Outstanding::default(),
             tuning,
             welcome: Mutex::default(),
             missing: watch::Sender::new([Missing::Agent, Missing::Snapshot].map(|m| m.sentence().to_owned()).to_vec()),
         }
+    }
+
+    /// How this proxy is tuned, and what workloads may take of it, by the NodeProfile's fields.
+    pub(crate) fn in_force(&self) -> Vec<InForce> {
+        let mut rows = self.tuning.now().in_force();
+        rows.extend(self.accounts.in_force());
+        rows
     }
 
     /// The mesh as it is now: borrow it once for a connection, and ask nothing newer until it ends or is revoked.

@@ -137,25 +137,35 @@ impl Drop for Record {
         }
         proxy.metrics.carried(*direction, sent, received);
         let duration = clock::now().saturating_duration_since(*began);
-        tracing::info!(
-            target: "connection",
-            direction = direction.name(),
-            outcome = name,
-            side = side.map(Side::name),
-            policy,
-            source_workload = source.workload,
-            source_identity = source.identity,
-            source_address = source.address.map(tracing::field::display),
-            target_workload = target.workload,
-            target_identity = target.identity,
-            target_address = target.address.map(tracing::field::display),
-            asked = asked.map(tracing::field::display),
-            attempts = (*attempts > 1).then_some(*attempts),
-            bytes_sent = sent,
-            bytes_received = received,
-            duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
-            "connection ended"
-        );
+        let told = match stage {
+            Stage::Opening if outcome.is_err() => proxy.pace.admits(name),
+            Stage::Opening | Stage::Carrying => Some(0),
+        };
+        if told.is_none() {
+            proxy.metrics.events_untold.inc();
+        }
+        if let Some(n_untold) = told {
+            tracing::info!(
+                target: "connection",
+                direction = direction.name(),
+                outcome = name,
+                side = side.map(Side::name),
+                policy,
+                source_workload = source.workload,
+                source_identity = source.identity,
+                source_address = source.address.map(tracing::field::display),
+                target_workload = target.workload,
+                target_identity = target.identity,
+                target_address = target.address.map(tracing::field::display),
+                asked = asked.map(tracing::field::display),
+                attempts = (*attempts > 1).then_some(*attempts),
+                bytes_sent = sent,
+                bytes_received = received,
+                duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+                untold = (n_untold > 0).then_some(n_untold),
+                "connection ended"
+            );
+        }
         if let Err(why) = outcome
             && why.is_denial()
         {

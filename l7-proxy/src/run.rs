@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     io,
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     task::Poll,
 };
 
@@ -137,7 +137,9 @@ impl Parts {
 
     /// What is counted, ready to be printed.
     pub fn metrics(&self) -> Arc<Mutex<Registry>> {
-        self.proxy.metrics.registry(self.proxy.descriptors.clone())
+        let registry = self.proxy.metrics.registry(self.proxy.descriptors.clone());
+        self.proxy.accounts.register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
+        registry
     }
 
     /// What an operator may ask.
@@ -149,7 +151,7 @@ impl Parts {
                 "generation": snapshot.generation,
                 "identities": proxy.keys.identities(),
                 "descriptors": { "limit": proxy.descriptors.limit(), "left": proxy.descriptors.left() },
-                "tuning": proxy.tuning.now().in_force().into_iter().map(|row| (row.field, row.value)).collect::<BTreeMap<_, _>>(),
+                "tuning": proxy.in_force().into_iter().map(|row| (row.field, row.value)).collect::<BTreeMap<_, _>>(),
                 "draining": proxy.drain.deadline().is_some(),
                 "snapshot": *snapshot,
             })
@@ -159,7 +161,7 @@ impl Parts {
             metrics: self.metrics(),
             config: Arc::new(config),
             log_level,
-            routes: Vec::new(),
+            routes: vec![self.proxy.accounts.route()],
         }
     }
 

@@ -70,7 +70,7 @@ impl Own {
             frame_size,
             send_buffer,
             receive_buffer,
-            limits: _,
+            limits: _, // The accounts take them.
         } = settings;
         let bounded = |asked: &Option<u32>, (least, most): (u32, u32)| asked.map(|asked| asked.clamp(least, most));
         let stream_window = bounded(stream_window, WINDOWS).unwrap_or(tunnel::STREAM_WINDOW);

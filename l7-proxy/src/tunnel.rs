@@ -1,17 +1,29 @@
 //! Sets up both ends of a tunnel alike: TLS with large buffers, HTTP/2 with measured windows, a keep-alive.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
+use bytes::Bytes;
 use h2::{Ping, PingPong};
-use tokio::{io::BufReader, net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio_rustls::{client, server};
 
-use crate::tuning::Tuning;
+use crate::{frames::Counted, tuning::Tuning};
 
-/// What lies beneath TLS: rustls asks for 4 KiB at a time, and each question unbuffered is a system call.
-pub(crate) type Wire = BufReader<TcpStream>;
+/// What lies beneath TLS.
+pub(crate) use crate::wire::Wire;
 
-/// The buffer between socket and TLS. With 16 KiB a bulk stream is half as fast.
-pub(crate) const READ_BUFFER: usize = 256 * 1024;
+/// What lies beneath HTTP/2, where this end accepted.
+pub(crate) type Arriving = Counted<server::TlsStream<Wire>>;
+
+/// What lies beneath HTTP/2, where this end dialled.
+pub(crate) type Leaving = Counted<client::TlsStream<Wire>>;
+
+/// What an open tunnel is charged for itself, against its workload's buffers. It holds a little more while idle; but a pod that
+/// a few thousand others call has as many tunnels, and shall have room for bytes too.
+pub(crate) const HELD: usize = 16 * 1024;
+
+/// The window of a stream while its workload's buffers are half full: enough for a local network's round trip.
+pub(crate) const TIGHT_WINDOW: u32 = 64 * 1024;
 
 /// Plaintext that TLS takes before it must be written: one copy buffer whole.
 pub(crate) const TLS_BUFFER: usize = 256 * 1024;
@@ -49,6 +61,9 @@ const RESET_UNSEEN: usize = 64;
 
 /// Streams reset here whose late frames are still forgiven, and for how long.
 const RESET_HERE: usize = 1024;
+
+/// Streams reset here for what their peer did wrong, over a tunnel's life: who goes on so is no peer.
+const RESET_FOR_ERRORS: usize = 256;
 
 /// How long a late frame of a stream reset here is forgiven: some round trips.
 const RESET_FORGIVEN: Duration = Duration::from_secs(5);
@@ -95,6 +110,7 @@ pub(crate) fn server(tuning: &Tuning) -> h2::server::Builder {
         .max_concurrent_streams(STREAMS_TAKEN)
         .max_pending_accept_reset_streams(RESET_UNSEEN)
         .max_concurrent_reset_streams(RESET_HERE)
+        .max_local_error_reset_streams(Some(RESET_FOR_ERRORS))
         .reset_stream_duration(RESET_FORGIVEN)
         .data_frame_budget(SMALL_FRAMES);
     builder
@@ -102,7 +118,7 @@ pub(crate) fn server(tuning: &Tuning) -> h2::server::Builder {
 
 /// The socket with its read buffer.
 pub(crate) fn wire(socket: TcpStream) -> Wire {
-    BufReader::with_capacity(READ_BUFFER, socket)
+    Wire::new(socket)
 }
 
 /// Returns when the peer has not answered a ping in time. Without a `ping` it never does.
@@ -121,11 +137,29 @@ pub(crate) async fn peer_is_silent(mut ping: Option<PingPong>) {
 
 /// A tunnel's HTTP/2, driven until it ends: what its task awaits.
 pub(crate) async fn drive(
-    connection: impl Future<Output = Result<(), h2::Error>>,
+    mut connection: h2::client::Connection<Leaving, Bytes>,
     ping: Option<PingPong>,
+    (mut tight, usual): (watch::Receiver<bool>, u32),
 ) -> Result<(), h2::Error> {
-    tokio::select! {
-        ended = connection => ended,
-        () = peer_is_silent(ping) => Err(h2::Reason::CANCEL.into()),
+    let silent = peer_is_silent(ping);
+    tokio::pin!(silent);
+    loop {
+        tokio::select! {
+            ended = &mut connection => return ended,
+            () = &mut silent => return Err(h2::Reason::CANCEL.into()),
+            Ok(()) = tight.changed() => resized(connection.set_initial_window_size(window(&mut tight, usual))),
+        }
+    }
+}
+
+/// What a stream may have under way, by whether buffers are tight: no more than `usual`.
+pub(crate) fn window(tight: &mut watch::Receiver<bool>, usual: u32) -> u32 {
+    if *tight.borrow_and_update() { TIGHT_WINDOW.min(usual) } else { usual }
+}
+
+/// A peer that has not answered the last change yet is told by the next.
+pub(crate) fn resized(told: Result<(), h2::Error>) {
+    if let Err(why) = told {
+        tracing::debug!(%why, "a tunnel's windows were not changed");
     }
 }

@@ -12,7 +12,9 @@ use tokio::{
 
 use crate::{
     accept::{Accepted, Fresh, Kind},
-    copy, inbound, outbound, plaintext,
+    copy,
+    fair::Turns,
+    inbound, outbound, plaintext,
     pool::Pool,
     proxy::Proxy,
 };
@@ -25,6 +27,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 pub(crate) struct Worker {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) pool: Arc<Pool>,
+    /// In which of them a connection runs is its workload's.
+    pub(crate) turns: Arc<Turns>,
 }
 
 impl Worker {
@@ -38,7 +42,11 @@ impl Worker {
 
 /// Serves what the acceptor gives, and ends after its queue was closed and the last connection has ended.
 pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
-    let worker = Arc::new(Worker { proxy: proxy.clone(), pool: Arc::default() });
+    let turns = Arc::<Turns>::default();
+    let pool = Arc::new(Pool::new(turns.clone()));
+    let worker = Arc::new(Worker { proxy: proxy.clone(), pool, turns: turns.clone() });
+    let pace = turns.pace();
+    tokio::pin!(pace);
     let (mut mesh, mut keys, mut drain) = (proxy.mesh.clone(), proxy.keys.watch(), proxy.drain.clone());
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
@@ -48,7 +56,8 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
         tokio::select! {
             fresh = queue.recv(), if is_open => match fresh {
                 Some(Fresh { socket, accepted }) => {
-                    connections.spawn(Box::pin(serve(worker.clone(), socket, accepted)));
+                    let account = accepted.account.clone();
+                    connections.spawn(turns.schedule(&account, serve(worker.clone(), socket, accepted)));
                 }
                 None => is_open = false,
             },
@@ -57,9 +66,11 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
             Ok(()) = keys.changed() => worker.pool.sweep(&proxy, &proxy.current(), clock::now()),
             _ = sweep.tick() => {
                 worker.pool.sweep(&proxy, &proxy.current(), clock::now());
+                proxy.accounts.relax();
                 rest.look(copy::moves());
             }
             () = drain.over() => break,
+            () = &mut pace => {}
         }
     }
     connections.shutdown().await;

@@ -56,8 +56,8 @@ pub struct Event {
 /// What a proxy can do.
 #[derive(Debug)]
 pub enum Said {
-    /// It said its name and version, and can be told things.
-    Hello(String, String, mpsc::Sender<Outgoing>),
+    /// It said its name, its version and whether it drains, and can be told things.
+    Hello((String, String, bool), mpsc::Sender<Outgoing>),
     /// It holds these listeners of a workload.
     Returned(ObjectName, Arc<str>, Vec<(ListenerKind, OwnedFd)>),
     /// It wants this many sockets.
@@ -133,12 +133,12 @@ async fn converse(connection: &Connection, uid: u32, proxy: u64, events: &mpsc::
     let first = timeout(HELLO_TIMEOUT, connection.receive::<FromProxy>()).await.map_err(|_late| Ended::NoHello)??;
     let Some(Packet { message, descriptors }) = first else { return Ok(()) };
     check_from_proxy(&message, descriptors.len())?;
-    let Some(Kind::Hello(Hello { name, version })) = message.kind else { return Err(Ended::NoHello) };
+    let Some(Kind::Hello(Hello { name, version, draining })) = message.kind else { return Err(Ended::NoHello) };
     if name == super::HOLDER && uid != 0 {
         return Err(Ended::NotHolder(uid));
     }
     let (outgoing, queue) = mpsc::channel(QUEUE);
-    if events.send(Event { proxy, said: Said::Hello(name, version, outgoing) }).await.is_err() {
+    if events.send(Event { proxy, said: Said::Hello((name, version, draining), outgoing) }).await.is_err() {
         return Ok(());
     }
     // Side by side, each at its own pace: a proxy that writes while we write must not make both wait.

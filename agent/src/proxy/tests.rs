@@ -68,7 +68,7 @@ impl Scene {
 
     fn joins(&mut self, id: u64, name: &str) {
         let (outgoing, told) = mpsc::channel(64);
-        self.proxies.join(id, (name.into(), "1".into()), outgoing, ("a", [descriptor(), descriptor()]));
+        self.proxies.join(id, (name.into(), "1".into(), false), outgoing, ("a", [descriptor(), descriptor()]));
         self.told.insert(id, told);
     }
 
@@ -246,10 +246,27 @@ fn the_holder_is_given_listeners_and_nothing_to_serve_by() {
 fn a_proxy_that_does_not_read_is_let_go() {
     let mut scene = Scene::new();
     let (outgoing, told) = mpsc::channel(2);
-    scene.proxies.join(1, ("default".into(), "1".into()), outgoing, ("a", [descriptor(), descriptor()]));
+    scene.proxies.join(1, ("default".into(), "1".into(), false), outgoing, ("a", [descriptor(), descriptor()]));
     scene.applies(1, 0);
     assert!(scene.proxies.serving().is_none());
     drop(told);
+}
+
+/// The agent was restarted while it drained: what it has open is judged by new policies still.
+#[test]
+fn one_that_drains_comes_back_to_hear_of_policies_and_takes_nothing_over() {
+    let mut scene = Scene::new();
+    scene.joins(1, "default");
+    scene.applies(1, 5);
+    scene.update();
+    scene.told(1);
+    let (outgoing, told) = mpsc::channel(64);
+    scene.proxies.join(2, ("default".into(), "1".into(), true), outgoing, ("a", [descriptor(), descriptor()]));
+    scene.told.insert(2, told);
+    scene.applies(2, 5);
+    scene.update();
+    assert_eq!(scene.told(2), ["welcome", "snapshot", "keys"]);
+    assert!(scene.told(1).is_empty(), "the one that serves is not told to drain");
 }
 
 #[test]
@@ -278,7 +295,7 @@ fn sockets_are_bounded_by_the_second() {
 fn a_proxy_that_does_not_read_is_given_no_more_sockets() {
     let mut scene = Scene::new();
     let (outgoing, told) = mpsc::channel(QUEUE);
-    scene.proxies.join(1, ("default".into(), "1".into()), outgoing, ("a", [descriptor(), descriptor()]));
+    scene.proxies.join(1, ("default".into(), "1".into(), false), outgoing, ("a", [descriptor(), descriptor()]));
     let now = clock::now();
     let name = ObjectName::new("shop", "web");
     let mut n_open = 0;

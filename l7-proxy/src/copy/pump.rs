@@ -1,20 +1,29 @@
 //! Moves bytes one way. Each function is one direction of one connection, and ends with its source.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     future::poll_fn,
     io::{self, ErrorKind, IoSlice},
     net::Shutdown,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
+use rustix::{
+    buffer::spare_capacity,
+    net::{RecvFlags, recv},
+};
+use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
 
 use super::Broken;
+use crate::limits::{Charge, Limit, Waits};
 
 /// The first read of a quiet connection: a request or two of a small protocol.
 const FIRST_CHUNK: usize = 8 * 1024;
@@ -34,7 +43,16 @@ const SMALL: usize = 1024;
 /// The size that a run of small frames is gathered into.
 const GATHERED: usize = 16 * 1024;
 
+/// A frame below this is copied where it must wait: it may be a small part of the block that it was read into.
+const LOOSE: usize = 32 * 1024;
+
+/// What a frame costs beside its bytes while it waits: its place in a queue, and the allocator's head.
+const PER_FRAME: usize = 512;
+
 thread_local! {
+    /// What small reads are read into.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FIRST_CHUNK].into());
+
     /// How often this thread has moved bytes.
     static MOVES: Cell<u64> = const { Cell::new(0) };
 }
@@ -53,12 +71,20 @@ pub(super) fn moves() -> u64 {
 pub(super) enum End {
     Reader,
     Writer,
+    Full(Limit),
 }
 
 /// The size of the next read, by how full the last was.
 struct Chunk(usize);
 
 impl Chunk {
+    /// Small while buffers are tight.
+    fn fit(&mut self, waits: &Waits) {
+        if waits.are_tight() {
+            self.0 = FIRST_CHUNK;
+        }
+    }
+
     fn after(&mut self, read: usize) {
         if read == self.0 {
             self.0 = (self.0 * 4).min(CHUNK);
@@ -73,6 +99,7 @@ pub(super) async fn to_stream(
     socket: &TcpStream,
     stream: &mut SendStream<Bytes>,
     count: &AtomicU64,
+    waits: &Arc<Waits>,
 ) -> Result<(), Broken> {
     let mut chunk = Chunk(FIRST_CHUNK);
     let mut burst = 0;
@@ -80,20 +107,26 @@ pub(super) async fn to_stream(
         // The window is asked for only once there is something to send: what is reserved is kept from other streams.
         poll_fn(|cx| readable_or_reset(socket, stream, cx)).await?;
         loop {
+            chunk.fit(waits);
             stream.reserve_capacity(chunk.0);
             let room = window(socket, stream).await?.min(chunk.0);
-            let mut buffer = BytesMut::with_capacity(room).limit(room);
-            match socket.try_read_buf(&mut buffer) {
-                Ok(0) => {
+            match read(socket, room) {
+                Ok((bytes, _)) if bytes.is_empty() => {
                     stream.reserve_capacity(0);
                     return stream.send_data(Bytes::new(), true).map_err(|error| broken(&error));
                 }
-                Ok(n) => {
+                Ok((bytes, rest)) => {
+                    let n = bytes.len();
                     count.fetch_add(n as u64, Ordering::Relaxed);
-                    stream.send_data(buffer.into_inner().freeze(), false).map_err(|error| broken(&error))?;
+                    let queued = queue(bytes, socket, stream, waits).await?;
+                    stream.send_data(queued, false).map_err(|error| broken(&error))?;
                     moved();
                     chunk.after(n);
                     take_turn(&mut burst, n).await;
+                    if rest == Rest::None {
+                        stream.reserve_capacity(0);
+                        break;
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     stream.reserve_capacity(0);
@@ -104,6 +137,77 @@ pub(super) async fn to_stream(
             }
         }
     }
+}
+
+/// Whether a socket may have more after a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    Some,
+    None,
+}
+
+/// Reads once, `room` at most, into a block that is no larger than it need be; nothing at the end of what comes.
+///
+/// What fits into the first chunk is read into a block of the thread's and copied: a block of its own for each message would be
+/// made, and cut to size, and kept while it waits. A read that came out short has emptied the socket, and an event will say when there is
+/// more (epoll(7), question 9): to ask again would be a system call for nothing.
+fn read(socket: &TcpStream, room: usize) -> io::Result<(Vec<u8>, Rest)> {
+    let (mut bytes, mut n) = (Vec::new(), 0);
+    let once = || {
+        if room <= FIRST_CHUNK {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let scratch = scratch.get_mut(..room).unwrap_or_default();
+                n = recv(socket, &mut *scratch, RecvFlags::empty())?.0;
+                bytes.extend_from_slice(scratch.get(..n).unwrap_or_default());
+                Ok::<_, io::Error>(())
+            })?;
+        } else {
+            bytes.reserve_exact(room);
+            n = recv(socket, spare_capacity(&mut bytes), RecvFlags::empty())?.1;
+        }
+        // Told so, tokio waits for the next event.
+        if n > 0 && n < room { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    };
+    match socket.try_io(Interest::READABLE, once) {
+        Ok(()) => Ok((bytes, Rest::Some)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock && n > 0 => Ok((bytes, Rest::None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Bytes that h2 keeps until the tunnel takes them: charged until they are gone.
+struct Queued {
+    bytes: Vec<u8>,
+    #[expect(dead_code, reason = "held for its drop")]
+    charge: Charge,
+}
+
+impl AsRef<[u8]> for Queued {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Charges what was read, in no larger a block than it needs. Without room it waits, and with it the application.
+async fn queue(
+    read: Vec<u8>,
+    socket: &TcpStream,
+    stream: &mut SendStream<Bytes>,
+    waits: &Arc<Waits>,
+) -> Result<Bytes, Broken> {
+    let bytes = if read.len() < read.capacity() / 4 { read.as_slice().to_vec() } else { read };
+    let count = bytes.capacity() + PER_FRAME;
+    let charge = match waits.charge(count) {
+        Ok(charge) => charge,
+        Err(_full) => tokio::select! {
+            charge = waits.charge_in_turn(count) => charge,
+            reset = poll_fn(|cx| stream.poll_reset(cx)) => {
+                return Err(reset.map_or_else(|error| broken(&error), |_reason| Broken::Stream));
+            }
+            () = reset_of(socket) => return Err(Broken::Socket),
+        },
+    };
+    Ok(Bytes::from_owner(Queued { bytes, charge }))
 }
 
 fn broken(error: &h2::Error) -> Broken {
@@ -147,13 +251,18 @@ fn capacity(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result
 }
 
 /// From a tunnel's stream to a socket. The window is opened again only by what was written.
-pub(super) async fn to_socket(stream: &mut RecvStream, socket: &TcpStream, count: &AtomicU64) -> Result<(), Broken> {
-    let mut waiting = Waiting::default();
+pub(super) async fn to_socket(
+    stream: &mut RecvStream,
+    socket: &TcpStream,
+    count: &AtomicU64,
+    waits: &Arc<Waits>,
+) -> Result<(), Broken> {
+    let mut waiting = Waiting::new(waits);
     let mut burst = 0;
     loop {
         let written = poll_fn(|cx| waiting.poll(stream, socket, cx)).await?;
         if written == 0 {
-            return match socket2::SockRef::from(socket).shutdown(Shutdown::Write) {
+            return match SockRef::from(socket).shutdown(Shutdown::Write) {
                 Ok(()) => Ok(()),
                 Err(_) => Err(Broken::Socket),
             };
@@ -167,14 +276,22 @@ pub(super) async fn to_socket(stream: &mut RecvStream, socket: &TcpStream, count
 }
 
 /// Frames that came and wait to be written. Bounded by the stream's window, which opens only as they are written.
-#[derive(Default)]
 struct Waiting {
     frames: VecDeque<Bytes>,
     gathering: BytesMut,
     has_ended: bool,
+    /// Of `frames`, from the front, those that were here when the socket was full last: what each is charged, until it is written whole.
+    settled: VecDeque<usize>,
+    charge: Charge,
 }
 
 impl Waiting {
+    fn new(waits: &Arc<Waits>) -> Self {
+        let charge = waits.nothing();
+        let (frames, settled) = (VecDeque::new(), VecDeque::new());
+        Self { frames, gathering: BytesMut::new(), has_ended: false, settled, charge }
+    }
+
     /// Takes what has come, writes what the socket takes; ready with how much that was, or with 0 once all is written.
     ///
     /// Frames are taken also while the socket is full: h2 counts small ones that nobody takes as an attack.
@@ -204,12 +321,33 @@ impl Waiting {
                     return Poll::Ready(Ok(written));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.settle()?;
                     ready!(socket.poll_write_ready(cx)).map_err(|_broken| Broken::Socket)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return Poll::Ready(Err(Broken::Socket)),
             }
         }
+    }
+
+    /// What came must wait: its workload is charged for it, and what is loose is gathered.
+    fn settle(&mut self) -> Result<(), Broken> {
+        let n_settled = self.settled.len();
+        if n_settled < self.frames.len() {
+            let fresh = self.frames.split_off(n_settled);
+            for frame in fresh {
+                if frame.len() < LOOSE {
+                    self.gathering.extend_from_slice(&frame);
+                } else {
+                    self.seal();
+                    self.frames.push_back(frame);
+                }
+            }
+            self.seal();
+            self.settled.extend(self.frames.iter().skip(n_settled).map(|frame| frame.len() + PER_FRAME));
+            self.charge.raise(self.settled.iter().skip(n_settled).sum()).map_err(Broken::Full)?;
+        }
+        Ok(())
     }
 
     fn push(&mut self, frame: Bytes) {
@@ -248,28 +386,40 @@ impl Waiting {
             }
             written -= frame.len();
             self.frames.pop_front();
+            if let Some(charged) = self.settled.pop_front() {
+                self.charge.lower(charged);
+            }
         }
     }
 }
 
 /// From one socket to another.
-pub(super) async fn between(reader: &TcpStream, writer: &TcpStream, count: &AtomicU64) -> Result<(), End> {
+pub(super) async fn between(
+    reader: &TcpStream,
+    writer: &TcpStream,
+    count: &AtomicU64,
+    waits: &Arc<Waits>,
+) -> Result<(), End> {
     let mut chunk = Chunk(FIRST_CHUNK);
     let mut burst = 0;
     loop {
         reader.readable().await.map_err(|_broken| End::Reader)?;
         loop {
-            let mut buffer = BytesMut::with_capacity(chunk.0).limit(chunk.0);
-            match reader.try_read_buf(&mut buffer) {
-                Ok(0) => {
-                    return socket2::SockRef::from(writer).shutdown(Shutdown::Write).map_err(|_broken| End::Writer);
+            chunk.fit(waits);
+            match read(reader, chunk.0) {
+                Ok((bytes, _)) if bytes.is_empty() => {
+                    return SockRef::from(writer).shutdown(Shutdown::Write).map_err(|_broken| End::Writer);
                 }
-                Ok(n) => {
-                    write_all(reader, writer, &buffer.into_inner()).await?;
+                Ok((bytes, rest)) => {
+                    let n = bytes.len();
+                    write_all(reader, writer, &bytes, waits).await?;
                     count.fetch_add(n as u64, Ordering::Relaxed);
                     moved();
                     chunk.after(n);
                     take_turn(&mut burst, n).await;
+                    if rest == Rest::None {
+                        break;
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -279,12 +429,17 @@ pub(super) async fn between(reader: &TcpStream, writer: &TcpStream, count: &Atom
     }
 }
 
-async fn write_all(reader: &TcpStream, writer: &TcpStream, mut bytes: &[u8]) -> Result<(), End> {
+async fn write_all(reader: &TcpStream, writer: &TcpStream, read: &Vec<u8>, waits: &Arc<Waits>) -> Result<(), End> {
+    let mut bytes: &[u8] = read;
+    let mut charge = None;
     while !bytes.is_empty() {
         match writer.try_write(bytes) {
             Ok(0) => return Err(End::Writer),
             Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if charge.is_none() {
+                    charge = Some(waits.charge(read.capacity()).map_err(End::Full)?);
+                }
                 tokio::select! {
                     ready = writer.writable() => ready.map_err(|_broken| End::Writer)?,
                     () = reset_of(reader) => return Err(End::Reader),
@@ -315,3 +470,6 @@ async fn take_turn(burst: &mut usize, moved: usize) {
         tokio::task::yield_now().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::{future::poll_fn, task::Poll};
 use tokio::io::{DuplexStream, duplex};
 
 use super::*;
+use crate::limits::{Accounts, Budget};
 
 /// Room for both ends' settings.
 const ROOM: usize = 64 * 1024;
@@ -34,7 +35,10 @@ async fn opened(n_streams: u32) -> (Opened, h2::server::Connection<DuplexStream,
         if send.current_max_send_streams() == n_streams as usize { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    (Opened { send, driver: Box::pin(async { drop(connection.await) }) }, server)
+    let accounts = Accounts::new(Budget::new(0));
+    let waits = Arc::new(accounts.of(&ends().source).waits(Caller::Pod(ends().tunnel.ip())));
+    let driver = Box::pin(async { drop(connection.await) });
+    (Opened { send, carried: Carried::default(), waits, driver }, server)
 }
 
 /// To whoever waits for it this is an answer: to dial another one would get no further, and again.

@@ -14,8 +14,8 @@ use millrace_abi::{
     udp::{self as abi_udp, NO_STRANGERS, STRANGER_FIXED_BITS, StrangerKey},
 };
 use millrace_model::{
-    Affinity, Destination, Ejected, Facts, Mesh, ObjectName, Protocol, Reach, ServicePort, Source, Traffic, UdpMode,
-    Workload, authorize,
+    Affinity, Destination, Ejected, Facts, Membership, Mesh, ObjectName, Protocol, Reach, ServicePort, Source, Traffic,
+    UdpMode, Workload, authorize,
     balance::alias_table,
     datagram::{self, Part},
     name::stable_id,
@@ -86,7 +86,10 @@ pub fn want_without(mesh: &Mesh, node: &str, namespaces: &Namespaces, ejected: &
             sources.push(workload);
         }
     }
-    let groups = dests(mesh, node, &mut state);
+    let lingers = |workload: &Workload| {
+        workload.membership == Membership::Outside && sources.iter().any(|source| source.name == workload.name)
+    };
+    let groups = dests(mesh, node, lingers, &mut state);
     for source in sources {
         for group in groups.values() {
             judge(mesh, source, group, &mut state.verdicts);
@@ -144,9 +147,11 @@ enum Family {
     V6,
 }
 
-fn dests(mesh: &Mesh, node: &str, state: &mut State) -> BTreeMap<u64, Group> {
+/// One of this node that left the mesh, and whose namespace is the mesh's still, `lingers`: it is reached as before.
+fn dests(mesh: &Mesh, node: &str, lingers: impl Fn(&Workload) -> bool, state: &mut State) -> BTreeMap<u64, Group> {
     let mut groups = BTreeMap::new();
-    for workload in mesh.snapshot.workloads.values().filter(|w| w.membership.is_captured()) {
+    let of_mesh = |workload: &&Arc<Workload>| workload.membership.is_captured() || lingers(workload);
+    for workload in mesh.snapshot.workloads.values().filter(of_mesh) {
         // One id for a set of policies costs a hash: asked once per workload, not once per address.
         let base = workload.policy_group();
         for address in &workload.addresses {
@@ -155,6 +160,7 @@ fn dests(mesh: &Mesh, node: &str, state: &mut State) -> BTreeMap<u64, Group> {
                 continue;
             }
             let kind = match hop(mesh, node, SocketAddr::new(*address, 0)) {
+                Hop::Plain if lingers(workload) => DestKind::Local,
                 Hop::Plain => continue,
                 Hop::Local(_) => DestKind::Local,
                 Hop::Tunnel(_) => DestKind::Remote,

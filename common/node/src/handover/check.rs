@@ -86,7 +86,7 @@ pub fn check_from_proxy(message: &FromProxy, n_descriptors: usize) -> Result<(),
     use from_proxy::Kind;
     let FromProxy { kind } = message;
     match kind.as_ref().ok_or(Malformed::Kind)? {
-        Kind::Hello(Hello { name, version }) => {
+        Kind::Hello(Hello { name, version, draining: _ }) => {
             count("Hello", 0, n_descriptors)?;
             label("Hello.name", name, MAX_LABEL)?;
             label("Hello.version", version, MAX_LABEL)

@@ -33,7 +33,9 @@ use crate::{
 };
 
 fn hello() -> FromProxy {
-    FromProxy { kind: Some(from_proxy::Kind::Hello(Hello { name: "default".into(), version: "0.1.0".into() })) }
+    FromProxy {
+        kind: Some(from_proxy::Kind::Hello(Hello { name: "default".into(), version: "0.1.0".into(), draining: false })),
+    }
 }
 
 fn from_agent(kind: from_agent::Kind) -> FromAgent {
@@ -98,7 +100,8 @@ async fn a_successor_takes_the_path_over() {
 async fn what_is_too_much_to_send_is_refused_before_it_is_sent() {
     let (one, _other) = Connection::pair().unwrap();
     let name = "x".repeat(MAX_MESSAGE);
-    let long = FromProxy { kind: Some(from_proxy::Kind::Hello(Hello { name, version: String::new() })) };
+    let long =
+        FromProxy { kind: Some(from_proxy::Kind::Hello(Hello { name, version: String::new(), draining: false })) };
     assert!(matches!(one.send(&long, &[]).await, Err(Fault::TooLong { .. })));
     assert!(matches!(one.send(&FromProxy { kind: None }, &[]).await, Err(Fault::Empty)));
     let memory = seal("test", b"").unwrap();

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use millrace_lab::peer::{app, client, crowd, load, server};
+use millrace_lab::peer::{app, client, crowd, latency, load, server};
 use socket2::Protocol;
 
 #[derive(Parser)]
@@ -115,6 +115,17 @@ enum Action {
         #[arg(long)]
         count: u32,
     },
+    /// Calls at a fixed rate; prints how long they took.
+    Latency {
+        /// host:port.
+        target: String,
+        /// How many.
+        #[arg(long)]
+        count: u32,
+        /// One each so many microseconds.
+        #[arg(long)]
+        pace_us: u64,
+    },
     /// Old connections and new ones, until a file appears.
     Steady {
         /// host:port, each.
@@ -154,6 +165,9 @@ fn main() -> Result<()> {
             serde_json::to_string(&client::connects(&to(target), count, threads)?)?
         }
         Action::Pings { target, count } => serde_json::to_string(&client::pings(&to(target), count)?)?,
+        Action::Latency { target, count, pace_us } => {
+            serde_json::to_string(&latency::latency(&to(target), count, Duration::from_micros(pace_us))?)?
+        }
         Action::Steady { targets, until } => {
             let targets: Vec<_> = targets.into_iter().map(to).collect();
             serde_json::to_string(&client::steady(&targets, &until)?)?

@@ -1,5 +1,6 @@
 //! Peers that mean harm, at the tunnel port: each is refused, with its reason named in the proxy's metrics or its answer.
 
+mod attack;
 mod forge;
 mod tunnel;
 

@@ -148,9 +148,36 @@ fn a_pod_that_joins_is_captured_and_one_that_leaves_is_let_go() {
         lab.apply(&millrace_lab::manifests::pod(lab.number(), lab.topology(), &joins))?;
         clock::until(CALL, "it has joined and is let in", || loner.connects(far))?;
         lab.apply(&millrace_lab::manifests::pod(lab.number(), lab.topology(), lab.topology().pod("shop/loner")?))?;
-        clock::until(CALL, "it has left and is refused", || loner.is_refused(far))?;
+        // Its own calls go on as before for as long as it lingers, ten seconds.
+        clock::until(CALL * 2, "it has left and is refused", || loner.is_refused(far))?;
         let _own = loner.serves("[::]:8080", &[])?;
         lab.pod("shop/client")?.connects(loner.at(8080))?;
+        Ok(())
+    });
+}
+
+/// Its callers and its node can't learn of it at the same moment: who has not heard yet finds its listeners, for a while.
+#[test]
+fn a_pod_that_leaves_the_mesh_is_served_for_a_while_and_then_left_alone() {
+    scene::mesh(&plan(), |lab| {
+        let _serving = lab.pod("shop/far")?.serves("[::]:8080", &[])?;
+        let far = lab.pod("shop/far")?.at(8080);
+        let (client, loner) = (lab.pod("shop/client")?, lab.pod("shop/loner")?);
+        lab.apply(&encryption_policy("shop/strict", "Strict", "web")?)?;
+        clock::until(CALL, "who is outside is refused", || loner.is_refused(far))?;
+        client.connects(far)?;
+        let has_listeners =
+            || -> Result<bool> { Ok(lab.pod("shop/far")?.run(&["ss", "-Htln"])?.ok()?.contains(":15008")) };
+        let mut leaves = lab.topology().pod("shop/far")?.clone();
+        leaves.plan.labels.insert(millrace_lab::plan::MESH.to_owned(), "disabled".to_owned());
+        lab.apply(&millrace_lab::manifests::pod(lab.number(), lab.topology(), &leaves))?;
+        clock::until(CALL, "it has left and takes plain text", || loner.connects(far))?;
+        ensure!(has_listeners()?, "who has not heard yet finds no listener");
+        client.connects(far)?;
+        // And then it is left alone: nothing of the mesh is in its namespace.
+        clock::until(CALL * 2, "its listeners are closed", || ensure_that(!has_listeners()?, "they are open"))?;
+        client.connects(far)?;
+        loner.connects(far)?;
         Ok(())
     });
 }

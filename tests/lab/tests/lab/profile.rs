@@ -66,6 +66,7 @@ fn a_profile_is_in_force_on_its_node_alone_and_goes_without_a_trace() {
             "proxy": {"workers": n_usual + 2, "cpus": "0", "congestionControl": "cubic", "http2": {"streamWindowBytes": 2_097_152}},
             "pods": {"congestionControl": "reno"},
             "maps": {"DESTS": 200_000},
+            "workloadLimits": {"maxConnections": 777, "shareWeight": 300},
         });
         lab.apply(&profile(&spec))?;
         comes(lab, ("a", "spec.proxy.workers"), &(n_usual + 2).to_string())?;
@@ -78,6 +79,8 @@ fn a_profile_is_in_force_on_its_node_alone_and_goes_without_a_trace() {
         comes(lab, ("a", "spec.proxy.http2.connectionWindowBytes"), "134217728")?;
         comes(lab, ("a", "spec.proxy.congestionControl"), "cubic")?;
         comes(lab, ("a", "spec.pods.congestionControl"), "reno")?;
+        comes(lab, ("a", "spec.workloadLimits.maxConnections"), "777")?;
+        comes(lab, ("a", "spec.workloadLimits.shareWeight"), "300")?;
         let [wanted, in_force, note] = setting(lab, "a", "spec.maps.DESTS")?;
         ensure!(
             (wanted.as_str(), in_force.as_str()) == ("200000", "131072") && note.contains("restart of the agent"),
@@ -117,6 +120,7 @@ fn a_profile_is_in_force_on_its_node_alone_and_goes_without_a_trace() {
         lab.remove(&profile(&Value::Null))?;
         comes(lab, ("a", "spec.proxy.workers"), &n_usual.to_string())?;
         comes(lab, ("a", "spec.proxy.congestionControl"), "by the kernel")?;
+        comes(lab, ("a", "spec.workloadLimits.shareWeight"), "100")?;
         clock::until(CALL, "the workers that are too many have ended", || {
             let found = workers(lab, "a")?;
             // The one that carries the steady connection may be among them: it ends with it.

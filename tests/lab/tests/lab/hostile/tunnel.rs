@@ -101,7 +101,7 @@ async fn connect(
     Ok(Outcome::Answered { status, reason, greeting })
 }
 
-fn client_config(papers: Option<&Papers>) -> Result<ClientConfig> {
+pub(super) fn client_config(papers: Option<&Papers>) -> Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[&TLS13])?;
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Credulous(provider)));
