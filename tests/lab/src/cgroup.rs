@@ -34,19 +34,18 @@ pub fn make(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("make cgroup {}", path.display()))
 }
 
-/// Kills whoever is in the lab's subtree and removes it.
-pub fn remove(number: u32) -> Result<()> {
-    let top = of_lab(number)?;
+/// Kills whoever is in a subtree, such as a lab's, and removes it.
+pub fn remove(top: &Path) -> Result<()> {
     if !top.exists() {
         return Ok(());
     }
-    fs::write(top.join("cgroup.kill"), "1").context("kill what is left in the lab")?;
-    clock::until(DEATH, "the lab's processes end", || {
+    fs::write(top.join("cgroup.kill"), "1").with_context(|| format!("kill what is left in {}", top.display()))?;
+    clock::until(DEATH, "its processes end", || {
         let events = fs::read_to_string(top.join("cgroup.events"))?;
         ensure!(events.contains("populated 0"), "some still run");
         Ok(())
     })?;
-    remove_tree(&top).with_context(|| format!("remove cgroup {}", top.display()))
+    remove_tree(top).with_context(|| format!("remove cgroup {}", top.display()))
 }
 
 fn remove_tree(path: &Path) -> io::Result<()> {

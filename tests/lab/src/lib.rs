@@ -13,6 +13,7 @@ pub mod demo;
 pub mod frames;
 pub mod intruder;
 pub mod lab;
+pub mod load;
 pub mod manifests;
 pub mod mesh;
 pub mod metrics;

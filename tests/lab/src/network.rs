@@ -66,12 +66,20 @@ pub fn make(number: u32, topology: &Topology) -> Result<()> {
     Ok(())
 }
 
-/// Removes the namespaces of the lab with this number; their links go with them.
-pub fn remove(number: u32) -> Result<()> {
-    let Ok(entries) = fs::read_dir(NETNS) else { return Ok(()) };
-    let prefix = format!("mr{number}-");
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    batch(None, names.filter(|name| name.starts_with(&prefix)).map(|name| format!("netns del {name}")))
+/// How the names of a lab's namespaces begin.
+pub fn prefix(number: u32) -> String {
+    format!("mr{number}-")
+}
+
+/// The names of all namespaces that have one.
+pub fn names() -> Vec<String> {
+    let Ok(entries) = fs::read_dir(NETNS) else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+}
+
+/// Removes the namespaces whose names begin so, such as a lab's; their links go with them.
+pub fn remove(prefix: &str) -> Result<()> {
+    batch(None, names().into_iter().filter(|name| name.starts_with(prefix)).map(|name| format!("netns del {name}")))
 }
 
 fn wire(number: u32, topology: &Topology) -> Vec<String> {

@@ -124,8 +124,8 @@ pub fn remove_kept() -> Result<Vec<u32>> {
 /// Removes all that a lab of this number has: processes first, for they hold the rest.
 fn sweep(number: u32) -> Result<()> {
     let directory = directory(number);
-    cgroup::remove(number)?;
-    network::remove(number)?;
+    cgroup::remove(&cgroup::of_lab(number)?)?;
+    network::remove(&network::prefix(number))?;
     if directory.exists() {
         unmount_below(&directory)?;
         fs::remove_dir_all(&directory).with_context(|| format!("remove {}", directory.display()))?;

@@ -6,6 +6,7 @@
 mod datagram;
 mod guard;
 mod host;
+mod leftovers;
 mod pod;
 mod proxy;
 
@@ -15,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -29,12 +30,13 @@ use millrace_agent::kernel::{Capacities, Kernel, Missing, Options, Write};
 
 pub(crate) use self::{
     datagram::{Echo, heard, is_silent, udp_header},
+    leftovers::sweep,
     pod::{Family, PATIENCE, Pod, bytes, port_bytes, socket_addr},
     proxy::{Asked, Proxy},
 };
 
 /// Where cgroup2 is, by /proc/mounts.
-fn cgroup2() -> PathBuf {
+pub(crate) fn cgroup2() -> PathBuf {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup2 is not mounted");
     line.split(' ').nth(1).unwrap().into()
@@ -46,10 +48,14 @@ struct Domain(PathBuf);
 
 static USERS: Mutex<usize> = Mutex::new(0);
 
+/// What killed runs left goes before the first node of this one.
+static SWEPT: Once = Once::new();
+
 impl Domain {
     fn join() -> Self {
+        SWEPT.call_once(|| sweep(&cgroup2()));
         let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
-        let domain = cgroup2().join(format!("mrk-{}", std::process::id()));
+        let domain = cgroup2().join(format!("{}{}", leftovers::PREFIX, std::process::id()));
         if *users == 0 {
             fs::create_dir(&domain).unwrap();
             fs::write(domain.join("cgroup.procs"), "0").unwrap();
@@ -98,7 +104,7 @@ impl Node {
     /// The same, of a kernel that lacks this.
     pub(crate) fn without(missing: Missing) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("mrk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}{}-{}", leftovers::PREFIX, std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let domain = Domain::join();
         let cgroup = domain.0.join(&name);
         fs::create_dir(&cgroup).unwrap();
@@ -109,7 +115,7 @@ impl Node {
         ip(&format!("-n {bridge} link set br0 up"));
         ip(&format!("-n {bridge} addr add 10.77.0.1/24 dev br0"));
         ip(&format!("-n {bridge} addr add fd77::1/64 dev br0 nodad"));
-        let pins = PathBuf::from("/sys/fs/bpf/millrace").join(&name).join(format!("v{}", millrace_abi::SCHEMA));
+        let pins = PathBuf::from(leftovers::PINS).join(&name).join(format!("v{}", millrace_abi::SCHEMA));
         let options = Options { pins, cgroup: cgroup.clone(), missing, ..Options::default() };
         let kernel = Kernel::open(&options).unwrap_or_else(|error| panic!("{}", chain(&error)));
         Self {

@@ -18,12 +18,12 @@ use crate::node::{Family, Node, Pod, ip, until};
 const QUOTA: usize = capacity::PENDING_PER_POD as usize;
 
 /// Has this pod's packets to the other vanish: no machine on the wire has that link address.
-fn black_hole(client: &Pod, server: &Pod) {
+pub(crate) fn black_hole(client: &Pod, server: &Pod) {
     ip(&format!("-n {} neigh add {} lladdr 02:00:00:00:00:99 dev eth0 nud permanent", client.name(), server.ip4));
 }
 
 /// Connects without waiting: the socket, and EINPROGRESS where that is under way, or the errno it fails with.
-fn begins(to: SocketAddr) -> (Socket, i32) {
+pub(crate) fn begins(to: SocketAddr) -> (Socket, i32) {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)).unwrap();
     socket.set_nonblocking(true).unwrap();
     let errno = socket.connect(&to.into()).unwrap_err().raw_os_error().unwrap();
@@ -32,7 +32,7 @@ fn begins(to: SocketAddr) -> (Socket, i32) {
 
 /// Waits until nothing is left of the pod's records and count. Another test's child, between fork and exec, may hold a copy of
 /// a socket that is closed here.
-fn settles(node: &Node, pod: &Pod) {
+pub(crate) fn settles(node: &Node, pod: &Pod) {
     until(|| (node.handoffs(), node.pending(pod)) == (0, Some(0)));
     assert_eq!((node.handoffs(), node.pending(pod)), (0, Some(0)));
 }

@@ -37,6 +37,8 @@ mod plain;
 #[cfg(test)]
 mod plaintext;
 #[cfg(test)]
+mod ports;
+#[cfg(test)]
 mod profile;
 #[cfg(test)]
 mod returns;

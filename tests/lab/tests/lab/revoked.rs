@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use millrace_lab::{
-    Lab, Part, Plan, Pod,
+    Lab, Part, Plan, Pod, clock,
     manifests::{self, Rule, access_policy},
     peer::crowd::{Crowd, unix_us},
     process::Process,
@@ -30,10 +30,14 @@ struct Calls {
 fn call(lab: &Lab, from: &str, to: &str, family: usize, count: usize) -> Result<Calls> {
     let ip = *lab.pod(to)?.addresses().both().get(family).context("two families")?;
     let target = std::net::SocketAddr::new(ip, 8080).to_string();
-    let name = format!("crowd-{}-{family}", to.replace('/', "-"));
+    call_at(lab, (from, &format!("{}-{family}", to.replace('/', "-"))), &target, count)
+}
+
+fn call_at(lab: &Lab, (from, name): (&str, &str), target: &str, count: usize) -> Result<Calls> {
+    let name = format!("crowd-{name}");
     let until = lab.directory().join(format!("{}-{name}", from.replace('/', "-")));
     let (program, count) = (lab.binaries().path("probe-peer")?.display().to_string(), count.to_string());
-    let arguments = [&program, "crowd", &target, "--count", &count, "--until", &until.display().to_string()];
+    let arguments = [&program, "crowd", target, "--count", &count, "--until", &until.display().to_string()];
     let mut process = lab.pod(from)?.start(&name, &arguments)?;
     process.says("open", CALL)?;
     Ok(Calls { process, until })
@@ -91,7 +95,7 @@ fn policy_that_turns_closes_half_of_200_connections_and_leaves_the_others() {
         let start = unix_us()?;
         lab.apply(&access_policy("shop/guard", "Allow", "bob", &[Rule::identity("shop/dave")])?)?;
         closed("policy turned", alice, 100, start)?;
-        let revoked = lab.admin(Part::Agent("a")).metrics()?.sum("millrace_agent_revoked_total", &[]);
+        let revoked = revoked(lab)?;
         alive("policy turned, callers that it allows", dave, 100)?;
         ensure!(revoked == 100.0, "each is counted once: {revoked}");
         Ok(())
@@ -115,4 +119,47 @@ fn a_pod_that_is_gone_leaves_no_connection_behind() {
         closed("the caller is gone", callers, 100, start)?;
         alive("a pod is gone, connections of others", stays, 100)
     });
+}
+
+/// Calls of the service by its address: alone in having endpoints, bob and carol each have their part.
+fn call_service(lab: &Lab, count: usize) -> Result<Calls> {
+    let target = std::net::SocketAddr::new(lab.topology().service("shop/both")?.addresses.v4.into(), 80).to_string();
+    call_at(lab, ("shop/alice", "both"), &target, count)
+}
+
+/// A backend that is told to go finishes what it has; once its pod is gone, what it had through the service is closed.
+#[test]
+fn a_services_backend_keeps_its_connections_while_it_goes_and_has_none_when_it_is_gone() {
+    let pods = [Pod::new("shop/alice"), Pod::new("shop/bob").app("both"), Pod::new("shop/carol").app("both")];
+    let plan = Plan::new("backend-gone").node("a", pods).service("shop/both", &[(80, 8080)]);
+    scene::mesh(&plan, |lab| {
+        let _serving =
+            [lab.pod("shop/bob")?.serves("[::]:8080", &[])?, lab.pod("shop/carol")?.serves("[::]:8080", &[])?];
+        let calls = call_service(lab, 100)?;
+        let mut carol = manifests::pod(lab.number(), lab.topology(), lab.topology().pod("shop/carol")?);
+        carol["metadata"]["deletionTimestamp"] = serde_json::json!("2026-01-01T00:00:00Z");
+        lab.apply(&carol)?;
+        clock::until(CALL, "new calls are bob's alone", || {
+            let done = lab.pod("shop/alice")?.connects_often("both:80", 30)?;
+            ensure!(done.by_name.keys().eq(["shop/bob"]), "by {done:?}");
+            Ok(())
+        })?;
+        ensure!(revoked(lab)? == 0.0, "a backend that is going was cut");
+        lab.remove(&carol)?;
+        clock::until(IN_FORCE, "what carol had is closed", || {
+            let closed = revoked(lab)?;
+            // A hundred draws of one in two: fewer than 20 come once in a thousand million runs.
+            ensure!((20.0..=80.0).contains(&closed), "{closed} are");
+            Ok(())
+        })?;
+        let (closed, left) = (revoked(lab)?, calls.look()?);
+        println!("a backend is gone: {closed} of 100 connections closed, {} live", left.alive);
+        ensure!(left.closed as f64 == closed && left.alive + left.closed == 100, "bob's live, and no other: {left:?}");
+        Ok(())
+    });
+}
+
+/// How many connections the agent has closed.
+fn revoked(lab: &Lab) -> Result<f64> {
+    Ok(lab.admin(Part::Agent("a")).metrics()?.sum("millrace_agent_revoked_total", &[]))
 }
