@@ -7,9 +7,9 @@ use std::{
 };
 
 use millrace_abi::{
-    Addr, AffinityKey, AffinityValue, BackendKey, Dest, End, Exempt, Failures, Guard, Handoff, ListenerKey, N_REASONS,
-    Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuning, Tuple,
-    Verdict, VerdictKey,
+    Addr, AffinityKey, AffinityValue, BackendKey, Dest, End, Exempt, Failures, Guard, Handoff, ListenerKey, Listening,
+    ListeningKey, N_REASONS, Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey,
+    SlotValue, Tuning, Tuple, Verdict, VerdictKey,
     capacity::{self, FLOW_BYTES},
     map,
     udp::{Ask, AskKey, Pace, Peers, StrangerKey, ToldKey},
@@ -65,6 +65,7 @@ pub(super) fn layouts(capacities: &Capacities) -> [(&'static str, Layout); map::
         (map::SLOTS, of::<SlotKey, SlotValue>(room(map::SLOTS))),
         (map::AFFINITY, of::<AffinityKey, AffinityValue>(room(map::AFFINITY))),
         (map::FAILURES, of::<BackendKey, Failures>(capacity::FAILURES)),
+        (map::LISTENING, of::<ListeningKey, Listening>(capacity::LISTENING)),
         (map::VERDICTS, of::<VerdictKey, Verdict>(room(map::VERDICTS))),
         (map::PROBES, of::<ProbeKey, u32>(room(map::PROBES))),
         (map::HANDOFFS, of::<Tuple, Handoff>(room(map::HANDOFFS))),

@@ -1,8 +1,8 @@
 //! Decides what the programs do once their look-ups are done. Pure, so that it is tested on the host; the programs do the pointer work.
 
 use crate::{
-    Addr, AffinityValue, Dest, DestKind, Handoff, HandoffKind, Pending, Pod, PodKind, Port, Reason, ServiceValue,
-    SlotValue, Verdict, capacity,
+    Addr, AffinityValue, Dest, DestKind, Handoff, HandoffKind, Listening, Pending, Pod, PodKind, Port, Reason,
+    ServiceValue, SlotValue, Verdict, capacity,
 };
 
 /// Where a connect goes, once the destination address has been looked up.
@@ -167,6 +167,17 @@ pub fn without_slots(service: &ServiceValue) -> Option<Reason> {
 #[inline(always)]
 pub fn affinity_holds(given: &AffinityValue, now_ns: u64, affinity_s: u32) -> bool {
     now_ns.saturating_sub(given.at_ns) < u64::from(affinity_s) * 1_000_000_000
+}
+
+/// How long a port that lost its last listener is passed over. The control plane says so within a second; where nobody goes
+/// and the application was merely restarted, its next listener says so. Past it the port is tried again: it may have been
+/// listened on before the programs were there to see it.
+const PASSED_OVER_NS: u64 = 30_000_000_000;
+
+/// True where a port lost its last listener a moment ago.
+#[inline(always)]
+pub fn is_closed(listening: &Listening, now_ns: u64) -> bool {
+    listening.closed_ns != 0 && now_ns.saturating_sub(listening.closed_ns) < PASSED_OVER_NS
 }
 
 /// True where a slot gives this backend, of its own or as its alias.

@@ -174,6 +174,28 @@ pub struct Failures {
     pub cause: u32,
 }
 
+/// Key of LISTENING: a port of a workload of this node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListeningKey {
+    /// The workload's id.
+    pub workload: u64,
+    /// The port.
+    pub port: Port,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// Value of LISTENING: who listens there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// How many sockets do, of those that were seen to begin.
+    pub n_open: i64,
+    /// CLOCK_MONOTONIC when the last of them was closed; 0: one is open.
+    pub closed_ns: u64,
+}
+
 /// Key of VERDICTS. Looked up with the port, then with port 0; where both are missing the answer is no.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -414,6 +436,6 @@ macro_rules! sizes {
     };
 }
 sizes! {
-    Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 16, AffinityKey = 32, AffinityValue = 32, BackendKey = 20, Failures = 24, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16, ProbeKey = 20,
+    Pod = 48, Dest = 24, ServiceKey = 20, ServiceValue = 16, AffinityKey = 32, AffinityValue = 32, BackendKey = 20, Failures = 24, ListeningKey = 16, Listening = 16, SlotKey = 8, SlotValue = 40, VerdictKey = 24, Verdict = 16, ProbeKey = 20,
     Tuple = 48, Pending = 8, Original = 40, Handoff = 80, ShownClient = 20, End = 48, Exempt = 4, ListenerKey = 20, FlowEvent = 80,
 }

@@ -17,8 +17,8 @@ pub use account::{EndEvent, Side};
 pub use forge::{Guard, GuardKind};
 pub use layout::{
     AffinityKey, AffinityValue, BackendKey, Dest, DestKind, End, Exempt, Failures, FlowEvent, Handoff, HandoffKind,
-    ListenerKey, ListenerKind, Original, OriginalMode, Pending, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue,
-    ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, cgroup_key,
+    ListenerKey, ListenerKind, Listening, ListeningKey, Original, OriginalMode, Pending, Pod, PodKind, ProbeKey,
+    ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, cgroup_key,
 };
 pub use reason::{Action, N_REASONS, Reason, action};
 pub use tuning::Tuning;
@@ -57,6 +57,8 @@ pub mod capacity {
     pub const AFFINITIES: u32 = 65_536;
     /// Backends that connections failed to, and were not made to since. Past it the one unused longest counts from nothing.
     pub const FAILURES: u32 = 16_384;
+    /// Ports that this node's pods listen on. Past it the one unused longest is forgotten, and its close goes unnoticed.
+    pub const LISTENING: u32 = 16_384;
     /// Verdicts: sources on this node times policy groups times ports named.
     pub const VERDICTS: u32 = 262_144;
     /// Ports that probes name, by address: three probes a container, four containers, both families, of 250 pods, and room.
@@ -111,6 +113,8 @@ pub mod map {
     pub const AFFINITY: &str = "AFFINITY";
     /// `LruHashMap<BackendKey, Failures>`: made and counted by programs, removed by the agent.
     pub const FAILURES: &str = "FAILURES";
+    /// `LruHashMap<ListeningKey, Listening>`: written by programs alone.
+    pub const LISTENING: &str = "LISTENING";
     /// `HashMap<VerdictKey, Verdict>`.
     pub const VERDICTS: &str = "VERDICTS";
     /// `HashMap<ProbeKey, u32>`: the value says nothing.
@@ -150,8 +154,9 @@ pub mod map {
     /// `Array<Tuning>`, one entry: how connections are tuned.
     pub const TUNING: &str = "TUNING";
     /// Every map that is pinned.
-    pub const ALL: [&str; 26] = [
-        CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, FAILURES, VERDICTS, PROBES, HANDOFFS, PENDING, LISTENERS,
-        GUARDS, FORGED, ORIGINAL, CLIENT, ENDS, EXEMPT, REASONS, FLOWS, TUNING, STRANGERS, ASKS, PEERS, TOLD, PACE,
+    pub const ALL: [&str; 27] = [
+        CONFIG, PODS, DESTS, SERVICES, SLOTS, AFFINITY, FAILURES, LISTENING, VERDICTS, PROBES, HANDOFFS, PENDING,
+        LISTENERS, GUARDS, FORGED, ORIGINAL, CLIENT, ENDS, EXEMPT, REASONS, FLOWS, TUNING, STRANGERS, ASKS, PEERS,
+        TOLD, PACE,
     ];
 }

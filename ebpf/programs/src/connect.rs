@@ -114,7 +114,7 @@ fn decided(pod: &Pod, key: u64, asked: &Endpoint) -> Outcome {
     if decide::is_loopback(&asked.addr) {
         return Outcome::of(Reason::Untouched, asked);
     }
-    let (target, is_service, binds) = match service::pick(key, &service_key(asked, IPPROTO_TCP)) {
+    let (target, is_service, binds) = match service::pick_open(key, &service_key(asked, IPPROTO_TCP)) {
         Pick::NoService => (*asked, false, false),
         Pick::Backend(Picked { backend, binds }) => (backend, true, binds),
         Pick::Refused(reason) => return Outcome::of(reason, asked),

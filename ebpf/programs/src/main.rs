@@ -18,6 +18,7 @@ mod flow;
 mod forged;
 mod host;
 mod inbound;
+mod listening;
 mod maps;
 mod names;
 mod outcome;

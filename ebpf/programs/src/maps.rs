@@ -7,9 +7,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use millrace_abi::{
-    Addr, AffinityKey, AffinityValue, BackendKey, Dest, End, Exempt, Failures, Guard, Handoff, ListenerKey, N_REASONS,
-    Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuning, Tuple,
-    Verdict, VerdictKey, capacity,
+    Addr, AffinityKey, AffinityValue, BackendKey, Dest, End, Exempt, Failures, Guard, Handoff, ListenerKey, Listening,
+    ListeningKey, N_REASONS, Original, Pending, Pod, ProbeKey, ServiceKey, ServiceValue, ShownClient, SlotKey,
+    SlotValue, Tuning, Tuple, Verdict, VerdictKey, capacity,
     udp::{Ask, AskKey, Pace, Peers, Stranger, ToldKey},
 };
 
@@ -31,6 +31,8 @@ pub static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(capaci
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(capacity::AFFINITIES, 0);
 #[map]
 pub static FAILURES: LruHashMap<BackendKey, Failures> = LruHashMap::with_max_entries(capacity::FAILURES, 0);
+#[map]
+pub static LISTENING: LruHashMap<ListeningKey, Listening> = LruHashMap::with_max_entries(capacity::LISTENING, 0);
 #[map]
 pub static VERDICTS: HashMap<VerdictKey, Verdict> = HashMap::with_max_entries(capacity::VERDICTS, AS_NEEDED);
 #[map]

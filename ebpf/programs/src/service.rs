@@ -13,6 +13,7 @@ use millrace_abi::{AffinityKey, AffinityValue, Reason, ServiceKey, ServiceValue,
 
 use crate::{
     endpoint::Endpoint,
+    listening,
     maps::{AFFINITY, SERVICES, SLOTS},
 };
 
@@ -23,6 +24,13 @@ const TRIES: u32 = 3;
 
 /// Halvings that find one slot of 2^20, twice as many as there can be.
 const HALVINGS: u32 = 20;
+
+/// Places of a table that are looked at after one of a backend that had just closed its listener. They are as far from one another as
+/// can be, so that of a table with no more slots than this every one is looked at.
+const FURTHER: u32 = 16;
+
+/// From one such place to the next, as a draw.
+const STRIDE: u32 = u32::MAX / FURTHER + 1;
 
 /// What a service's table says of a destination.
 pub enum Pick {
@@ -38,7 +46,41 @@ pub struct Picked {
     pub binds: bool,
 }
 
-/// The backend for a client in this namespace.
+/// The backend for a client in this namespace: one that has not just closed its listener, where there is one. Of TCP services.
+#[inline(always)]
+pub fn pick_open(netns: u64, key: &ServiceKey) -> Pick {
+    match pick(netns, key) {
+        Pick::Backend(picked) if listening::is_closed(&picked.backend) => {
+            let backend = further(netns, key, picked.binds).unwrap_or(picked.backend);
+            Pick::Backend(Picked { backend, ..picked })
+        }
+        picked => picked,
+    }
+}
+
+/// A backend that has not just closed its listener. None where all that are looked at have: to refuse is then for the first that was
+/// picked. The places are computed from a draw and not walked to: from one that is known the verifier would walk every way there is.
+#[inline(always)]
+fn further(netns: u64, key: &ServiceKey, binds: bool) -> Option<Endpoint> {
+    let service = service(key)?;
+    let first = draw();
+    let mut looked = 0;
+    while looked < FURTHER {
+        let number = decide::slot(first.wrapping_add(looked * STRIDE), service.n_slots);
+        let slot = slot(service.table, number)?;
+        let backend = Endpoint { addr: slot.addr, port: slot.port };
+        if !listening::is_closed(&backend) {
+            if binds {
+                give(netns, key, &backend, number);
+            }
+            return Some(backend);
+        }
+        looked += 1;
+    }
+    None
+}
+
+/// The backend for a client in this namespace, whether it listens or not.
 #[inline(always)]
 pub fn pick(netns: u64, key: &ServiceKey) -> Pick {
     let mut tries = 0;
@@ -110,6 +152,17 @@ fn given(netns: u64, service_key: &ServiceKey, service: &ServiceValue) -> Option
     let (backend, slot) = drawn(service)?;
     let value = AffinityValue { at_ns: now_ns, addr: backend.addr, port: backend.port, reserved: [0; 2], slot };
     AFFINITY.insert(key, value, flags.into()).ok().map(|()| backend)
+}
+
+/// Gives a client another backend than it had.
+#[inline(always)]
+fn give(netns: u64, service_key: &ServiceKey, backend: &Endpoint, slot: u32) {
+    let key = AffinityKey { netns, service: *service_key, reserved: 0 };
+    // SAFETY: reads a clock.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    let value = AffinityValue { at_ns, addr: backend.addr, port: backend.port, reserved: [0; 2], slot };
+    // Where there is no room for it, it is found closed once more the next time.
+    let _: Result<(), i32> = AFFINITY.insert(key, value, BPF_ANY.into());
 }
 
 /// A slot of the service's table that names this backend: the one it was found in before, or by halving, since each backend

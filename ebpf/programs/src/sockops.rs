@@ -3,7 +3,8 @@
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock_ops,
+        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE,
+        BPF_TCP_LISTEN, BPF_TCP_SYN_SENT, bpf_sock_ops,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::SockOpsContext,
@@ -18,7 +19,7 @@ use crate::{
     connect,
     endpoint::{self, AF_INET6, Endpoint},
     flow::{self, Flow},
-    forged,
+    forged, listening,
     maps::{CLIENT, DESTS, ENDS, HANDOFFS, ORIGINAL, PODS, PROBES},
     outcome, pending,
     storage::Socket,
@@ -64,6 +65,10 @@ pub fn sockops(ctx: &SockOpsContext) -> u32 {
             tuning::tune(ops, socket(ops), netns(ops), Moment::Accepted);
             accepted(ops);
         }
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening::begun(ops),
+        BPF_SOCK_OPS_STATE_CB if state(ops) == BPF_TCP_CLOSE && state_before(ops) == BPF_TCP_LISTEN => {
+            listening::ended(ops);
+        }
         BPF_SOCK_OPS_STATE_CB if state(ops) == BPF_TCP_CLOSE => closed(ops),
         _ => {}
     }
@@ -104,7 +109,7 @@ fn is_written(key: &Tuple, record: &Handoff) -> bool {
 
 /// Has the kernel tell when this socket's state changes.
 #[inline(always)]
-fn hear_of_its_end(ops: *mut bpf_sock_ops) {
+pub fn hear_of_its_end(ops: *mut bpf_sock_ops) {
     let ctx = SockOpsContext::new(ops);
     // The one failure is an unknown flag.
     let _: Result<(), i32> = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
@@ -293,7 +298,7 @@ fn state_before(ops: *mut bpf_sock_ops) -> u32 {
 }
 
 #[inline(always)]
-fn netns(ops: *mut bpf_sock_ops) -> u64 {
+pub fn netns(ops: *mut bpf_sock_ops) -> u64 {
     // SAFETY: the helper takes this program's context.
     unsafe { bpf_get_netns_cookie(ops.cast()) }
 }

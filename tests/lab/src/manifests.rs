@@ -39,6 +39,11 @@ impl Manifests {
         Ok(target)
     }
 
+    /// Whether there is a pod of this name.
+    pub fn has_pod(&self, pod: &Pod) -> bool {
+        self.directory.join(format!("pod-{}-{}.yaml", pod.name.namespace, pod.name.name)).exists()
+    }
+
     /// Removes an object's file.
     pub fn remove(&self, object: &Value) -> Result<()> {
         let path = self.directory.join(file_name(object)?);
@@ -71,7 +76,9 @@ pub fn objects(number: u32, topology: &Topology) -> Vec<Value> {
     }
     for p in &topology.pods {
         all.push(service_account(p));
-        all.push(pod(number, topology, p));
+        if !p.plan.is_later {
+            all.push(pod(number, topology, p));
+        }
     }
     all.extend(topology.services.iter().map(service));
     all

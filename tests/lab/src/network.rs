@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     place,
     plan::{self, Addresses},
-    topology::Topology,
+    topology::{Pod, Topology},
 };
 
 /// Where `ip netns` keeps names of network namespaces.
@@ -36,6 +36,9 @@ const ON_NODES: [(&str, &str); 2] = [("net/ipv4/ip_forward", "1"), ("net/ipv6/co
 /// Set in node namespaces once the uplink is there: a pod's source address is believed only where its route leads.
 const ON_UPLINKS: [(&str, &str); 1] = [("net/ipv4/conf/eth0/rp_filter", "1")];
 
+/// The link-layer address of every bridge: each is in a namespace of its own.
+const BRIDGE: &str = "02:00:00:00:00:01";
+
 /// The path of a lab's network namespace.
 pub fn netns(number: u32, name: &str) -> PathBuf {
     Path::new(NETNS).join(netns_name(number, name))
@@ -48,7 +51,9 @@ fn netns_name(number: u32, name: &str) -> String {
 /// Makes all of a lab's network.
 pub fn make(number: u32, topology: &Topology) -> Result<()> {
     let name = |of: &str| netns_name(number, of);
-    let all: Vec<&str> = topology.places().collect();
+    let later: Vec<String> =
+        topology.pods.iter().filter(|pod| pod.plan.is_later).map(|pod| pod.plan.name.clone()).collect();
+    let all: Vec<&str> = topology.places().filter(|place| !later.iter().any(|pod| pod == place)).collect();
     batch(None, all.iter().map(|of| format!("netns add {}", name(of))))?;
     for of in &all {
         place::inside(&netns(number, of), || set(&EVERYWHERE))??;
@@ -60,10 +65,36 @@ pub fn make(number: u32, topology: &Topology) -> Result<()> {
         batch(Some(&name(&node.name)), node_links(number, node.number, topology))?;
         place::inside(&nodes_ns, || set(&ON_UPLINKS))??;
     }
-    for pod in topology.pods.iter().filter(|pod| !pod.plan.host_network) {
+    for pod in topology.pods.iter().filter(|pod| !pod.plan.host_network && !pod.plan.is_later) {
         batch(Some(&name(&pod.path())), pod_links(pod.node, pod.addresses))?;
     }
     Ok(())
+}
+
+/// Makes one pod's namespace, on the node of this name.
+pub fn add_pod(number: u32, node: &str, pod: &Pod) -> Result<()> {
+    let (nodes, path) = (netns_name(number, node), pod.path());
+    batch(None, [format!("netns add {}", netns_name(number, &path))])?;
+    place::inside(&netns(number, &path), || set(&EVERYWHERE))??;
+    batch(Some(&nodes), pod_port(number, pod))?;
+    // Its successor has the same, so that nobody who knew this one sends past it: runtimes have other ways to that.
+    let own = format!("link set eth0 address 02:00:00:01:{:02x}:{:02x}", pod.node, pod.number);
+    batch(Some(&netns_name(number, &path)), std::iter::once(own).chain(pod_links(pod.node, pod.addresses)))?;
+    Ok(())
+}
+
+/// Takes one pod's namespace its name away, and nothing more: it goes with the last who is in it or holds a socket of it.
+pub fn remove_pod(number: u32, pod: &Pod) -> Result<()> {
+    batch(None, [format!("netns del {}", netns_name(number, &pod.path()))])
+}
+
+/// The node's ends of its pods' links. A pod's is among them for as long as its namespace is really there.
+pub fn pod_ports(number: u32, node: &str) -> Result<Vec<String>> {
+    let output =
+        Command::new("ip").args(["-n", &netns_name(number, node), "-o", "link", "show", "type", "veth"]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let names = text.lines().filter_map(|line| line.split(": ").nth(1)?.split('@').next());
+    Ok(names.filter(|name| name.starts_with('p')).map(str::to_owned).collect())
 }
 
 /// How the names of a lab's namespaces begin.
@@ -101,12 +132,15 @@ fn node_links(number: u32, node: u8, topology: &Topology) -> Vec<String> {
     for other in topology.nodes.iter().filter(|other| other.number != node) {
         lines.extend(route(plan::pod_addresses(other.number, 0), plan::node_addresses(other.number)));
     }
-    for pod in topology.pods.iter().filter(|pod| pod.node == node && !pod.plan.host_network) {
-        let (port, namespace) = (format!("p{}", pod.number), netns_name(number, &pod.path()));
-        lines.push(format!("link add {port} type veth peer name eth0 netns {namespace}"));
-        lines.push(format!("link set {port} master pods0 up"));
+    for pod in topology.pods.iter().filter(|pod| pod.node == node && !pod.plan.host_network && !pod.plan.is_later) {
+        lines.extend(pod_port(number, pod));
     }
     lines
+}
+
+fn pod_port(number: u32, pod: &Pod) -> [String; 2] {
+    let (port, namespace) = (format!("p{}", pod.number), netns_name(number, &pod.path()));
+    [format!("link add {port} type veth peer name eth0 netns {namespace}"), format!("link set {port} master pods0 up")]
 }
 
 fn pod_links(node: u8, addresses: Addresses) -> Vec<String> {
@@ -120,7 +154,10 @@ fn pod_links(node: u8, addresses: Addresses) -> Vec<String> {
 
 fn bridge(name: &str, addresses: Addresses, v4_bits: u8) -> Vec<String> {
     // Snooping would hold neighbour discovery back until it has seen who listens.
-    let mut lines = vec![format!("link add {name} type bridge mcast_snooping 0"), format!("link set {name} up")];
+    // With an address of its own: else it takes the lowest of its ports', another one as pods come and go, and those who knew
+    // the former are not heard for seconds.
+    let mut lines =
+        vec![format!("link add {name} address {BRIDGE} type bridge mcast_snooping 0"), format!("link set {name} up")];
     if name == "br0" {
         lines.push("link set lo up".to_owned());
     }

@@ -44,6 +44,8 @@ pub struct Pod {
     pub weight: Option<u32>,
     /// True where it shares its node's network.
     pub host_network: bool,
+    /// True where it is not there until [`crate::Lab::create_pod`].
+    pub is_later: bool,
 }
 
 /// A service over the pods of its namespace whose `app` label is its name.
@@ -60,7 +62,14 @@ impl Pod {
     pub fn new(name: &str) -> Self {
         let short = name.rsplit('/').next().unwrap_or(name).to_owned();
         let labels = BTreeMap::from([("app".to_owned(), short.clone())]);
-        Self { name: name.to_owned(), labels, service_account: short, weight: None, host_network: false }
+        Self {
+            name: name.to_owned(),
+            labels,
+            service_account: short,
+            weight: None,
+            host_network: false,
+            is_later: false,
+        }
     }
 
     /// An endpoint of the service `app`, and of that service account.
@@ -82,6 +91,11 @@ impl Pod {
     /// In its node's network.
     pub fn host_network(self) -> Self {
         Self { host_network: true, ..self }
+    }
+
+    /// Made by the test, when it comes to it.
+    pub fn later(self) -> Self {
+        Self { is_later: true, ..self }
     }
 
     /// Not in the mesh, though its namespace is.

@@ -5,12 +5,13 @@ extern crate std;
 use std::vec::Vec;
 
 use super::{
-    affinity_holds, arrival, attests, attests_host, backend, caller, connect, failure, inbound, is_before, is_loopback,
-    is_mesh_port, is_v4, slot, told, told_by_callee, tuple_cookie, within_quota, without_slots,
+    affinity_holds, arrival, attests, attests_host, backend, caller, connect, failure, inbound, is_before, is_closed,
+    is_loopback, is_mesh_port, is_v4, slot, told, told_by_callee, tuple_cookie, within_quota, without_slots,
 };
 use crate::{
-    Addr, AffinityValue, Dest, DestKind, Handoff, HandoffKind, LOOPBACK_V4, LOOPBACK_V6, OUTBOUND_PORT, Original,
-    PLAINTEXT_PORT, Pending, Pod, PodKind, Port, Reason, ServiceValue, SlotValue, TUNNEL_PORT, Verdict, capacity,
+    Addr, AffinityValue, Dest, DestKind, Handoff, HandoffKind, LOOPBACK_V4, LOOPBACK_V6, Listening, OUTBOUND_PORT,
+    Original, PLAINTEXT_PORT, Pending, Pod, PodKind, Port, Reason, ServiceValue, SlotValue, TUNNEL_PORT, Verdict,
+    capacity,
 };
 
 const OWN: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1];
@@ -280,4 +281,14 @@ fn a_connection_that_was_not_made_says_why() {
     assert_eq!(failure(0, 1), Some(Reason::BackendTimedOut));
     assert_eq!(failure(1, 0), Some(Reason::BackendRefused));
     assert_eq!(failure(1, 3), Some(Reason::BackendRefused), "in the end it answered");
+}
+
+#[test]
+fn a_port_counts_as_closed_for_half_a_minute_after_its_last_listener() {
+    let second = 1_000_000_000;
+    let at = |closed_ns, now_ns| is_closed(&Listening { n_open: 0, closed_ns }, now_ns);
+    assert!(!at(0, 5 * second), "one that is open");
+    assert!(at(5 * second, 5 * second) && at(5 * second, 34 * second));
+    assert!(!at(5 * second, 35 * second));
+    assert!(at(6 * second, 5 * second), "closed on another core, a moment after this one read its clock");
 }

@@ -23,6 +23,8 @@ mod host_pods;
 mod hostile;
 mod inbound;
 mod leftovers;
+
+mod listening;
 mod load;
 mod maps;
 mod missing;

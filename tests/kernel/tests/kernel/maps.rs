@@ -28,6 +28,7 @@ fn each_map_has_the_room_that_is_written_down_and_tables_take_memory_as_entries_
             map::REASONS => millrace_abi::N_REASONS,
             map::FLOWS => capacity::FLOW_BYTES,
             map::FAILURES => capacity::FAILURES,
+            map::LISTENING => capacity::LISTENING,
             map::GUARDS => capacity::GUARDS,
             map::FORGED => capacity::FORGED,
             map::STRANGERS => capacity::STRANGERS,

@@ -13,11 +13,11 @@ use millrace_agent::kernel::Write;
 
 use crate::node::{Family, Node, Pod, Proxy, bytes, service_key};
 
-const VIP: &str = "10.96.0.10:80";
+pub(crate) const VIP: &str = "10.96.0.10:80";
 const VIP6: &str = "[fd96::10]:80";
 
 /// A service whose clients stay, with its slots in order as the agent writes them.
-fn affine(node: &Node, vip: &str, table: u32, backends: &[(Addr, u16)]) {
+pub(crate) fn affine(node: &Node, vip: &str, table: u32, backends: &[(Addr, u16)]) {
     let mut backends = backends.to_vec();
     backends.sort_unstable();
     node.service(vip, table, &backends);
@@ -33,10 +33,10 @@ fn spread(node: &Node, vip: &str, value: ServiceValue) {
 }
 
 /// A pod with eight applications, and which of them took a connection since this was asked last.
-struct Eight(Pod, Vec<TcpListener>);
+pub(crate) struct Eight(pub(crate) Pod, pub(crate) Vec<TcpListener>);
 
 impl Eight {
-    fn new(node: &Node) -> Self {
+    pub(crate) fn new(node: &Node) -> Self {
         let pod = node.pod();
         let listeners: Vec<TcpListener> = (8081..=8088).map(|port| pod.listens("::", port)).collect();
         for listener in &listeners {
@@ -45,11 +45,11 @@ impl Eight {
         Self(pod, listeners)
     }
 
-    fn backends(&self, addr: Addr) -> Vec<(Addr, u16)> {
+    pub(crate) fn backends(&self, addr: Addr) -> Vec<(Addr, u16)> {
         (8081..=8088).map(|port| (addr, port)).collect()
     }
 
-    fn took(&self) -> BTreeMap<u16, usize> {
+    pub(crate) fn took(&self) -> BTreeMap<u16, usize> {
         let mut took = BTreeMap::new();
         for listener in &self.1 {
             loop {
@@ -71,7 +71,7 @@ impl Eight {
     }
 }
 
-fn connects(client: &Pod, to: &str, n: usize) {
+pub(crate) fn connects(client: &Pod, to: &str, n: usize) {
     let to: SocketAddr = to.parse().unwrap();
     client.run(|| (0..n).for_each(|_| drop(TcpStream::connect(to).unwrap())));
 }

@@ -33,11 +33,50 @@ const AFTER: Duration = Duration::from_secs(1);
 /// How long its end may take: calls that wait for a proxy have 15 s.
 const END: Duration = Duration::from_secs(30);
 
+/// A load from both nodes.
+pub(super) struct Callers {
+    processes: Vec<Process>,
+    until: PathBuf,
+}
+
+impl Callers {
+    /// Starts a caller on each node; returns when their long connections are open.
+    pub(super) fn start(lab: &Lab, targets: &[String], rate: u32, long: usize) -> Result<Self> {
+        let program = lab.binaries().path("probe-peer")?.display().to_string();
+        let until = lab.directory().join("stop-load");
+        let path = until.display().to_string();
+        let (rate, long) = (rate.to_string(), long.to_string());
+        let mut arguments = vec![program.as_str(), "load", "--rate", &rate, "--long", &long, "--until", &path];
+        arguments.extend(targets.iter().map(String::as_str));
+        let mut processes = Vec::new();
+        for caller in CALLERS {
+            processes.push(lab.pod(caller)?.start("load", &arguments)?);
+        }
+        for caller in &mut processes {
+            caller.says("open", CALL)?;
+        }
+        Ok(Self { processes, until })
+    }
+
+    /// Ends it: what both saw.
+    pub(super) fn end(self) -> Result<Load> {
+        std::fs::write(&self.until, "")?;
+        let mut all = Load::default();
+        for mut caller in self.processes {
+            let status = caller.wait(END)?;
+            ensure!(status.success(), "a caller ended with {status}: {}", caller.errors());
+            let said = caller.output();
+            all = all.and(serde_json::from_str(said.lines().last().context("a caller says what it saw")?)?);
+        }
+        std::fs::remove_file(&self.until)?;
+        Ok(all)
+    }
+}
+
 /// Calls to both nodes by address and by service, from both nodes, short and long.
 pub(super) struct Traffic {
-    callers: Vec<Process>,
+    callers: Callers,
     servers: Vec<Process>,
-    until: PathBuf,
     acts: Vec<Act>,
 }
 
@@ -71,20 +110,10 @@ impl Traffic {
             process.says("listening", CALL)?;
             servers.push(process);
         }
-        let until = lab.directory().join("stop-load");
-        let targets = [lab.pod("shop/near")?.at(8080).to_string(), lab.pod("shop/far")?.at(8080).to_string()];
-        let mut callers = Vec::new();
-        for caller in CALLERS {
-            let (rate, long, until) = (RATE.to_string(), LONG.to_string(), until.display().to_string());
-            let mut arguments = vec![program.as_str(), "load", "web:80"];
-            arguments.extend(targets.iter().map(String::as_str));
-            arguments.extend(["--rate", &rate, "--long", &long, "--until", &until]);
-            callers.push(lab.pod(caller)?.start("load", &arguments)?);
-        }
-        for caller in &mut callers {
-            caller.says("open", CALL)?;
-        }
-        Ok(Self { callers, servers, until, acts: Vec::new() })
+        let by_address = SERVERS.map(|server| Ok(lab.pod(server)?.at(8080).to_string()));
+        let targets: Vec<String> = by_address.into_iter().chain([Ok("web:80".to_owned())]).collect::<Result<_>>()?;
+        let callers = Callers::start(lab, &targets, RATE, LONG)?;
+        Ok(Self { callers, servers, acts: Vec::new() })
     }
 
     /// Does something under the load, which then goes on for a while. `act` says when what it killed was gone.
@@ -96,7 +125,7 @@ impl Traffic {
         if let (Some(gone_us), Some(act)) = (gone, self.acts.get_mut(index)) {
             act.gone_us = gone_us;
         }
-        for process in self.callers.iter_mut().chain(&mut self.servers) {
+        for process in self.callers.processes.iter_mut().chain(&mut self.servers) {
             process.still_runs()?;
         }
         let until = clock::now() + AFTER;
@@ -109,20 +138,12 @@ impl Traffic {
     }
 
     /// Ends it: what became of it, act by act, and how much of it there was.
-    pub(super) fn end(mut self) -> Result<(Vec<Outcome>, Load)> {
-        std::fs::write(&self.until, "")?;
-        let mut all = Load::default();
-        for mut caller in std::mem::take(&mut self.callers) {
-            let status = caller.wait(END)?;
-            ensure!(status.success(), "a caller ended with {status}: {}", caller.errors());
-            let said = caller.output();
-            all = all.and(serde_json::from_str(said.lines().last().context("a caller says what it saw")?)?);
-        }
+    pub(super) fn end(self) -> Result<(Vec<Outcome>, Load)> {
+        let all = self.callers.end()?;
         for server in self.servers {
             server.signal(Signal::TERM)?;
             server.stop()?;
         }
-        std::fs::remove_file(&self.until)?;
         let mut outcomes: Vec<Outcome> =
             self.acts.iter().map(|act| Outcome { what: act.what.clone(), ..Outcome::default() }).collect();
         let at = |us: u64| self.acts.iter().rposition(|act| act.began_us <= us).unwrap_or(0);
