@@ -22,6 +22,7 @@ pub mod state;
 pub mod stats;
 mod syscall;
 pub mod tune;
+mod unmounted;
 
 pub use capacities::Capacities;
 pub use error::AttachError;

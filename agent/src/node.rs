@@ -107,6 +107,8 @@ pub struct Node {
     due: Option<Instant>,
     /// True where live connections could not all be judged by what the maps hold: they are with the next tick.
     judges_again: bool,
+    /// Why the pins can't be put where they belong.
+    unpinned: Option<String>,
     room: room::Room,
     outlying: outliers::Outlying,
     asked: tune::Asked,
@@ -161,6 +163,7 @@ impl Node {
             settled: Settled::No,
             due: None,
             judges_again: false,
+            unpinned: None,
             room: room::Room::default(),
             outlying: outliers::Outlying::default(),
             asked: tune::Asked::default(),
@@ -329,6 +332,8 @@ impl Node {
         if self.pods.has_left() {
             self.due.get_or_insert_with(clock::now);
         }
+
+        self.hold_pins();
         self.watch_outliers();
         // A moment after the maps: what was on its way to a pod that left is not cut off.
         if self.due.is_none() {
@@ -339,6 +344,22 @@ impl Node {
             self.revoke().await;
         }
         self.offer();
+    }
+
+    /// Sees to it that the pins are where the next agent looks for them. What goes wrong is said once.
+    fn hold_pins(&mut self) {
+        let failed = match self.kernel.hold_pins() {
+            Ok(false) => None,
+            Ok(true) => {
+                tracing::warn!("the BPF file system was unmounted: it is mounted again, and all was pinned anew");
+                None
+            }
+            Err(why) => Some(why.to_string()),
+        };
+        if let Some(why) = failed.as_ref().filter(|_| self.unpinned != failed) {
+            tracing::error!(error = why, "the pins are not where they belong, and can't be put there");
+        }
+        self.unpinned = failed;
     }
 
     fn drain_flows(&mut self) {

@@ -36,6 +36,7 @@ use super::{
     reconcile::Maps,
     state::{State, Write},
     syscall,
+    unmounted::Held,
 };
 
 /// The programs, built by build.rs.
@@ -45,7 +46,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MILLRACE_EBPF"));
 const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
 /// How far above the pins the BPF file system is mounted: `<bpffs>/millrace/<node>/v<SCHEMA>`.
-const PINS_DEPTH: usize = 3;
+pub(super) const PINS_DEPTH: usize = 3;
 
 /// The verifier gives up where a signal waits for the thread that loads (kernel/bpf/verifier.c, `do_check`): it is asked
 /// again, as often as libbpf does.
@@ -75,6 +76,7 @@ pub type Count = (Reason, u64);
 /// The kernel's half of a node. Dropping it leaves programs, maps and links as they are.
 pub struct Kernel {
     pub(super) pins: PathBuf,
+    pub(super) held: Held,
     cgroup: fs::File,
     pub(super) ebpf: Ebpf,
     pub(super) tables: Tables,
@@ -116,6 +118,7 @@ impl Kernel {
         }
         Ok(Self {
             pins: pins.clone(),
+            held: Held::of(pins)?,
             cgroup,
             reasons: taken(&mut ebpf, map::REASONS)?,
             flows: taken(&mut ebpf, map::FLOWS)?,
@@ -293,7 +296,7 @@ impl Maps for Kernel {
 }
 
 /// Mounts the BPF file system where it is missing, and makes the directory of pins, for root alone.
-fn prepare(pins: &Path) -> Result<(), AttachError> {
+pub(super) fn prepare(pins: &Path) -> Result<(), AttachError> {
     let root = pins.ancestors().nth(PINS_DEPTH).unwrap_or(pins);
     mount_bpffs(root).map_err(|source| AttachError::Mount { path: root.to_owned(), source })?;
     let why = |source| AttachError::Pin { path: pins.to_owned(), source };

@@ -18,6 +18,7 @@ use crate::{
     lab::{Lab, READY},
     manifests, plan,
     process::Process,
+    topology,
 };
 
 /// Where control listens, on the wire's address.
@@ -32,6 +33,7 @@ pub(crate) struct Mesh {
     holders: BTreeMap<String, Process>,
     more_agent_flags: Vec<String>,
     more_proxy_flags: Vec<String>,
+    shifted: BTreeMap<String, PathBuf>,
 }
 
 impl Mesh {
@@ -87,6 +89,21 @@ impl Lab {
         self.mesh.more_proxy_flags = flags.iter().map(ToString::to_string).collect();
     }
 
+    /// Sets the date of a node's agent and proxy so many seconds ahead, or back. Call it before they are started, with 0; from
+    /// then on it is in force at once.
+    pub fn shift_clock(&mut self, node: &str, seconds: i64) -> Result<()> {
+        let path = self.directory().join(format!("{node}-shift"));
+        if let Some(path) = self.mesh.shifted.get(node) {
+            // In place: it is mapped by who runs.
+            let file = fs::File::options().write(true).open(path)?;
+            return Ok(std::os::unix::fs::FileExt::write_all_at(&file, &seconds.to_ne_bytes(), 0)?);
+        }
+        fs::write(&path, seconds.to_ne_bytes())?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+        self.mesh.shifted.insert(node.to_owned(), path);
+        Ok(())
+    }
+
     /// A node's runtime directory: its sockets are in it.
     pub fn run_directory(&self, node: &str) -> PathBuf {
         self.directory().join(node).join("run")
@@ -100,6 +117,15 @@ impl Lab {
             Part::Proxy(node) => (self.proxy_command(node)?, format!("{node}-proxy")),
             Part::Holder(node) => (self.holder_command(node)?, format!("{node}-holder")),
         };
+        let (mut command, node) = match part {
+            Part::Control | Part::Holder(_) => (command, None),
+            Part::Agent(node) | Part::Proxy(node) => (command, Some(node)),
+        };
+        if let Some(file) = node.and_then(|node| self.mesh.shifted.get(node)) {
+            let library = self.binaries().directory().join("examples/libshift.so");
+            ensure!(library.exists(), "{} is not built: `cargo build --examples` makes it", library.display());
+            command.env("LD_PRELOAD", library).env("MILLRACE_LAB_SHIFT", file);
+        }
         let process = Process::start(command, &name, &self.logs())?;
         let before = match part {
             Part::Control => self.mesh.control.replace(process),
@@ -187,11 +213,15 @@ impl Lab {
             let text = workloads.to_string();
             ensure!(!text.contains("\"Pending\""), "{} still has pending workloads", node.name);
             let n_enrolled = text.matches("\"Enrolled\"").count();
-            let n_pods =
-                self.topology().pods.iter().filter(|pod| pod.plan.is_in_mesh() && !pod.plan.host_network).count();
+            let n_pods = self.topology().pods.iter().filter(|pod| self.counts(pod)).count();
             ensure!(n_enrolled >= n_pods, "{} has {n_enrolled} enrolled workloads of {n_pods}", node.name);
         }
         Ok(())
+    }
+
+    /// Whether a pod is one to be captured, and there.
+    fn counts(&self, pod: &topology::Pod) -> bool {
+        pod.plan.is_in_mesh() && !pod.plan.host_network && self.manifests().has_pod(pod)
     }
 
     fn control_command(&self) -> Result<Command> {
@@ -251,7 +281,8 @@ impl Lab {
         self.directory().join(node).join("state")
     }
 
-    fn bpffs(&self, node: &str) -> Result<PathBuf> {
+    /// A node's BPF file system, mounted where it is not yet.
+    pub fn bpffs(&self, node: &str) -> Result<PathBuf> {
         let path = self.directory().join(node).join("bpf");
         if !path.exists() {
             fs::create_dir_all(&path)?;

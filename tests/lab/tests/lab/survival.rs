@@ -2,9 +2,11 @@
 //!
 //! Each fact has a test of a round or two that always runs, and the same in twenty rounds, which end with a table.
 
+mod faults;
 mod handover;
 mod killed;
 mod load;
+mod rollout;
 
 use millrace_lab::{Plan, Pod};
 
