@@ -66,9 +66,12 @@ pub struct Settings {
     /// The control plane's address.
     #[arg(long, global = true, value_name = "https://HOST:PORT")]
     pub control: Option<String>,
-    /// The file that holds the token to join with; needed until the node has a certificate.
+    /// The file that holds the token to join with: a join token, or a service account's, read again as it rotates; needed until the node has a certificate.
     #[arg(long, global = true, value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
+    /// The file that holds the mesh's roots, as PEM; needed where the token is a service account's.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub roots_file: Option<PathBuf>,
     /// Where sockets are made: proxy.sock and agent-admin.sock.
     #[arg(long, global = true, value_name = "DIR", default_value = "/run/millrace")]
     pub run_dir: PathBuf,
@@ -142,8 +145,10 @@ pub struct Config {
     pub node: Arc<str>,
     /// The control plane's address.
     pub control: ControlAddress,
-    /// The file that holds the join token.
+    /// The file that holds the token to join with.
     pub join_token_file: Option<PathBuf>,
+    /// The file that holds the mesh's roots.
+    pub roots_file: Option<PathBuf>,
     /// Where sockets are made.
     pub run_dir: PathBuf,
     /// Where state is kept.
@@ -210,6 +215,7 @@ fn run(settings: Settings, files: &Files, bad: &mut Vec<String>) -> Option<Confi
         node,
         control,
         join_token_file,
+        roots_file,
         run_dir,
         state_dir,
         bpffs: _,
@@ -229,6 +235,7 @@ fn run(settings: Settings, files: &Files, bad: &mut Vec<String>) -> Option<Confi
         node: node?.into(),
         control: control?,
         join_token_file,
+        roots_file,
         run_dir,
         state_dir,
         place: place?,

@@ -2,24 +2,27 @@
 //!
 //! The key is made once and kept through renewals, so that no crash can leave a key and a certificate that do not belong together.
 
+mod proof;
 mod token;
 
 use std::{
     convert::Infallible,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use millrace_model::Identity;
 use millrace_node::{
-    credentials::{KeyMaterial, Refusal, csr, new_key, peer_identity, pinned_root_client_config, renew_at, validity},
+    credentials::{KeyMaterial, Refusal, csr, new_key, peer_identity, renew_at, validity},
     wire::control::{Certificate, JoinRequest, control_client::ControlClient},
 };
 use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
+
+use proof::Proof;
 
 use crate::{
     clock,
@@ -28,6 +31,7 @@ use crate::{
     state_dir::StateDir,
 };
 
+pub use proof::Files;
 pub use token::{BadToken, Token};
 
 const KEY: &str = "node.key";
@@ -79,6 +83,14 @@ pub enum Unjoined {
     /// The token is none.
     #[error("the join token in {0} is not one")]
     BadToken(PathBuf, #[source] BadToken),
+    /// A service account's token, and no roots.
+    #[error(
+        "the token is a service account's, which does not say by which root to know the control plane: give --roots-file"
+    )]
+    NoRoots,
+    /// The roots can't be read.
+    #[error("the mesh's roots in {0} can't be read")]
+    RootsFile(PathBuf, #[source] io::Error),
     /// The token is another node's.
     #[error("the join token names node {named}, and this is {node}")]
     OtherNode {
@@ -176,16 +188,10 @@ impl Credentials {
 
 /// Keeps `held` the node's credentials: from disk, or by joining. Who renews them in time puts the newer ones there; once
 /// they have expired, as no control plane was there for too long, the node joins again.
-pub async fn keep(
-    node: &str,
-    control: &ControlAddress,
-    token: Option<&Path>,
-    dir: &StateDir,
-    held: Held,
-) -> Infallible {
+pub async fn keep(node: &str, control: &ControlAddress, files: Files<'_>, dir: &StateDir, held: Held) -> Infallible {
     let mut seen = held.subscribe();
     loop {
-        let own = Arc::new(credentials(node, control, token, dir).await);
+        let own = Arc::new(credentials(node, control, files, dir).await);
         held.send_replace(Some(own.clone()));
         tokio::select! {
             () = expiry(&mut seen) => {}
@@ -226,12 +232,12 @@ async fn expiry(held: &mut watch::Receiver<Option<Arc<Credentials>>>) {
 }
 
 /// The node's credentials: from disk, or by joining, tried until it succeeds.
-async fn credentials(node: &str, control: &ControlAddress, token: Option<&Path>, dir: &StateDir) -> Credentials {
+async fn credentials(node: &str, control: &ControlAddress, files: Files<'_>, dir: &StateDir) -> Credentials {
     let mut failed = 0;
     loop {
         let held = match Credentials::load(dir, node, clock::wall_time()) {
             Ok(Some(held)) => Ok(held),
-            Ok(None) => join(node, control, token, dir).await,
+            Ok(None) => join(node, control, files, dir).await,
             Err(why) => Err(why),
         };
         match held {
@@ -243,26 +249,16 @@ async fn credentials(node: &str, control: &ControlAddress, token: Option<&Path>,
     }
 }
 
-async fn join(
-    node: &str,
-    control: &ControlAddress,
-    token: Option<&Path>,
-    dir: &StateDir,
-) -> Result<Credentials, Unjoined> {
-    let path = token.ok_or(Unjoined::NoToken)?;
-    let text = std::fs::read_to_string(path).map_err(|why| Unjoined::TokenFile(path.to_owned(), why))?;
-    let token: Token = text.trim().parse().map_err(|why| Unjoined::BadToken(path.to_owned(), why))?;
-    if token.node != node {
-        return Err(Unjoined::OtherNode { named: token.node, node: node.to_owned() });
-    }
-    let dial = Dial::new(control.clone(), pinned_root_client_config(token.root_sha256)?);
+async fn join(node: &str, control: &ControlAddress, files: Files<'_>, dir: &StateDir) -> Result<Credentials, Unjoined> {
+    let Proof { token, tls } = files.read(node)?;
+    let dial = Dial::new(control.clone(), tls);
     let mut client = ControlClient::new(channel(dial).await.map_err(Unjoined::Unreachable)?);
     // Before the token is spent: that there is room for what it buys.
     dir.try_out(ROOM)?;
     // One that is there stays: whatever fails, it belongs to the certificate beside it.
     let held = dir.read(KEY)?.and_then(|pem| KeyPair::from_pem(&String::from_utf8_lossy(&pem)).ok());
     let key = Arc::new(held.map_or_else(new_key, Ok)?);
-    let request = JoinRequest { token: token.text, csr_der: csr(&key)? };
+    let request = JoinRequest { token, csr_der: csr(&key)? };
     let answer = client.join(request).await.map_err(|status| Unjoined::Refused(status.message().to_owned()))?;
     let (chain, bundle) = parts(answer.into_inner());
     let joined = Credentials::from_parts(key, chain, bundle, node)?;

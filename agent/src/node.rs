@@ -4,6 +4,7 @@
 //! before the kernel sends connections for it. A proxy that is slow to say so holds the maps up for [`PROXY_FIRST`] at most.
 
 mod enforce;
+mod order;
 mod outliers;
 mod publish;
 mod room;
@@ -112,6 +113,7 @@ pub struct Node {
     room: room::Room,
     outlying: outliers::Outlying,
     asked: tune::Asked,
+    order: order::Order,
     /// Where the last Snapshot is kept.
     dir: StateDir,
     outputs: Outputs,
@@ -167,6 +169,7 @@ impl Node {
             room: room::Room::default(),
             outlying: outliers::Outlying::default(),
             asked: tune::Asked::default(),
+            order: order::Order::default(),
             dir,
             outputs,
             log: None,
@@ -223,6 +226,7 @@ impl Node {
         if mesh.snapshot.generation == 0 {
             return;
         }
+        self.order.came(mesh.snapshot.generation);
         self.names = Names::of(&mesh);
         let bytes = encode_snapshot(&mesh.snapshot);
         self.sealed = match seal("millrace-snapshot", &bytes) {
@@ -300,7 +304,7 @@ impl Node {
             self.due.get_or_insert_with(clock::now);
         }
         self.offer();
-        let serves = self.proxies.serving().is_some_and(|peer| peer.applied >= self.mesh.snapshot.generation);
+        let serves = self.proxies.serving().is_some_and(|peer| peer.applied == self.mesh.snapshot.generation);
         if serves && self.due.is_some() {
             self.enforce().await;
         }

@@ -220,7 +220,7 @@ impl Proxies {
 
     /// A proxy drains once a newer one serves by this generation, with all listeners of the older one in hand.
     fn take_over(&mut self, generation: u64) {
-        let ready = |peer: &&Peer| peer.phase == Phase::Serving && peer.applied >= generation.max(1);
+        let ready = |peer: &&Peer| peer.phase == Phase::Serving && peer.applied == generation && generation != 0;
         let Some((newest, held)) = self.peers.iter().rev().find(|(_, peer)| ready(peer)).map(|(id, peer)| {
             let held: BTreeSet<ObjectName> = peer.sent.listeners.keys().cloned().collect();
             (*id, held)

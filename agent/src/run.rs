@@ -100,8 +100,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     parts.spawn({
         let (config, dir, credentials) = (config.clone(), dir.clone(), credentials.clone());
         async move {
-            let token = config.join_token_file.as_deref();
-            match join::keep(&config.node, &config.control, token, &dir, credentials).await {}
+            let files = join::Files { token: config.join_token_file.as_deref(), roots: config.roots_file.as_deref() };
+            match join::keep(&config.node, &config.control, files, &dir, credentials).await {}
         }
     });
     parts.spawn({

@@ -56,7 +56,7 @@ impl Nodes {
         self.1.notified().await;
     }
 
-    /// Notes what a node applied.
+    /// Notes what a node applied, of what this process published: generations of another say nothing here.
     pub fn applied(&self, node: &Arc<str>, generation: u64, mut failures: Vec<String>) {
         failures.truncate(MAX_FAILURES);
         self.note(node, |node| {

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     compile,
     diagnostic::{Diagnostic, Object},
+    generation::Generations,
     metrics::Metrics,
     nodes::Nodes,
     scope::Edition,
@@ -102,8 +103,8 @@ pub struct Publisher {
     pub is_kept: bool,
     /// What was compiled last; None before the first.
     pub last: Option<compile::Last>,
-    /// The clock that generations are taken from.
-    pub clock: fn() -> Duration,
+    /// What generations are counted by.
+    pub generations: Generations,
     /// Which of them are connected.
     pub nodes: Arc<Nodes>,
     /// What is counted.
@@ -208,7 +209,7 @@ impl Publisher {
         if !differs {
             return (None, diagnostics);
         }
-        snapshot.generation = self.generation(before.generation);
+        snapshot.generation = self.generations.after(before.generation);
         let edition = Edition::new(snapshot, previous.map(|p| &**p));
         self.metrics.published(edition.generation(), begun_after(begun));
         tracing::info!(
@@ -222,18 +223,14 @@ impl Publisher {
         (Some(history.with(edition)), diagnostics)
     }
 
-    /// Grows always; from the clock, so that it grows across a restart too, which keeps no count.
-    fn generation(&self, last: u64) -> u64 {
-        let now = u64::try_from((self.clock)().as_millis()).unwrap_or(u64::MAX);
-        now.max(last.saturating_add(1))
-    }
-
-    /// A node that is connected says only what changes: what it said is not to be forgotten, though its pods be gone for a
-    /// moment that it never saw. One that comes back says all of it.
+    /// A node that is connected, here or to another replica, says only what changes: what it said is not to be forgotten, though its
+    /// pods be gone for a moment that it never saw. One that comes back says all of it.
     fn forget_nodes_that_are_gone(&mut self, objects: &Objects) {
         let with_pods: BTreeSet<&str> = objects.pods.values().filter_map(|pod| pod.node.as_deref()).collect();
         let n_before = self.listening.len();
-        self.listening.retain(|node, _| with_pods.contains(&**node) || self.nodes.is_connected(node));
+        self.listening.retain(|node, _| {
+            with_pods.contains(&**node) || objects.nodes.contains_key(node) || self.nodes.is_connected(node)
+        });
         self.is_kept &= self.listening.len() == n_before;
     }
 

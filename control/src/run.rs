@@ -23,7 +23,9 @@ use crate::{
     admin::{self, Admin},
     clock,
     config::{Config, Source},
+    generation::Generations,
     issue::{self, Issuer, authority::Authority, review::Reviewer, token::Tokens},
+    listening,
     metrics::Metrics,
     nodes::Nodes,
     publish::{self, Ends, History, Publisher},
@@ -37,7 +39,7 @@ use crate::{
 
 mod begin;
 
-use begin::{Begun, Cluster, begin};
+use begin::{Begun, Cluster, begin, random};
 
 /// What the nodes last said they listen on.
 const LISTENING: &str = "listening.json";
@@ -92,16 +94,24 @@ impl Control {
         metrics.root_expires.set(i64::try_from(issuer.authority.root_expires_unix()).unwrap_or(i64::MAX));
 
         let (reports, reports_end) = mpsc::channel(publish::REPORTS);
+        let (reports, shared, first_listening) = match &cluster {
+            Some(_) => {
+                let (reports, ends, first) = listening::by_way_of(reports);
+                (reports, Some(ends), Some(first))
+            }
+            None => (reports, None, None),
+        };
+        let generations = Generations::new(random()?, clock::unix_time);
         let (history, history_end) = watch::channel(Arc::new(History::default()));
         let (diagnostics, diagnostics_end) = watch::channel(Arc::default());
         let kept_in = config.state_dir.join(LISTENING);
-        let publisher = Publisher {
+        let mut publisher = Publisher {
             settings: config.mesh.clone(),
             listening: kept(&kept_in),
             kept_in,
             is_kept: false,
             last: None,
-            clock: clock::unix_time,
+            generations,
             nodes: nodes.clone(),
             metrics: metrics.clone(),
         };
@@ -123,6 +133,7 @@ impl Control {
             history: history_end.clone(),
             reports,
             nodes: nodes.clone(),
+            generations,
             metrics: metrics.clone(),
             stopping,
         };
@@ -144,7 +155,7 @@ impl Control {
             nodes,
             metrics,
             log,
-            health,
+            health: health.clone(),
         };
 
         let (outcome, outcome_end) = watch::channel(Arc::default());
@@ -154,6 +165,10 @@ impl Control {
         tasks.spawn(async move {
             let mut first = ends.source.clone();
             let is_read = is_directory || first.changed().await.is_ok();
+            // What the nodes of other replicas listen on: without it all pods there would count as not enrolled.
+            if let Some(listening) = first_listening {
+                publisher.listening = listening.await.context("what nodes listen on is watched no more")?;
+            }
             if is_read {
                 publisher.run(ends).await;
             }
@@ -170,6 +185,9 @@ impl Control {
         let (done, status_ended) = oneshot::channel();
         let mut webhook = None;
         if let Some(cluster) = cluster {
+            if let Some(ends) = shared {
+                cluster.share(&mut tasks, &mesh, (reported.clone(), health), ends);
+            }
             let standing = standing.clone();
             let inputs = status::Inputs { outcome: outcome_end, standing, nodes: reported, stopping: halted };
             webhook = Box::pin(cluster.spawn(&mut tasks, (mesh, counted), inputs, done)).await?;

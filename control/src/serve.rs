@@ -18,6 +18,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     clock,
+    generation::Generations,
     issue::{
         self, Issued, Issuer, Refusal,
         review::{self, Reviewer},
@@ -50,6 +51,8 @@ pub struct Service {
     pub reports: mpsc::Sender<Report>,
     /// What is known of the nodes.
     pub nodes: Arc<Nodes>,
+    /// Which generations are this process's.
+    pub generations: Generations,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Closed once the control plane is told to stop: streams would else outlast it.
@@ -100,7 +103,12 @@ impl Control for Service {
             return Err(self.refuse("subscribe", &node, &Refusal::TooManyStreams(node.clone())));
         };
         tracing::info!(%node, have, "a node subscribed");
-        let reader = Reader { node: node.clone(), reports: self.reports.clone(), nodes: self.nodes.clone() };
+        let reader = Reader {
+            node: node.clone(),
+            reports: self.reports.clone(),
+            nodes: self.nodes.clone(),
+            generations: self.generations,
+        };
         self.metrics.subscribers.inc();
         let subscriber = Subscriber {
             node,
@@ -235,6 +243,7 @@ struct Reader {
     node: Arc<str>,
     reports: mpsc::Sender<Report>,
     nodes: Arc<Nodes>,
+    generations: Generations,
 }
 
 impl Reader {
@@ -251,7 +260,9 @@ impl Reader {
                     for failure in applied.failures.iter().take(MAX_FAILURES) {
                         tracing::warn!(node = %self.node, generation = applied.generation, failure, "a node can't enforce");
                     }
-                    self.nodes.applied(&self.node, applied.generation, applied.failures);
+                    // From another replica it brings what that one published: it is no more than "not yet" here.
+                    let own = if self.generations.is_own(applied.generation) { applied.generation } else { 0 };
+                    self.nodes.applied(&self.node, own, applied.failures);
                 }
                 Some(Kind::Listening(listening)) => {
                     let Some(listening) = read_listening(listening) else {

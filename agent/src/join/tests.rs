@@ -100,7 +100,7 @@ async fn a_node_whose_certificate_expires_joins_again() {
         assert!(second.not_after > first.not_after);
     };
     tokio::select! {
-        never = super::keep("a", &control, None, &dir, held) => match never {},
+        never = super::keep("a", &control, super::Files::default(), &dir, held) => match never {},
         done = tokio::time::timeout(Duration::from_secs(30), test) => done.unwrap(),
     }
 }

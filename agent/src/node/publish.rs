@@ -75,7 +75,7 @@ impl Node {
         self.outputs.metrics.show(&status, self.enforced, expiries);
         let report = Report {
             listening: (self.settled == Settled::Yes).then(|| self.enrolled.clone()),
-            applied: status.proxy.as_ref().map_or(0, |proxy| proxy.generation.min(self.enforced)),
+            applied: status.proxy.as_ref().map_or(0, |proxy| self.order.earlier(proxy.generation, self.enforced)),
             failures: self.failures(),
         };
         set(&self.outputs.report, report);

@@ -14,7 +14,7 @@ pub use material::{KeyMaterial, Unusable};
 pub use peer::{peer_identity, validity};
 pub use refusal::{Refusal, refusal};
 pub use request::{csr, new_key, renew_at};
-pub use tls::{Expect, client_config, pinned_root_client_config, server_config};
+pub use tls::{Expect, client_config, control_config, pinned_root_client_config, server_config};
 
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,9 @@ use crate::{
         bundle,
         secret::{self, Pair},
     },
+    listening::{self, Sharing},
     metrics::Metrics,
+    nodes::Nodes,
     source::{
         Sourced,
         directory::Directory,
@@ -51,6 +53,7 @@ pub(super) struct Cluster {
     pub(super) client: Client,
     pub(super) root: Pair,
     webhook: Option<SocketAddr>,
+    replica: Arc<str>,
 }
 
 /// A directory has been read when this returns; an API server is asked from then on.
@@ -79,13 +82,29 @@ pub(super) async fn begin(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Re
             };
             let ends = kubernetes::Ends { sourced, standing: standing_sender };
             let task = Box::pin(async move { watched.follow(ends).await.context("watching the API server") });
-            let cluster = Some(Cluster { client, root, webhook: *webhook });
+            let cluster = Some(Cluster { client, root, webhook: *webhook, replica: replica()? });
             Ok(Begun { source_end, standing, health, cluster, task })
         }
     }
 }
 
 impl Cluster {
+    /// Starts to share what nodes listen on.
+    pub(super) fn share(
+        &self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        settings: &Settings,
+        (nodes, health): (Arc<Nodes>, Arc<Health>),
+        ends: listening::Ends,
+    ) {
+        let (client, replica) = (self.client.clone(), self.replica.clone());
+        let sharing = Sharing { client, settings: settings.clone(), replica, nodes, health };
+        tasks.spawn(async move {
+            Box::pin(sharing.run(ends)).await;
+            anyhow::bail!("what nodes listen on is shared no more")
+        });
+    }
+
     /// Starts the parts, and says where the webhook listens, if it does.
     pub(super) async fn spawn(
         self,
@@ -94,7 +113,7 @@ impl Cluster {
         inputs: status::Inputs,
         done: oneshot::Sender<()>,
     ) -> anyhow::Result<Option<SocketAddr>> {
-        let Self { client, root, webhook } = self;
+        let Self { client, root, webhook, replica } = self;
         let mut listens = None;
         if let Some(address) = webhook {
             let webhook = Webhook::bind(address, client.clone(), &settings, metrics.clone()).await?;
@@ -102,7 +121,7 @@ impl Cluster {
             tasks.spawn(async move { webhook.serve().await.map(|never| match never {}).context("the webhook") });
         }
         tasks.spawn(bundle::publish(client.clone(), settings.clone(), root.authorities));
-        let status = Status { client, settings, replica: replica()?, metrics, leading: watch::Sender::default() };
+        let status = Status { client, settings, replica, metrics, leading: watch::Sender::default() };
         tasks.spawn(async move {
             Box::pin(status.run(inputs, done)).await;
             // The process stops, and other parts of it may have something left to do.
@@ -117,8 +136,13 @@ fn replica() -> anyhow::Result<Arc<str>> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let fits = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-';
     let host: String = host.trim().chars().filter(fits).collect();
-    let mut random = [0; 4];
+    Ok(format!("{}-{:08x}", host.trim_matches('-'), random()? >> 32).into())
+}
+
+/// Random bits.
+pub(super) fn random() -> anyhow::Result<u64> {
+    let mut random = [0; 8];
     let filled = aws_lc_rs::default_provider().secure_random.fill(&mut random);
     filled.map_err(|_none| anyhow::anyhow!("the system gives no random bytes"))?;
-    Ok(format!("{}-{:08x}", host.trim_matches('-'), u32::from_be_bytes(random)).into())
+    Ok(u64::from_be_bytes(random))
 }

@@ -172,7 +172,7 @@ pub(super) fn timestamp() -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-pub(super) fn now() -> MicroTime {
+pub(crate) fn now() -> MicroTime {
     MicroTime(timestamp())
 }
 

@@ -25,8 +25,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{
-    Expect, KeyMaterial, Refusal, Unusable, client_config, csr, new_key, peer_identity, pinned_root_client_config,
-    refusal, renew_at, server_config, validity,
+    Expect, KeyMaterial, Refusal, Unusable, client_config, control_config, csr, new_key, peer_identity,
+    pinned_root_client_config, refusal, renew_at, server_config, validity,
 };
 
 const H2: &[&[u8]] = &[b"h2"];
@@ -285,6 +285,10 @@ fn a_key_of_another_certificate_makes_no_configuration() {
 
 /// A control plane as a joining node meets it: it asks for no client certificate.
 async fn join(shown: KeyMaterial, root_sha256: [u8; 32]) -> Option<Refusal> {
+    joins(shown, pinned_root_client_config(root_sha256).unwrap()).await
+}
+
+async fn joins(shown: KeyMaterial, client: ClientConfig) -> Option<Refusal> {
     let mut server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13])
         .unwrap()
@@ -293,7 +297,7 @@ async fn join(shown: KeyMaterial, root_sha256: [u8; 32]) -> Option<Refusal> {
         .unwrap();
     server.alpn_protocols = vec![b"h2".to_vec()];
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let connector = TlsConnector::from(Arc::new(pinned_root_client_config(root_sha256).unwrap()));
+    let connector = TlsConnector::from(Arc::new(client));
     let acceptor = TlsAcceptor::from(Arc::new(server));
     let name = ServerName::try_from("203.0.113.9").unwrap();
     let (client, _) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
@@ -324,6 +328,22 @@ async fn a_joining_node_believes_only_a_control_plane_under_the_pinned_root() {
     for uri in [WEB, "spiffe://td/ns/shop/sa/millrace-control"] {
         assert_eq!(join(shown(&ours, uri, &[&ours]), sha256(&ours)).await, Some(Refusal::NotControl(id(uri))));
     }
+}
+
+#[tokio::test]
+async fn a_joining_node_that_knows_the_roots_believes_only_a_control_plane_under_them() {
+    let (ours, next, theirs) = (ca(), ca(), ca());
+    let roots = || control_config(&[ours.root.clone(), next.root.clone()]).unwrap();
+    assert_eq!(joins(ours.identity(CONTROL), roots()).await, None);
+    assert_eq!(joins(next.identity(CONTROL), roots()).await, None, "the next root is one of them");
+    assert_eq!(joins(theirs.identity(CONTROL), roots()).await, Some(Refusal::NotChained));
+    let mut forged = theirs.identity(CONTROL);
+    forged.chain.push(ours.root.clone());
+    assert_eq!(joins(forged, roots()).await, Some(Refusal::NotChained), "a root that is shown did not sign it");
+    for uri in [WEB, "spiffe://td/ns/shop/sa/millrace-control"] {
+        assert_eq!(joins(ours.identity(uri), roots()).await, Some(Refusal::NotControl(id(uri))));
+    }
+    assert!(control_config(&[]).is_err(), "without roots anybody would do");
 }
 
 #[test]

@@ -72,6 +72,13 @@ pub fn pinned_root_client_config(root_sha256: [u8; 32]) -> Result<ClientConfig, 
     Ok(quiet(builder.with_no_client_auth(), &[b"h2"]))
 }
 
+/// For a node's first connection to a control plane, of which it knows the roots: the leaf must be a control plane's
+/// (`ns/millrace-system/sa/millrace-control`) and chain to one of them. Its trust domain is the one that it says.
+pub fn control_config(roots: &[CertificateDer<'_>]) -> Result<ClientConfig, Unusable> {
+    let builder = client_that_trusts(Trust::ControlOf(anchors(roots)?))?;
+    Ok(quiet(builder.with_no_client_auth(), &[b"h2"]))
+}
+
 fn client_that_trusts(trust: Trust) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
     let provider = provider();
     let verifier = Verifier { trust, algorithms: provider.signature_verification_algorithms };

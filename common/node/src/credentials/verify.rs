@@ -31,6 +31,8 @@ pub(super) struct Verifier {
 pub(super) enum Trust {
     /// The roots, and whom they must vouch for.
     Roots(Vec<TrustAnchor<'static>>, Expect),
+    /// That it is a control plane, under one of these roots.
+    ControlOf(Vec<TrustAnchor<'static>>),
     /// That it is a control plane, under a root whose DER has this SHA-256.
     ControlUnder([u8; 32]),
 }
@@ -58,6 +60,7 @@ impl Verifier {
         }
         match &self.trust {
             Trust::Roots(roots, expect) => is_expected(self.identity(shown, roots)?, expect),
+            Trust::ControlOf(roots) => is_control(self.identity(shown, roots)?),
             Trust::ControlUnder(sha256) => {
                 let hash = |c: &CertificateDer<'_>| <[u8; 32]>::from(Sha256::digest(c.as_ref()));
                 let root = shown.others.iter().find(|c| hash(c) == *sha256).ok_or(Refusal::NotPinned)?;

@@ -45,6 +45,11 @@ impl Health {
             Some(namespace) => format!("{} in {namespace}", id.kind.name()),
             None => id.kind.name().to_owned(),
         };
-        note(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default());
+        self.note_as(&name, note);
+    }
+
+    /// Notes something of a watch of this name, which may be of what is no part of the World.
+    pub fn note_as(&self, name: &str, note: impl FnOnce(&mut Watch)) {
+        note(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default());
     }
 }

@@ -5,11 +5,17 @@ use k8s_openapi::api::{
     core::v1::{Secret, ServiceAccount},
 };
 use kube::{Api, api::PostParams};
+use millrace_agent::{
+    config::ControlAddress,
+    join::{self, Files},
+    state_dir::StateDir,
+};
 use millrace_control::diagnostic::Kind;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::{
-    mesh::{Mesh, kubernetes},
+    mesh::{Mesh, PATIENCE, QUIET, kubernetes},
     node::Node,
     server::{Server, Writer, server},
     world::{account, pod},
@@ -76,8 +82,65 @@ async fn a_node_joins_by_its_agents_token_and_gets_certificates_of_its_own_pods_
     // The API server remembers for 10 s what it said of a token.
     let began = millrace_control::clock::now();
     while Node::join(&mesh, &good).await.is_ok() {
-        assert!(began.elapsed() < crate::mesh::PATIENCE, "the token of a pod that is gone is still taken");
+        assert!(began.elapsed() < PATIENCE, "the token of a pod that is gone is still taken");
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+    mesh.stop().await;
+}
+
+/// The kubelet puts a new token in the file's place before the old one expires; the agent asks nobody but the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_joins_by_its_projected_token_and_reads_it_anew_as_it_rotates() {
+    let server = server();
+    let root = "millrace-system";
+    let shop = server.namespace("agents");
+    let writer = Writer { client: server.client().await };
+    let name = format!("{shop}-node");
+    writer.create(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})).await;
+    server.apply(&account(root, "millrace-agent").to_string());
+    let agent = writer.create(&pod(root, &format!("agent-{shop}"), "millrace-agent", (&name, "10.4.1.9"))).await;
+    let bound = Some((agent.metadata.name.as_deref().unwrap(), agent.metadata.uid.as_deref().unwrap()));
+    let mesh = Mesh::over(kubernetes(server.kubeconfig(), &[&shop, root])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (token_file, roots_file) = (folder.path().join("token"), folder.path().join("ca.crt"));
+    let project = |token: &str| {
+        std::fs::write(folder.path().join("next"), token).unwrap();
+        std::fs::rename(folder.path().join("next"), &token_file).unwrap();
+    };
+    // The roots as pods mount them.
+    let roots = ["get", "configmap", "millrace-roots", "-n", root, "-o", "jsonpath={.data.ca\\.crt}"];
+    let began = millrace_control::clock::now();
+    while std::fs::metadata(&roots_file).map_or(0, |file| file.len()) == 0 {
+        assert!(began.elapsed() < PATIENCE, "no roots are published");
+        std::fs::write(&roots_file, server.kubectl(&roots, "").stdout).unwrap();
+    }
+    let agents = (root, "millrace-agent");
+    project(&token(server, agents, "elsewhere", bound).await);
+    let address = mesh.control.address;
+    let control = ControlAddress { host: address.ip().to_string().into(), port: address.port() };
+    let files = Files { token: Some(&token_file), roots: Some(&roots_file) };
+    let (own, other) = (folder.path().join("own"), folder.path().join("other"));
+    let (own, other) = (StateDir::open(&own).unwrap(), StateDir::open(&other).unwrap());
+    let (held, mut joined): (join::Held, _) = watch::channel(None);
+    let (held_by_other, joined_other): (join::Held, _) = watch::channel(None);
+    let test = async {
+        let began = millrace_control::clock::now();
+        while mesh.counter("millrace_control_refusals").await == 0 {
+            assert!(began.elapsed() < PATIENCE, "a token for another audience was not refused");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        assert!(joined.borrow().is_none());
+        project(&token(server, agents, "millrace.dev/control", bound).await);
+        let credentials = joined.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert_eq!(credentials.identity.service_account.strip_prefix("node."), Some(&*name));
+        // The same token, shown by who says that it is another node: what it is given is not its own.
+        tokio::time::sleep(QUIET).await;
+        assert!(joined_other.borrow().is_none(), "a node took another's certificate");
+    };
+    tokio::select! {
+        never = join::keep(&name, &control, files, &own, held) => match never {},
+        never = join::keep("elsewhere", &control, files, &other, held_by_other) => match never {},
+        done = tokio::time::timeout(PATIENCE * 2, test) => done.unwrap(),
     }
     mesh.stop().await;
 }

@@ -6,10 +6,13 @@
 
 mod admission;
 mod equal;
+mod follower;
 mod joining;
 mod mesh;
 mod node;
 mod outage;
+mod process;
+mod replicas;
 mod server;
 mod size;
 mod source;

@@ -31,7 +31,7 @@ impl Node {
     pub(crate) async fn join(mesh: &Mesh, token: &str) -> Result<Self, Status> {
         let issuer = &mesh.control.issuer;
         let (root, domain) = (issuer.authority.root_sha256(), &*issuer.settings.trust_domain);
-        Self::pinned(mesh.control.address, root, domain, token).await
+        Box::pin(Self::pinned(mesh.control.address, root, domain, token)).await
     }
 
     /// Joins by a join token, which says what root to expect.
@@ -41,7 +41,7 @@ impl Node {
         for (index, byte) in root.iter_mut().enumerate() {
             *byte = u8::from_str_radix(hex.get(index * 2..index * 2 + 2).unwrap(), 16).unwrap();
         }
-        Self::pinned(address, root, domain, token).await
+        Box::pin(Self::pinned(address, root, domain, token)).await
     }
 
     async fn pinned(address: SocketAddr, root: [u8; 32], domain: &str, token: &str) -> Result<Self, Status> {
@@ -73,9 +73,17 @@ impl Node {
     }
 
     async fn client(&self, address: SocketAddr) -> ControlClient<Channel> {
+        self.try_client(address).await.unwrap()
+    }
+
+    /// A client of the control plane there, if there is one.
+    pub(crate) async fn try_client(
+        &self,
+        address: SocketAddr,
+    ) -> Result<ControlClient<Channel>, tonic::transport::Error> {
         let expect = Expect::AnyInTrustDomain(self.trust_domain.clone());
         let config = client_config(Some(&self.material), &self.material.bundle, expect, &[b"h2"]).unwrap();
-        connect(address, config).await
+        try_connect(address, config).await
     }
 
     /// Asks for a certificate of this identity.
@@ -120,15 +128,22 @@ impl Updates {
     }
 }
 
-fn message(kind: Kind) -> NodeMessage {
+pub(crate) fn message(kind: Kind) -> NodeMessage {
     NodeMessage { kind: Some(kind) }
 }
 
-async fn connect(address: SocketAddr, mut config: ClientConfig) -> ControlClient<Channel> {
+async fn connect(address: SocketAddr, config: ClientConfig) -> ControlClient<Channel> {
+    try_connect(address, config).await.unwrap()
+}
+
+async fn try_connect(
+    address: SocketAddr,
+    mut config: ClientConfig,
+) -> Result<ControlClient<Channel>, tonic::transport::Error> {
     config.alpn_protocols = vec![b"h2".to_vec()];
     let tls = TlsConnector::from(Arc::new(config));
     let endpoint = Endpoint::from_static("http://control");
-    ControlClient::new(endpoint.connect_with_connector(Connector { tls, address }).await.unwrap())
+    Ok(ControlClient::new(endpoint.connect_with_connector(Connector { tls, address }).await?))
 }
 
 #[derive(Clone)]

@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use millrace_control::diagnostic::Kind;
 use millrace_model::ObjectName;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::watch,
 };
 
 use crate::{
-    mesh::{Mesh, QUIET, kubernetes},
+    follower::Follower,
+    mesh::{Mesh, PATIENCE, QUIET, kubernetes},
+    node::Node,
     server::{Server, Writer, server},
     wire::{Line, Wire},
     world::{access, pod, service},
@@ -43,6 +47,47 @@ async fn an_api_server_killed_and_back_makes_no_generation() {
     assert_eq!(mesh.generation(), before, "while it was away, and when it came back");
     writer.create(&pod(&shop, "web-3", "web", ("a", "10.2.0.3"))).await;
     mesh.until("it goes on from there", |snapshot| snapshot.workloads.len() == 3).await;
+}
+
+/// Nodes are served by what is known; what the API server lacks is written once it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_killed_and_back_cuts_no_subscriber_and_leaves_no_status_behind() {
+    let server = server();
+    let (shop, writer) = a_shop(server).await;
+    let name = format!("{shop}-a");
+    writer.create(&pod(&shop, "steady-1", "steady", (&name, "10.2.0.9"))).await;
+    writer.create(&access(&shop, "steady", "steady", "Allow")).await;
+    let mesh = Mesh::over(kubernetes(server.kubeconfig(), &[&shop])).await;
+    let (_known, addresses) = watch::channel(vec![mesh.control.address]);
+    let follower = Follower::start(&name, Node::named(&mesh, &name).await, addresses);
+    until_enforced(&writer, &shop, 1).await;
+    server.kill("kube-apiserver");
+    tokio::time::sleep(QUIET).await;
+    server.up();
+    let writer = Writer { client: server.client().await };
+    let spec = json!({"spec": {"rules": [{"to": [{"ports": [9090]}]}]}});
+    writer.merge(Kind::AccessPolicy, &shop, "steady", &spec).await;
+    until_enforced(&writer, &shop, 2).await;
+    follower.look(|seen| {
+        assert_eq!((seen.n_streams, &*seen.flaps), (1, &[] as &[String]), "its one stream went on");
+    });
+    mesh.stop().await;
+}
+
+async fn until_enforced(writer: &Writer, shop: &str, generation: i64) {
+    let began = millrace_control::clock::now();
+    loop {
+        let object = writer.get(Kind::AccessPolicy, shop, "steady").await;
+        let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array).cloned();
+        let is_it = |one: &Value| {
+            one["type"] == "Enforced" && one["status"] == "True" && one["observedGeneration"] == generation
+        };
+        if conditions.iter().flatten().any(is_it) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "generation {generation}: {conditions:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,7 @@
 //! What a large cluster costs the control plane, and how long a change takes to a node: its memory and processor time at rest and under
 //! changes, and the time from a write's start until a subscriber holds the update.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use kube::Client;
 use millrace_control::diagnostic::Kind;
@@ -15,7 +10,8 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
     node::Node,
-    server::{Server, Writer, program, server},
+    process::Process,
+    server::{Writer, program, server, target},
     world::{access, pod, slice},
 };
 
@@ -32,69 +28,30 @@ struct Size {
     n_endpoints: usize,
     changes_a_second: u32,
     seconds: u32,
+    build: Build,
 }
 
-/// A control plane in a process of its own.
-struct Process {
-    child: Child,
-    folder: tempfile::TempDir,
+/// Which build of the control plane is looked at.
+#[derive(Clone, Copy)]
+enum Build {
+    /// As the other tests'.
+    Test,
+    /// As it is run: what figures are of.
+    Release,
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-impl Process {
-    fn start(server: &Server, namespace: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new(program("millrace-control"));
-        command.args(["--kubernetes", "--listen", "127.0.0.1:0", "--namespace", namespace, "--log", "info"]);
-        command.arg("--kubeconfig").arg(server.kubeconfig());
-        command.arg("--state-dir").arg(folder.path()).arg("--admin").arg(folder.path().join("admin.sock"));
-        let log = fs::File::create(folder.path().join("log")).unwrap();
-        let child = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
-        Self { child, folder }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap()
-    }
-
-    fn address(&self) -> Option<std::net::SocketAddr> {
-        let log = self.log();
-        let line = log.lines().find(|line| line.contains("\"serving\""))?;
-        serde_json::from_str::<Value>(line).ok()?["address"].as_str()?.parse().ok()
-    }
-
-    fn ask(&self, method: &str, path: &str, body: &str) -> String {
-        let said = Command::new("curl")
-            .args(["-s", "-X", method, "-d", body, "--unix-socket"])
-            .arg(self.folder.path().join("admin.sock"))
-            .arg(format!("http://x{path}"))
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&said.stdout).into_owned()
-    }
-
-    /// Resident memory in MiB: now, and the most there was.
-    fn memory(&self) -> (u64, u64) {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let mib = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-        };
-        (mib("VmRSS:"), mib("VmHWM:"))
-    }
-
-    /// Processor time spent so far.
-    fn processor(&self) -> Duration {
-        let stat = fs::read_to_string(Path::new("/proc").join(self.child.id().to_string()).join("stat")).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Duration::from_millis(ticks * 10)
+impl Build {
+    fn program(self) -> PathBuf {
+        match self {
+            Self::Test => program("millrace-control"),
+            Self::Release => {
+                let mut build = Command::new(env!("CARGO"));
+                build.args(["build", "--quiet", "--release", "--package", "millrace-control"]);
+                let built = build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).status().unwrap();
+                assert!(built.success(), "{built}");
+                target().join("release/millrace-control")
+            }
+        }
     }
 }
 
@@ -144,7 +101,7 @@ async fn measure(size: Size) {
     println!("{} services, {} endpoints: made in {:.1?}", size.n_services, size.n_endpoints, began.elapsed());
 
     let began = millrace_control::clock::now();
-    let process = Process::start(server, &namespace);
+    let process = Process::of(&size.build.program(), &server.kubeconfig(), &[&namespace]);
     let wanted = format!("\"n_services\":{}", size.n_services);
     while !process.log().contains(&wanted) {
         assert!(began.elapsed() < PATIENCE, "{}", process.log());
@@ -215,17 +172,32 @@ async fn measure(size: Size) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_is_at_a_subscriber_in_time_while_others_come() {
-    Box::pin(measure(Size { n_services: 100, n_endpoints: 400, changes_a_second: 50, seconds: 5 })).await;
+    Box::pin(measure(Size { n_services: 100, n_endpoints: 400, changes_a_second: 50, seconds: 5, build: Build::Test }))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: makes 30,000 objects"]
 async fn five_thousand_services_are_held_and_changed_in_time() {
-    Box::pin(measure(Size { n_services: 5_000, n_endpoints: 20_000, changes_a_second: 50, seconds: 20 })).await;
+    Box::pin(measure(Size {
+        n_services: 5_000,
+        n_endpoints: 20_000,
+        changes_a_second: 50,
+        seconds: 20,
+        build: Build::Release,
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: makes 70,000 objects"]
 async fn ten_thousand_services_of_fifty_thousand_endpoints_are_held() {
-    Box::pin(measure(Size { n_services: 10_000, n_endpoints: 50_000, changes_a_second: 10, seconds: 10 })).await;
+    Box::pin(measure(Size {
+        n_services: 10_000,
+        n_endpoints: 50_000,
+        changes_a_second: 10,
+        seconds: 10,
+        build: Build::Release,
+    }))
+    .await;
 }
