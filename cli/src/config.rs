@@ -33,10 +33,12 @@ pub enum Command {
     /// Take kernel programs, maps and pins out of this node. Its workloads then talk without the mesh.
     #[command(after_help = EXIT_CODES)]
     Leave(Leave),
-    /// Show the node: what is captured, by which generation, with which certificates; and what is amiss.
+    /// Show the node: what is captured, by which generation, with which certificates; and what is amiss. With --kubeconfig: the
+    /// cluster's replicas, nodes and policies.
     #[command(after_help = EXIT_CODES)]
     Status(Ask),
-    /// Show which kernel features are there, and what a missing one costs. Exits with 1 if a needed one is missing.
+    /// Show which kernel features are there, and what a missing one costs. Exits with 1 if a needed one is missing. With
+    /// --kubeconfig: whether the cluster has what Millrace needs.
     #[command(after_help = EXIT_CODES)]
     Check(Ask),
     /// Say what happens to a connection and why, by the data plane's own code. Exits with 1 if it is refused.
@@ -45,6 +47,13 @@ pub enum Command {
     /// Follow the connections that this node's kernel decides.
     #[command(after_help = EXIT_CODES)]
     Flows(Flows),
+    /// Say whether a process is ready, and why not. Exits with 1 if it is not: for probes.
+    #[command(after_help = EXIT_CODES)]
+    Ready {
+        /// Which.
+        #[arg(value_enum, default_value_t = Process::Agent)]
+        process: Process,
+    },
     /// Print a process's metrics, as Prometheus reads them.
     #[command(after_help = EXIT_CODES)]
     Metrics {
@@ -110,12 +119,26 @@ pub enum Format {
     Json,
 }
 
-/// A question without more to it.
-#[derive(Clone, Copy, Debug, clap::Args)]
+/// A question without more to it, to the node or to a cluster.
+#[derive(Clone, Debug, clap::Args)]
 pub struct Ask {
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub output: Format,
+    /// Which cluster, if one is asked.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// Which cluster to ask.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Cluster {
+    /// Asks the cluster that this file leads to, not the node.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of that file; its current one where none is given.
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub context: Option<String>,
 }
 
 /// How to print definitions.

@@ -58,6 +58,14 @@ pub enum Failure {
         /// Why.
         source: serde_json::Error,
     },
+    /// The cluster's API server is not there, or does not answer.
+    #[error("the API server does not answer about {what}: {why}")]
+    Away {
+        /// What was asked.
+        what: String,
+        /// Why.
+        why: String,
+    },
     /// Something else.
     #[error("{0}")]
     Failed(String),
@@ -72,7 +80,7 @@ impl Failure {
         match self {
             Self::Declined { .. } | Self::Failed(_) | Self::Output(_) => ExitCode::from(1),
             Self::Usage(_) => ExitCode::from(2),
-            Self::Unreachable { .. } | Self::Unreadable { .. } => ExitCode::from(3),
+            Self::Unreachable { .. } | Self::Unreadable { .. } | Self::Away { .. } => ExitCode::from(3),
         }
     }
 

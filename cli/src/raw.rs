@@ -14,6 +14,13 @@ pub(crate) async fn metrics(run_dir: &Path, process: Process) -> Result<Ending, 
     Ok(Ending::Yes)
 }
 
+/// Says whether a process is ready; where it is not, why is the failure's text, and the exit code 1.
+pub(crate) async fn ready(run_dir: &Path, process: Process) -> Result<Ending, Failure> {
+    let body = Client::new(process, run_dir).ask(Method::GET, "/readyz", Bytes::new()).await?;
+    out::print(&String::from_utf8_lossy(&body))?;
+    Ok(Ending::Yes)
+}
+
 /// Shows or sets a process's log filter.
 pub(crate) async fn log_level(run_dir: &Path, process: Process, filter: Option<String>) -> Result<Ending, Failure> {
     let (method, body) = match filter {

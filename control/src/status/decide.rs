@@ -119,7 +119,7 @@ fn unless_refused(faults: &[&Diagnostic], enforced: Wanted) -> Wanted {
     if effect(Effect::Refused) {
         not("it is not in force on any node")
     } else if effect(Effect::Kept) {
-        not("the version read before stays in force")
+        not("the version read before stays in force where it was read: a replica that starts now has none in force")
     } else {
         enforced
     }

@@ -5,6 +5,8 @@
 #![cfg(test)]
 
 mod admission;
+mod cli;
+mod deploy;
 mod equal;
 mod follower;
 mod joining;
