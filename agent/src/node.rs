@@ -11,6 +11,7 @@ mod room;
 mod tune;
 
 use std::{
+    collections::BTreeSet,
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -110,6 +111,8 @@ pub struct Node {
     judges_again: bool,
     /// Why the pins can't be put where they belong.
     unpinned: Option<String>,
+    /// Addresses that were a workload's when UDP sockets were looked at last, and are not now.
+    gone: BTreeSet<millrace_abi::Addr>,
     room: room::Room,
     outlying: outliers::Outlying,
     asked: tune::Asked,
@@ -166,6 +169,7 @@ impl Node {
             due: None,
             judges_again: false,
             unpinned: None,
+            gone: BTreeSet::new(),
             room: room::Room::default(),
             outlying: outliers::Outlying::default(),
             asked: tune::Asked::default(),
@@ -345,7 +349,7 @@ impl Node {
         }
         self.take_over();
         if self.judges_again {
-            self.revoke().await;
+            self.revoke(enforce::Look::All).await;
         }
         self.offer();
     }

@@ -1,5 +1,5 @@
-//! Closes live connections within this node that no proxy carries, and that no longer should be: policy denies them now, or one
-//! of their ends is no workload any more.
+//! Closes live connections within this node, and connected UDP sockets, that no proxy carries and that no longer should be: policy
+//! denies them now, or one of their ends is no workload any more.
 //!
 //! Reads top down: [`revoked`] decides, on values; [`see`] and [`close`] ask the kernel, inside a pod's namespace. What
 //! crosses nodes is closed by the proxies, who judge their connections again by each Snapshot.
@@ -10,6 +10,7 @@
 //! by raw sockets.
 
 mod diag;
+pub mod udp;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,17 +19,19 @@ use std::{
 
 use millrace_abi::{Addr, Dest, DestKind, End, Pod, PodKind, Reason, Verdict, VerdictKey, decide};
 
-pub use diag::{Connection, close, see};
+pub use diag::{Connection, close, see, see_datagrams};
 
 use crate::kernel::{State, plan::addr};
 
-/// The TCP sockets of one network namespace.
+/// The sockets of one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Ports that somebody listens on.
     pub listening: BTreeSet<u16>,
     /// Connections, as either end has them.
     pub connections: Vec<Connection>,
+    /// Connected UDP sockets.
+    pub datagrams: Vec<Connection>,
 }
 
 /// An end of a connection to be closed.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use millrace_model::{Membership, Mesh};
+use millrace_model::{Membership, Mesh, UdpMode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -81,6 +81,8 @@ pub struct Workload {
     pub state: String,
     /// Why it can send in others' names; None: it can't.
     pub unguarded: Option<String>,
+    /// Whether it takes datagrams from where nobody is attested, `Allow` or `Deny`.
+    pub udp: &'static str,
     /// For how many seconds its certificate holds; None where it has none.
     pub certificate_expires_s: Option<u64>,
 }
@@ -151,6 +153,7 @@ impl Workload {
             listeners: pod.listeners.keys().map(|kind| listener::name(*kind)).collect(),
             state: pod.pending.as_ref().map_or_else(|| "captured".to_owned(), |why| format!("pending: {why}")),
             unguarded: pod.unguarded.clone(),
+            udp: udp(workload.encryption.udp),
             certificate_expires_s: expires.map(|left| left.map_or(0, |left| left.as_secs())),
         })
     }
@@ -171,8 +174,16 @@ impl Workload {
             listeners: Vec::new(),
             state: key.as_ref().map_or_else(|why| format!("pending: {why}"), |_| "captured".to_owned()),
             unguarded: None,
+            udp: udp(UdpMode::Allow), // Its address is its node's: nobody judges there.
             certificate_expires_s: None,
         })
+    }
+}
+
+fn udp(mode: UdpMode) -> &'static str {
+    match mode {
+        UdpMode::Allow => "Allow",
+        UdpMode::Deny => "Deny",
     }
 }
 

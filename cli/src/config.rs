@@ -216,6 +216,9 @@ pub struct Explain {
     /// Takes the IPv6 address of a name that has both.
     #[arg(short = '6', long)]
     pub v6: bool,
+    /// Asks about datagrams in place of connections.
+    #[arg(long)]
+    pub udp: bool,
     /// Whose snapshot to ask by; the agent's where none is given, the control plane's where the caller runs elsewhere.
     #[arg(long, value_enum)]
     pub by: Option<By>,

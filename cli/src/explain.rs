@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use millrace_model::{
-    Ejected, Explanation, Mesh,
-    explain::{Step, explain_without as by_model},
+    Ejected, Explanation, Mesh, Protocol,
+    explain::{Step, explain_datagram, explain_without as by_model},
 };
 
 use crate::{
@@ -17,17 +17,21 @@ use crate::{
 
 /// Explains one connection. No is the answer where all of it would be refused.
 pub(crate) async fn explain(run_dir: &Path, question: &Explain) -> Result<Ending, Failure> {
-    let Explain { from, to, v6, by, output } = question;
+    let Explain { from, to, v6, udp, by, output } = question;
     let mesh = mesh(run_dir, *by, from).await?;
     let caller = names::workload(&mesh, from)?;
-    let target = names::target(&mesh, to, if *v6 { Family::V6 } else { Family::First })?;
+    let family = if *v6 { Family::V6 } else { Family::First };
+    let target = names::target(&mesh, to, (family, if *udp { Protocol::Udp } else { Protocol::Tcp }))?;
     // What a caller meets is its own node's to know: of another node's pods nothing is said.
     let ejected = match caller.netns {
         // An agent of another version may not say: the rest is true all the same.
         Some(_) if *by != Some(By::Control) => names::ejected(run_dir).await.unwrap_or_default(),
         Some(_) | None => Ejected::default(),
     };
-    let explanation = by_model(&mesh, &caller, target, &ejected);
+    let explanation = match udp {
+        true => explain_datagram(&mesh, &caller, target),
+        false => by_model(&mesh, &caller, target, &ejected),
+    };
     match output {
         Format::Json => out::print_json(&explanation)?,
         Format::Table => out::print(&text(&explanation))?,

@@ -72,7 +72,7 @@ pub(crate) enum Family {
 }
 
 /// The address that `text` means: an address with port, or a service's or pod's name with port.
-pub(crate) fn target(mesh: &Mesh, text: &str, family: Family) -> Result<SocketAddr, Failure> {
+pub(crate) fn target(mesh: &Mesh, text: &str, (family, protocol): (Family, Protocol)) -> Result<SocketAddr, Failure> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
@@ -89,10 +89,11 @@ pub(crate) fn target(mesh: &Mesh, text: &str, family: Family) -> Result<SocketAd
     let snapshot = &mesh.snapshot;
     let addresses = match (snapshot.services.get(&name), snapshot.workloads.get(&name)) {
         (Some(service), _) => {
-            if !service.ports.iter().any(|p| p.port == port && p.protocol == Protocol::Tcp) {
+            if !service.ports.iter().any(|p| p.port == port && p.protocol == protocol) {
                 let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
                 return Err(Failure::Usage(format!(
-                    "service {name} has no TCP port {port}; it has {}",
+                    "service {name} has no {} port {port}; it has {}",
+                    if protocol == Protocol::Udp { "UDP" } else { "TCP" },
                     ports.join(" ")
                 )));
             }
@@ -234,7 +235,7 @@ pub(crate) mod tests {
             ("shop/reviews:80", Family::First, "10.96.0.1:80"),
             ("shop/web:9000", Family::V6, "[fd10::1]:9000"),
         ] {
-            assert_eq!(target(&mesh, text, family).unwrap().to_string(), address, "{text}");
+            assert_eq!(target(&mesh, text, (family, Protocol::Tcp)).unwrap().to_string(), address, "{text}");
         }
     }
 
@@ -250,7 +251,7 @@ pub(crate) mod tests {
             ("fd10:0:0:0:0:0:0:1:80", "[fd10:0:0:0:0:0:0:1]:80"),
             ("reviews:80", "name.namespace"),
         ] {
-            let error = target(&mesh, text, Family::First).unwrap_err().to_string();
+            let error = target(&mesh, text, (Family::First, Protocol::Tcp)).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");
         }
     }

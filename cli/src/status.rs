@@ -4,7 +4,7 @@ mod text;
 
 use std::{collections::BTreeMap, path::Path};
 
-use millrace_model::Mesh;
+use millrace_model::{Mesh, Protocol, ServicePort};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -86,6 +86,7 @@ struct Workload {
     listeners: Vec<String>,
     state: String,
     unguarded: Option<String>,
+    udp: String,
     certificate_expires_s: Option<f64>,
 }
 
@@ -151,6 +152,13 @@ struct Service {
     n_endpoints: usize,
 }
 
+fn port(ServicePort { port, protocol, name: _ }: &ServicePort) -> String {
+    match protocol {
+        Protocol::Tcp => port.to_string(),
+        Protocol::Udp => format!("{port}/UDP"),
+    }
+}
+
 fn services(mesh: &Mesh) -> Vec<Service> {
     let services = mesh.snapshot.services.values();
     services
@@ -162,7 +170,7 @@ fn services(mesh: &Mesh) -> Vec<Service> {
             Service {
                 name: service.name.to_string(),
                 addresses: service.addresses.iter().map(ToString::to_string).collect(),
-                ports: service.ports.iter().map(|p| p.port.to_string()).collect(),
+                ports: service.ports.iter().map(port).collect(),
                 n_ready: endpoints.map_or(0, |e| e.endpoints.iter().filter(is_ready).count()),
                 n_endpoints: endpoints.map_or(0, |e| e.endpoints.len()),
             }

@@ -128,6 +128,11 @@ fn optional() -> Vec<Feature> {
             "a connection that a policy now denies lives until it ends by itself",
         ),
         option(
+            missing::DESTROY_UDP,
+            destroy::probe_udp(),
+            "a connected UDP socket that a policy now denies is spoken by until its application closes it",
+        ),
+        option(
             missing::TCX,
             tcx(),
             "a pod with NET_RAW can send in its neighbours' names: only the sequence number of a connection is checked",

@@ -156,6 +156,8 @@ pub(super) struct Tables {
     /// The value says nothing.
     probes: Table<ProbeKey, u32>,
     strangers: Table<StrangerKey, Verdict>,
+    /// Programs' own: only read.
+    asks: Table<AskKey, Ask>,
     handoffs: Table<Tuple, Handoff>,
     /// Made and counted by programs; removed where it says nothing any more.
     failures: Table<BackendKey, Failures>,
@@ -193,6 +195,7 @@ impl Tables {
             verdicts: Table::open(&open, map::VERDICTS, room(map::VERDICTS))?,
             probes: Table::open(&open, map::PROBES, room(map::PROBES))?,
             strangers: Table::open(&open, map::STRANGERS, capacity::STRANGERS)?,
+            asks: Table::open(&open, map::ASKS, capacity::ASKS)?,
             handoffs: Table::open(&open, map::HANDOFFS, room(map::HANDOFFS))?,
             failures: Table::open(&open, map::FAILURES, capacity::FAILURES)?,
             pending: Table::open(&open, map::PENDING, room(map::PENDING))?,
@@ -260,6 +263,11 @@ impl Tables {
             // Where the kernel cannot say, the programs look the service up again for a slot that is missing.
             self.has_flipped = !self.waits || syscall::grace_period().is_err();
         }
+    }
+
+    /// When this ask was last seen, if it is remembered.
+    pub(super) fn asked(&self, key: &AskKey) -> Result<Option<Ask>, MapError> {
+        syscall::get(self.asks.fd.as_fd(), key).map_err(|error| self.asks.why(error))
     }
 
     /// The backends that connections failed to, and how often.

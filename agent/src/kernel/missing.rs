@@ -8,6 +8,8 @@ use super::features::{Feature, Presence};
 pub const ORDER: &str = "program order";
 /// Without it live connections are not closed when policy turns.
 pub const DESTROY: &str = "socket destroy";
+/// Without it connected UDP sockets are not closed when policy turns.
+pub const DESTROY_UDP: &str = "socket destroy, UDP";
 /// Without it nobody judges what pods send at the host's ends of their interfaces.
 pub const TCX: &str = "tcx";
 /// Without it a connection is not compared with the one that was attested.

@@ -17,7 +17,10 @@ use aya::{
     programs::{Program, ProgramError, ProgramFd},
 };
 use aya_log::EbpfLogger;
-use millrace_abi::{BackendKey, Exempt, Failures, FlowEvent, ListenerKey, Original, Reason, capacity, map};
+use millrace_abi::{
+    BackendKey, Exempt, Failures, FlowEvent, ListenerKey, Original, Reason, capacity, map,
+    udp::AskKey,
+};
 use rustix::{
     fs::{FlockOperation, flock, statfs},
     mount::{MountFlags, mount},
@@ -255,6 +258,12 @@ impl Kernel {
             (SocketAddr::new(address, u16::from_be_bytes(key.port)), failures)
         };
         Ok(self.tables.failures()?.into_iter().map(each).collect())
+    }
+
+    /// True where programs remember this ask by UDP, however old: none runs for what connected sockets exchange. One that can't be
+    /// read is none: its answer is then judged as an ask.
+    pub fn was_asked(&self, key: &AskKey) -> bool {
+        self.tables.asked(key).is_ok_and(|found| found.is_some())
     }
 
     /// Forgets a backend's failures.

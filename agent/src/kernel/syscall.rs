@@ -16,9 +16,11 @@ use std::{
 
 use millrace_abi::{
     BackendKey, Dest, Exempt, Failures, Guard, Handoff, ListenerKey, Pending, Pod, ProbeKey, ServiceKey, ServiceValue,
-    SlotKey, SlotValue, Tuning, Tuple, Verdict, VerdictKey, udp::StrangerKey,
+    SlotKey, SlotValue, Tuning, Tuple, Verdict, VerdictKey,
+    udp::{Ask, AskKey, StrangerKey},
 };
 
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
@@ -57,7 +59,7 @@ macro_rules! plain {
 }
 plain! {
     u32, u64, i32, [u8; 16], Pod, Dest, ServiceKey, ServiceValue, SlotKey, SlotValue, VerdictKey, Verdict, ProbeKey, Tuple, Handoff, Pending,
-    ListenerKey, Exempt, Guard, BackendKey, Failures, LinkInfo, Tuning, StrangerKey,
+    ListenerKey, Exempt, Guard, BackendKey, Failures, LinkInfo, Tuning, StrangerKey, AskKey, Ask,
 }
 
 #[repr(C)]
@@ -194,6 +196,17 @@ pub(super) fn update<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V
     bpf(MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
+/// The value of a key, if it is there.
+pub(super) fn get<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = zero::<V>();
+    let mut attr = Element { map: raw(map), pad: 0, key: address(key), value: address_mut(&mut value), flags: 0 };
+    match bpf(MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes an entry, if it is there.
 pub(super) fn delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     let mut attr = Element { map: raw(map), pad: 0, key: address(key), value: 0, flags: 0 };
@@ -220,9 +233,12 @@ pub(super) fn keys<K: Plain>(map: BorrowedFd<'_>, capacity: u32) -> io::Result<V
     Ok(found)
 }
 
-/// Hands every entry of a hash map to `each`.
+/// Where the kernel left off: a hash map's bucket, or a trie's last key, which is written whole.
+type Cursor = [u64; 8];
+
+/// Hands every entry of a map to `each`.
 pub(super) fn entries<K: Plain, V: Plain>(map: BorrowedFd<'_>, mut each: impl FnMut(K, V)) -> io::Result<()> {
-    let (mut from, mut to) = (0u32, 0u32);
+    let (mut from, mut to): (Cursor, Cursor) = ([0; 8], [0; 8]);
     let mut size = BATCH;
     let mut is_first = true;
     loop {

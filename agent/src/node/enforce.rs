@@ -15,13 +15,21 @@ use crate::{
     flows,
     kernel::{
         State,
-        missing::DESTROY,
+        missing::{DESTROY, DESTROY_UDP},
         plan::want_without,
         reconcile::{Outcome, reconcile},
     },
     pods::chain,
-    revoke::{self, Revoked, Side, Why, may_revoke, revoked},
+    revoke::{self, Revoked, Side, Why, may_revoke, revoked, udp},
 };
+
+/// Which sockets are judged again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    All,
+    /// What a policy or a pod of another node decides: connections there are the proxies'.
+    Datagrams,
+}
 
 impl Node {
     /// Makes the kernel's maps hold what they should.
@@ -32,6 +40,7 @@ impl Node {
         self.have.listeners.extend(self.pods.steered());
         let wanted = want_without(&self.mesh, &self.name, &self.pods.namespaces(), self.outlying.ejected());
         let before: BTreeSet<u64> = locals(&self.have).collect();
+        self.gone.extend(udp::gone(&self.have, &wanted));
         self.outcome = reconcile(&mut self.kernel, &mut self.have, &wanted);
         self.enforced = self.mesh.snapshot.generation;
         if let Err(why) = self.pods.detach(&mut self.kernel) {
@@ -43,29 +52,48 @@ impl Node {
         // A pod that is gone leaves those who talked to it talking to nobody.
         let is_gone = !locals(&self.have).collect::<BTreeSet<_>>().is_superset(&before);
         let judges = *n_judging != 0 && may_revoke(&self.have) || is_gone;
+        let judges_datagrams = *n_judging != 0 && udp::may_revoke(&self.have) || !self.gone.is_empty();
         tracing::debug!(generation = self.enforced, n_written, ?took, "the kernel's maps were written");
         for (why, count) in failures {
             tracing::error!(why, count, n_left_out, "the kernel does not hold what it should");
         }
         self.publish();
-        if judges {
-            self.revoke().await;
+        match (judges, judges_datagrams) {
+            (true, _) => self.revoke(Look::All).await,
+            (false, true) => self.revoke(Look::Datagrams).await,
+            (false, false) => {}
         }
     }
 
-    /// Closes connections between pods of this node that the maps would now refuse, or whose other end is gone.
-    pub(super) async fn revoke(&mut self) {
+    /// Closes connections between pods of this node, and connected UDP sockets, that the maps would now refuse, or whose other end
+    /// is gone.
+    pub(super) async fn revoke(&mut self, look: Look) {
         self.judges_again = false;
         if self.kernel.lacks(DESTROY) {
+            self.gone.clear();
             return;
         }
-        let ends = self.ends.clone();
-        let (seen, n_failed) = self.pods.within_each(move || revoke::see(Some(ends.as_fd()))).await;
+        let (ends, lists_datagrams) = (self.ends.clone(), !self.kernel.lacks(DESTROY_UDP));
+        let see = move || {
+            let mut seen = match look {
+                Look::All => revoke::see(Some(ends.as_fd()))?,
+                Look::Datagrams => revoke::Seen::default(),
+            };
+            if lists_datagrams {
+                revoke::see_datagrams(&mut seen)?;
+            }
+            Ok(seen)
+        };
+        let (seen, n_failed) = self.pods.within_each(see).await;
         self.judges_again = n_failed != 0;
+        let datagrams = udp::revoked(&self.have, &seen, &self.gone, |ask| self.kernel.was_asked(ask));
+        if n_failed == 0 {
+            self.gone.clear();
+        }
         let local = self.mesh.snapshot.workloads.values().filter(|w| w.node == self.name);
         let workloads = local.map(|w| w.id()).collect();
         let mut by_pod: BTreeMap<u64, Vec<Revoked>> = BTreeMap::new();
-        for end in revoked(&self.have, &seen, &workloads) {
+        for end in revoked(&self.have, &seen, &workloads).into_iter().chain(datagrams) {
             by_pod.entry(end.netns).or_default().push(end);
         }
         for (netns, ends) in by_pod {

@@ -1,4 +1,4 @@
-//! Speaks sock_diag(7): lists the TCP sockets of the namespace that the calling thread is in, and closes one.
+//! Speaks sock_diag(7): lists the sockets of the namespace that the calling thread is in, and closes one.
 //!
 //! Layouts are those of linux/netlink.h and linux/inet_diag.h: `nlmsghdr`, `inet_diag_req_v2`, `inet_diag_msg`.
 
@@ -22,9 +22,13 @@ const SOCK_DESTROY: u16 = 21;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 const TCP_LISTEN: u8 = 10;
 /// ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LISTEN: those that carry something, or may yet.
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << TCP_LISTEN;
+
+/// ESTABLISHED is what the kernel calls a UDP socket that is connected.
+const CONNECTED: u32 = 1 << 1;
 
 /// `struct inet_diag_sockid`, and where it stands in `struct inet_diag_msg`.
 const ID: usize = 48;
@@ -40,7 +44,7 @@ const STORAGES: u16 = 20;
 const STORAGE: u16 = 1;
 const VALUE: u16 = 3;
 
-/// One end of a TCP connection.
+/// One end of a connection, or a connected UDP socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// This end.
@@ -51,6 +55,7 @@ pub struct Connection {
     pub end: Option<End>,
     /// The socket's family and id, by which the kernel finds it again and no other.
     family: u8,
+    protocol: u8,
     id: [u8; ID],
 }
 
@@ -58,7 +63,8 @@ impl Connection {
     /// One end, without a socket.
     #[cfg(test)]
     pub(super) fn between(local: &str, remote: &str) -> Self {
-        Self { local: local.parse().unwrap(), remote: remote.parse().unwrap(), end: None, family: AF_INET, id: [0; ID] }
+        let [local, remote] = [local, remote].map(|address| address.parse().unwrap());
+        Self { local, remote, end: None, family: AF_INET, protocol: IPPROTO_TCP, id: [0; ID] }
     }
 }
 
@@ -71,32 +77,46 @@ pub fn see(ends: Option<BorrowedFd<'_>>) -> io::Result<Seen> {
         [&length[..], &REQUESTED.to_ne_bytes(), &map].concat()
     });
     for family in [AF_INET, AF_INET6] {
-        let body = [request(family, &[0; ID]), storages.clone()].concat();
-        ask(NETLINK_SOCK_DIAG, (SOCK_DIAG_BY_FAMILY, Ask::All), &body, &mut |message| note(message, &mut seen))?;
+        let body = [request((family, IPPROTO_TCP), STATES, &[0; ID]), storages.clone()].concat();
+        ask(NETLINK_SOCK_DIAG, (SOCK_DIAG_BY_FAMILY, Ask::All), &body, &mut |message| {
+            note(message, IPPROTO_TCP, &mut seen)
+        })?;
     }
     Ok(seen)
 }
 
-/// Closes a connection of the calling thread's namespace: both ends see a reset. One that has ended meanwhile is closed.
+/// Adds the connected UDP sockets of the calling thread's namespace. The kernel lists no storage with them.
+pub fn see_datagrams(seen: &mut Seen) -> io::Result<()> {
+    for family in [AF_INET, AF_INET6] {
+        let body = request((family, IPPROTO_UDP), CONNECTED, &[0; ID]);
+        ask(NETLINK_SOCK_DIAG, (SOCK_DIAG_BY_FAMILY, Ask::All), &body, &mut |message| {
+            note(message, IPPROTO_UDP, seen)
+        })?;
+    }
+    Ok(())
+}
+
+/// Closes a connection of the calling thread's namespace: both ends see a reset. One that has ended meanwhile is closed. A UDP socket
+/// is told ECONNABORTED, and is connected to nobody.
 pub fn close(connection: &Connection) -> io::Result<()> {
-    let body = request(connection.family, &connection.id);
+    let body = request((connection.family, connection.protocol), STATES, &connection.id);
     match ask(NETLINK_SOCK_DIAG, (SOCK_DESTROY, Ask::One), &body, &mut |_| Some(())) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         answer => answer,
     }
 }
 
-fn request(family: u8, id: &[u8; ID]) -> Vec<u8> {
-    [&[family, IPPROTO_TCP, 0, 0][..], &STATES.to_ne_bytes(), id].concat()
+fn request((family, protocol): (u8, u8), states: u32, id: &[u8; ID]) -> Vec<u8> {
+    [&[family, protocol, 0, 0][..], &states.to_ne_bytes(), id].concat()
 }
 
 /// Notes one `inet_diag_msg`.
-fn note(message: &[u8], seen: &mut Seen) -> Option<()> {
+fn note(message: &[u8], protocol: u8, seen: &mut Seen) -> Option<()> {
     let (family, state) = (*message.first()?, *message.get(1)?);
     let id: [u8; ID] = message.get(ID_AT..ID_AT + ID)?.try_into().ok()?;
     let port = |at: usize| id.get(at..at + 2)?.try_into().ok().map(u16::from_be_bytes);
     let local_port = port(0)?;
-    if state == TCP_LISTEN {
+    if protocol == IPPROTO_TCP && state == TCP_LISTEN {
         seen.listening.insert(local_port);
         return Some(());
     }
@@ -104,7 +124,8 @@ fn note(message: &[u8], seen: &mut Seen) -> Option<()> {
     let remote = socket_address(ip(family, id.get(20..36)?)?, port(2)?);
     // One that nobody vouches for is noted to be told of, and judged by what it looks like.
     let end = message.get(MESSAGE..).and_then(end).filter(|end| end.is_attested == 1);
-    seen.connections.push(Connection { local, remote, end, family, id });
+    let all = if protocol == IPPROTO_TCP { &mut seen.connections } else { &mut seen.datagrams };
+    all.push(Connection { local, remote, end, family, protocol, id });
     Some(())
 }
 
@@ -130,10 +151,10 @@ fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {
 mod tests {
     use std::{
         io::Read as _,
-        net::{TcpListener, TcpStream},
+        net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     };
 
-    use super::{ID, ID_AT, Seen, close, note, see};
+    use super::{ID, ID_AT, Seen, close, note, see, see_datagrams};
 
     /// On this machine's own loopback; closing takes CAP_NET_ADMIN, which a plain user has not.
     #[test]
@@ -158,11 +179,32 @@ mod tests {
     }
 
     #[test]
+    fn a_connected_udp_socket_is_found_and_closed_and_others_are_not_seen() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(server.local_addr().unwrap()).unwrap();
+        let mut seen = Seen::default();
+        see_datagrams(&mut seen).unwrap();
+        let of = |at: SocketAddr| seen.datagrams.iter().find(|connection| connection.local == at);
+        assert!(of(server.local_addr().unwrap()).is_none(), "one that is not connected has nothing to lose");
+        let found = of(client.local_addr().unwrap()).expect("the connected one");
+        assert_eq!(found.remote, server.local_addr().unwrap());
+        match close(found) {
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied),
+            Ok(()) => {
+                assert_eq!(client.recv(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionAborted);
+                assert!(client.peer_addr().is_err(), "it is connected to nobody");
+                assert!(close(found).is_ok(), "one that has ended is closed");
+            }
+        }
+    }
+
+    #[test]
     fn no_message_of_any_bytes_is_more_than_none() {
         for fill in [0, 1, 10, 0xff] {
             let message = [fill; 200];
             for cut in 0..message.len() {
-                let noted = note(&message[..cut], &mut Seen::default());
+                let noted = note(&message[..cut], super::IPPROTO_TCP, &mut Seen::default());
                 assert!(cut >= ID_AT + ID || noted.is_none());
             }
         }

@@ -69,13 +69,17 @@ fn node(agent: &Agent) -> Table {
 
 fn workloads(agent: &Agent) -> Table {
     let mut table = Table::new(["WORKLOAD", "STATE", "IDENTITY", "ADDRESSES", "LISTENERS", "CERTIFICATE"]);
-    for Workload { name, identity, addresses, listeners, state, unguarded: _, certificate_expires_s } in
+    for Workload { name, identity, addresses, listeners, state, unguarded: _, udp, certificate_expires_s } in
         &agent.workloads
     {
         let certificate = match certificate_expires_s {
             Some(left) if *left <= 0.0 => "EXPIRED".to_owned(),
             Some(left) => format!("{} left", span(*left)),
             None => "none".to_owned(),
+        };
+        let state = &match udp.as_str() {
+            "Deny" => format!("{state}, UDP from its node alone"),
+            _ => state.clone(),
         };
         let cells = [state, identity].map(|text| text.strip_prefix("spiffe://").unwrap_or(text).to_owned());
         let [state, identity] = cells;
@@ -261,6 +265,13 @@ mod tests {
              \n\
              Nothing is amiss.\n"
         );
+    }
+
+    #[test]
+    fn who_takes_no_datagrams_from_elsewhere_is_said_to() {
+        let mut agent = agent();
+        agent.workloads[0].udp = "Deny".to_owned();
+        assert!(text(Some(&agent), None, &[]).contains("captured, UDP from its node alone  cluster.local"));
     }
 
     #[test]

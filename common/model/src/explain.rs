@@ -2,6 +2,7 @@
 //!
 //! Decides nothing of its own: where it and the data plane differ, that is a bug in one of them.
 
+mod datagram;
 mod words;
 
 use std::{
@@ -14,14 +15,18 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Destination, Ejected, Facts, Ground, Identity, Membership, Mesh, ObjectName, Protocol, Verdict, Workload,
     authorize, port,
-    resolve::{self, Hop, Standing, hears_plaintext, resolve_without, survey},
+    resolve::{self, Hop, Standing, hears_plaintext, resolve_without, survey_by},
 };
 
-/// What will happen to a connection, and why.
+pub use datagram::explain_datagram;
+
+/// What will happen to a connection, or to datagrams, and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The generation it was answered by.
     pub generation: u64,
+    /// By what it calls.
+    pub protocol: Protocol,
     /// Who calls.
     pub caller: Party,
     /// What it asks for.
@@ -77,6 +82,8 @@ pub enum Way {
     Tunnel(SocketAddr),
     /// As without a mesh.
     Plain,
+    /// Datagrams, to another node: as without a mesh, but judged.
+    Clear,
 }
 
 /// Whether a connection is let through, and on what ground.
@@ -94,6 +101,10 @@ pub enum Answer {
     MeshPort,
     /// The callee takes no plain text, and the caller has nothing else.
     PlainTextRefused,
+    /// The callee takes no datagrams from where nobody is attested.
+    NoDatagrams,
+    /// A policy refuses datagrams from there, where nobody has an identity.
+    NoIdentity(Ground),
 }
 
 impl Answer {
@@ -101,7 +112,12 @@ impl Answer {
     pub fn lets_through(&self) -> bool {
         match self {
             Self::Unasked | Self::Allowed(_) => true,
-            Self::Denied(_) | Self::NotEnrolled | Self::MeshPort | Self::PlainTextRefused => false,
+            Self::Denied(_)
+            | Self::NotEnrolled
+            | Self::MeshPort
+            | Self::PlainTextRefused
+            | Self::NoDatagrams
+            | Self::NoIdentity(_) => false,
         }
     }
 }
@@ -187,7 +203,7 @@ pub fn explain_without(mesh: &Mesh, from: &Workload, to: SocketAddr, ejected: &E
         Destination::Service { name, .. } if from.membership == Membership::Outside => (Some(name), vec![], vec![]),
         Destination::Service { name, backends } => {
             let total: f64 = backends.iter().map(|b| f64::from(b.weight)).sum();
-            let left_out = left_out(mesh, from, to, ejected);
+            let left_out = left_out(mesh, from, (to, Protocol::Tcp), ejected);
             let routes = backends
                 .into_iter()
                 .map(|b| route(mesh, from, b.address, b.hop, f64::from(b.weight) / total.max(1.0)))
@@ -200,6 +216,7 @@ pub fn explain_without(mesh: &Mesh, from: &Workload, to: SocketAddr, ejected: &E
     let outcome = outcome(from, service.as_ref(), &routes);
     let mut explanation = Explanation {
         generation: mesh.snapshot.generation,
+        protocol: Protocol::Tcp,
         caller: party(from),
         asked: to,
         service,
@@ -254,7 +271,9 @@ fn route(mesh: &Mesh, from: &Workload, address: SocketAddr, hop: Hop, share: f64
                 | Answer::Denied(_)
                 | Answer::NotEnrolled
                 | Answer::MeshPort
-                | Answer::PlainTextRefused) => refused,
+                | Answer::PlainTextRefused
+                | Answer::NoDatagrams
+                | Answer::NoIdentity(_)) => refused,
             };
             let way = match to.node == from.node {
                 true => Way::Direct,
@@ -295,9 +314,9 @@ fn verdict(mesh: &Mesh, from: &Workload, identity: Option<Identity>, to: &Worklo
 }
 
 /// Those that clients of the caller's node are not given, and why.
-fn left_out(mesh: &Mesh, from: &Workload, to: SocketAddr, ejected: &Ejected) -> Vec<LeftOut> {
-    let service = mesh.service_at(to.ip(), to.port(), Protocol::Tcp);
-    let surveyed = service.into_iter().flat_map(|service| survey(mesh, &from.node, service, to, ejected));
+fn left_out(mesh: &Mesh, from: &Workload, asked: (SocketAddr, Protocol), ejected: &Ejected) -> Vec<LeftOut> {
+    let service = mesh.service_at(asked.0.ip(), asked.0.port(), asked.1);
+    let surveyed = service.into_iter().flat_map(|service| survey_by(mesh, &from.node, service, asked, ejected));
     surveyed
         .filter_map(|(endpoint, standing)| {
             let why = match standing {

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Presence;
+use crate::revoke::{Seen, see_datagrams};
 
 /// linux/sock_diag.h, linux/netlink.h.
 const NETLINK_SOCK_DIAG: i32 = 4;
@@ -24,6 +25,20 @@ pub(super) fn probe() -> Presence {
         Ok(Some(libc::ENOENT)) => Presence::Present,
         Ok(Some(libc::EOPNOTSUPP)) => Presence::Missing,
         Ok(errno) => Presence::Unknown(format!("the kernel answers {errno:?}")),
+        Err(error) => Presence::Unknown(error.to_string()),
+    }
+}
+
+/// UDP's sockets are listed and closed by a part of the kernel of its own (`CONFIG_INET_UDP_DIAG`): to it, one that is not there and
+/// no such part are the same errno, so that it is asked for a list.
+pub(super) fn probe_udp() -> Presence {
+    match probe() {
+        Presence::Present => {}
+        other @ (Presence::Missing | Presence::Unknown(_)) => return other,
+    }
+    match see_datagrams(&mut Seen::default()) {
+        Ok(()) => Presence::Present,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Presence::Missing,
         Err(error) => Presence::Unknown(error.to_string()),
     }
 }

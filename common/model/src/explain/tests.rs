@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use super::{Absence, Answer, Explanation, Outcome, Way, explain};
+use super::{Absence, Answer, Explanation, Outcome, Way, explain, explain_datagram};
 use crate::{
     Action, Encryption, EncryptionMode, Endpoint, Endpoints, Ground, Identity, Membership, Mesh, ObjectName, Policy,
-    Protocol, Rule, Service, ServicePort, Snapshot, Source, Workload, service::Readiness,
+    Protocol, Rule, Service, ServicePort, Snapshot, Source, UdpMode, Workload, service::Readiness,
 };
 
 fn shop(name: &str) -> ObjectName {
@@ -186,4 +186,41 @@ fn a_caller_outside_the_mesh_is_nobody() {
 fn a_v4_mapped_address_is_its_ipv4_one() {
     let mesh = mesh(vec![], |_| ());
     assert_eq!(ask(&mesh, "web", "[::ffff:10.0.0.2]:80"), ask(&mesh, "web", "10.0.0.2:80"));
+}
+
+fn ask_by_udp(mesh: &Mesh, from: &str, to: &str) -> Explanation {
+    explain_datagram(mesh, mesh.snapshot.workloads.get(&shop(from)).unwrap(), to.parse().unwrap())
+}
+
+#[test]
+fn a_datagram_has_an_identity_on_one_node_alone() {
+    let mesh = mesh(vec![], |_| ());
+    let near = ask_by_udp(&mesh, "web", "10.0.0.2:53");
+    assert_eq!(only_route(&near), (&Way::Direct, &Answer::Allowed(Ground::Policy(shop("only-web")))));
+    let far = ask_by_udp(&mesh, "api", "[fd10::3]:53");
+    assert_eq!(only_route(&far), (&Way::Clear, &Answer::NoIdentity(Ground::NoneAllows(shop("only-api")))));
+    assert!(far.steps.iter().any(|step| step.topic == "policy" && step.text.contains("shop/only-api")));
+    assert_eq!(last_sentence(&far), "shop/api may not call [fd10::3]:53: sendto() or connect() fails at once.");
+    // By TCP it is another matter.
+    assert!(ask(&mesh, "api", "[fd10::3]:53").outcome.lets_through());
+}
+
+#[test]
+fn a_workload_that_takes_no_datagrams_takes_those_of_its_own_node() {
+    let mesh = mesh(vec![], |pods| {
+        for pod in ["api", "db"] {
+            let pod = pods.get_mut(pod).unwrap();
+            pod.encryption.udp = UdpMode::Deny;
+            pod.policies.clear();
+        }
+    });
+    assert_eq!(
+        only_route(&ask_by_udp(&mesh, "web", "10.0.0.2:53")),
+        (&Way::Direct, &Answer::Allowed(Ground::Unselected))
+    );
+    assert_eq!(only_route(&ask_by_udp(&mesh, "web", "10.0.0.3:53")), (&Way::Clear, &Answer::NoDatagrams));
+    assert_eq!(only_route(&ask_by_udp(&mesh, "old", "10.0.0.2:53")), (&Way::Plain, &Answer::NoDatagrams));
+    assert_eq!(only_route(&ask_by_udp(&mesh, "web", "10.0.0.1:53")), (&Way::Own, &Answer::Unasked));
+    assert_eq!(only_route(&ask_by_udp(&mesh, "web", "10.0.0.4:53")).1, &Answer::NotEnrolled);
+    assert_eq!(ask_by_udp(&mesh, "web", "10.96.0.1:80").outcome, Outcome::Untouched, "a service by TCP is none by UDP");
 }

@@ -1,7 +1,7 @@
 //! Puts an explanation into sentences, in the order in which things happen.
 
 use super::{Absence, Answer, Explanation, Outcome, Party, Route, Step, Way};
-use crate::{Ground, Membership};
+use crate::{Ground, Membership, Protocol};
 
 pub(super) fn steps(explanation: &Explanation) -> Vec<Step> {
     let mut steps = vec![step("caller", caller(&explanation.caller)), step("address", address(explanation))];
@@ -71,6 +71,8 @@ fn way(Route { way, workload, .. }: &Route) -> String {
         }
         (Way::Tunnel(to), None) => format!("Through the proxy and a tunnel to {to}."),
         (Way::Plain, _) => "Plainly, as without a mesh.".to_owned(),
+        (Way::Clear, Some(Party { node, .. })) => format!("In the clear to node {node}: no tunnel carries datagrams."),
+        (Way::Clear, None) => "In the clear: no tunnel carries datagrams.".to_owned(),
     }
 }
 
@@ -83,7 +85,7 @@ fn encryption(Route { way, answer, .. }: &Route) -> Option<String> {
         Way::Tunnel(_) => {
             "Mutual TLS 1.3, with the hybrid X25519MLKEM768 key exchange between Millrace nodes.".to_owned()
         }
-        Way::Plain => "None.".to_owned(),
+        Way::Plain | Way::Clear => "None.".to_owned(),
     })
 }
 
@@ -91,6 +93,9 @@ fn policy(explanation: &Explanation, route: &Route) -> String {
     let Route { answer, workload, address, .. } = route;
     let callee = workload.as_ref().map_or_else(|| address.to_string(), |w| w.name.to_string());
     let as_whom = match explanation.caller.membership {
+        Membership::Pending | Membership::Enrolled | Membership::Host if route.way == Way::Clear => {
+            "a caller without identity".to_owned()
+        }
         Membership::Outside => "a caller without identity".to_owned(),
         Membership::Pending | Membership::Enrolled | Membership::Host => explanation.caller.identity.to_string(),
     };
@@ -115,6 +120,17 @@ fn policy(explanation: &Explanation, route: &Route) -> String {
         Answer::PlainTextRefused => {
             format!("Encryption is strict on port {} of {callee}: plain text is refused.", address.port())
         }
+        Answer::NoDatagrams => {
+            format!(
+                "The EncryptionPolicy of {callee} takes no datagrams from other nodes or from outside: `udp` says so, or Strict."
+            )
+        }
+        Answer::NoIdentity(ground) => match ground.policy() {
+            Some(name) => {
+                format!("Between nodes datagrams have no identity, and AccessPolicy {name} lets in nobody without.")
+            }
+            None => "Between nodes datagrams have no identity, and nobody without is let in.".to_owned(),
+        },
     }
 }
 
@@ -132,6 +148,14 @@ fn absence(why: Absence) -> &'static str {
     }
 }
 
+/// What meets a refusal first.
+fn fails(explanation: &Explanation) -> &'static str {
+    match explanation.protocol {
+        Protocol::Tcp => "connect()",
+        Protocol::Udp => "sendto() or connect()",
+    }
+}
+
 fn outcome(explanation: &Explanation) -> String {
     let Explanation { caller, asked, service, routes, outcome, .. } = explanation;
     let from = &caller.name;
@@ -140,7 +164,10 @@ fn outcome(explanation: &Explanation) -> String {
         Outcome::Untouched => format!("{from} reaches {to} as it would without a mesh."),
         Outcome::Allowed => format!("{from} may call {to}."),
         Outcome::NoBackend => {
-            format!("{from} can't call {to}: the service has no ready backend, and connect() fails at once.")
+            format!(
+                "{from} can't call {to}: the service has no ready backend, and {} fails at once.",
+                fails(explanation)
+            )
         }
         Outcome::Mixed => {
             let share: f64 = routes.iter().filter(|r| !r.answer.lets_through()).map(|r| r.share).sum();
@@ -148,7 +175,11 @@ fn outcome(explanation: &Explanation) -> String {
         }
         Outcome::Refused => {
             let through_source = caller.membership != Membership::Outside;
-            let how = if through_source { "connect() fails at once" } else { "the callee's node resets it" };
+            let how = if through_source {
+                format!("{} fails at once", fails(explanation))
+            } else {
+                "the callee's node resets it".to_owned()
+            };
             format!("{from} may not call {to}: {how}.")
         }
     }

@@ -120,6 +120,21 @@ fn an_address_that_the_mesh_does_not_know_takes_answers_alone() {
     assert_eq!(heard(&listener, &mut [0; 64]).0, 6);
 }
 
+/// More than the kernel gives at a time, and of prefixes of all kinds.
+#[test]
+fn what_strangers_get_is_read_back_whole() {
+    let node = Node::new();
+    node.strangers(42, 1);
+    for n in 0..700u16 {
+        node.stranger_at(42, &format!("10.9.{}.{}", n / 256, n % 256), 5353, 0);
+    }
+    let read = node.kernel().state().unwrap().strangers;
+    assert_eq!(read.len(), 701);
+    assert_eq!(read.values().filter(|verdict| verdict.allow == 1).count(), 1);
+    node.restart_agent();
+    assert_eq!(node.kernel().state().unwrap().strangers, read);
+}
+
 #[test]
 fn loopback_is_the_pods_own_and_comes_from_nowhere_else() {
     let node = Node::new();

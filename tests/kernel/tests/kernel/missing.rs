@@ -10,14 +10,14 @@ use millrace_abi::Reason;
 use millrace_agent::kernel::{
     Missing,
     features::{self, Need},
-    missing::{DESTROY, GRACE, MPTCP, ORDER, REVERSE_PATH, SEQUENCE, TCX},
+    missing::{DESTROY, DESTROY_UDP, GRACE, MPTCP, ORDER, REVERSE_PATH, SEQUENCE, TCX},
 };
 use socket2::{Domain, Protocol};
 
 use crate::node::{Family, Node};
 
 /// Those that have a test here or where it says. One that is added to `features` and not here fails the first test.
-const OPTIONAL: [&str; 7] = [ORDER, DESTROY, TCX, SEQUENCE, REVERSE_PATH, GRACE, MPTCP];
+const OPTIONAL: [&str; 8] = [ORDER, DESTROY, DESTROY_UDP, TCX, SEQUENCE, REVERSE_PATH, GRACE, MPTCP];
 
 #[test]
 fn every_optional_feature_has_a_test_of_its_loss_and_every_other_refuses_the_start() {
@@ -45,8 +45,8 @@ fn every_optional_feature_has_a_test_of_its_loss_and_every_other_refuses_the_sta
 /// The agent's own affair: no program asks for it. See `revoke` and the lab.
 #[test]
 fn without_socket_destroy_the_programs_are_as_they_are() {
-    let node = Node::without([DESTROY].into());
-    assert!(node.kernel().lacks(DESTROY));
+    let node = Node::without([DESTROY, DESTROY_UDP].into());
+    assert!(node.kernel().lacks(DESTROY) && node.kernel().lacks(DESTROY_UDP));
     carries(&node);
 }
 
