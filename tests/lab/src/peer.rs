@@ -6,6 +6,7 @@
 pub mod app;
 pub mod client;
 pub mod crowd;
+pub mod datagram;
 pub mod latency;
 pub mod load;
 pub mod payload;

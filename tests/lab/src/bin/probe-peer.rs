@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use millrace_lab::peer::{app, client, crowd, latency, load, server};
+use millrace_lab::peer::{app, client, crowd, datagram, latency, load, server};
 use socket2::Protocol;
 
 #[derive(Parser)]
@@ -126,6 +126,39 @@ enum Action {
         #[arg(long)]
         pace_us: u64,
     },
+    /// Answer by UDP until killed.
+    Answer {
+        /// Address and port; [::] takes IPv4 too.
+        listen: SocketAddr,
+        /// The name to answer with.
+        #[arg(long)]
+        name: String,
+    },
+    /// Ask by UDP, each target in turn.
+    Ask {
+        /// Addresses and ports.
+        targets: Vec<SocketAddr>,
+        /// How many sockets, one after the other.
+        #[arg(long, default_value_t = 1)]
+        sockets: u32,
+        /// How many questions each.
+        #[arg(long)]
+        count: u32,
+        /// Speak IPv4 by an IPv6 socket.
+        #[arg(long)]
+        mapped: bool,
+    },
+    /// Many connected UDP sockets, watched for their end until a file appears.
+    Hold {
+        /// Address and port.
+        target: SocketAddr,
+        /// How many.
+        #[arg(long)]
+        count: usize,
+        /// The file.
+        #[arg(long)]
+        until: PathBuf,
+    },
     /// Old connections and new ones, until a file appears.
     Steady {
         /// host:port, each.
@@ -154,6 +187,16 @@ fn main() -> Result<()> {
         Action::Crowd { target, count, until } => {
             let told = || println!("{}", serde_json::json!({"open": count}));
             serde_json::to_string(&crowd::crowd(&to(target), count, &until, told)?)?
+        }
+        Action::Answer { listen, name } => {
+            return datagram::serve(listen, &name, || println!("{}", serde_json::json!({"answers": listen})));
+        }
+        Action::Ask { targets, sockets, count, mapped } => {
+            serde_json::to_string(&datagram::ask(&targets, datagram::Ways { sockets, count, is_mapped: mapped })?)?
+        }
+        Action::Hold { target, count, until } => {
+            let told = || println!("{}", serde_json::json!({"open": count}));
+            serde_json::to_string(&datagram::hold(target, count, &until, told)?)?
         }
         Action::Call { target } => serde_json::to_string(&client::call(&to(target)))?,
         Action::Exchange { target, up, down, chunk } => {

@@ -13,6 +13,8 @@ mod config;
 #[cfg(test)]
 mod cost;
 #[cfg(test)]
+mod datagrams;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod hostile_pod;
