@@ -99,6 +99,8 @@ fn command(toolchain: &Toolchain, repo_root: &Path, out: &Path) -> Command {
     flags.push(&toolchain.linker);
     // BTF describes map values to bpftool and lets aya relocate; it is made from debug info.
     flags.push("\x1f-Clink-arg=--btf\x1f-Cdebuginfo=2");
+    // Else the linker turns every copy and clearing of more than a few bytes into a call of a loop, byte by byte.
+    flags.push("\x1f-Clink-arg=--disable-expand-memcpy-in-order");
     let (cargo, rustc, core) = match &toolchain.compiler {
         Compiler::Debian => (env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), DEBIAN_RUSTC.into(), None),
         Compiler::Nightly(root) => {

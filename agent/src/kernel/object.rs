@@ -18,8 +18,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use millrace_abi::{
-    BackendKey, Exempt, Failures, FlowEvent, ListenerKey, Original, Reason, capacity, map,
-    udp::AskKey,
+    BackendKey, Exempt, Failures, FlowEvent, ListenerKey, Original, Reason, capacity, map, udp::AskKey,
 };
 use rustix::{
     fs::{FlockOperation, flock, statfs},

@@ -23,15 +23,18 @@ fn at(text: &str) -> Addr {
     addr(text.parse().unwrap())
 }
 
+/// How many bits of an address, the address, a port, and whether it is let in.
+type Range<'a> = (u32, &'a str, u16, u32);
+
 /// Two pods of one node, 10.0.0.1 (web) and 10.0.0.2 (db), and one of another; db and that are in a group.
-fn node(verdicts: &[(u64, u16, u32)], strangers: &[(u32, &str, u16, u32)]) -> State {
+fn node(verdicts: &[(u64, u16, u32)], strangers: &[Range<'_>]) -> State {
     let pod = |id, v4| Pod { id, v4: at(v4), v6: [0; 16], kind: PodKind::Mesh as u32, reserved: 0 };
     let dest = |id, group, kind: DestKind| Dest { id, group, kind: kind as u32, udp: 0 };
     let verdict = |(source, port, allow): &(u64, u16, u32)| {
         let key = VerdictKey { source: *source, group: GROUP, port: port.to_be_bytes(), reserved: [0; 6] };
         (key, Verdict { policy: 9, allow: *allow, reserved: 0 })
     };
-    let stranger = |(bits, from, port, allow): &(u32, &str, u16, u32)| {
+    let stranger = |(bits, from, port, allow): &Range<'_>| {
         let (group, port) = (GROUP.to_be_bytes(), port.to_be_bytes());
         let stranger = Stranger { group, port, addr: at(from), reserved: [0; 2] };
         let key = StrangerKey { prefix_len: STRANGER_FIXED_BITS + bits, stranger };
