@@ -1,21 +1,21 @@
 //! UDP over two nodes: services are balanced, answers come from whom was asked, policy binds both ends, and what is connected is
 //! closed when it turns.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use millrace_lab::{
     Lab, Part, Plan, Pod, clock,
     manifests::{self, Rule, access_policy, encryption_policy},
-    peer::{
-        crowd::{Crowd, unix_us},
-        datagram::Asked,
-    },
+    peer::{crowd::unix_us, datagram::Asked},
     process::Process,
 };
 use serde_json::json;
 
-use crate::scene::{self, CALL};
+use crate::{
+    held::Held,
+    scene::{self, CALL},
+};
 
 /// An edit of the directory is in force within this time, for what is open too.
 const IN_FORCE: Duration = Duration::from_secs(1);
@@ -162,34 +162,9 @@ fn policy_binds_datagrams_within_a_node_and_between_nodes() {
 }
 
 /// Connected sockets of one pod to another.
-struct Held {
-    process: Process,
-    until: PathBuf,
-}
-
 fn hold(lab: &Lab, from: &str, to: SocketAddr) -> Result<Held> {
-    let name = format!("hold-{}", to.to_string().replace([':', '.', '[', ']'], "-"));
-    let until = lab.directory().join(format!("{}-{name}", from.replace('/', "-")));
-    let program = lab.binaries().path("probe-peer")?.display().to_string();
-    let arguments = [&program, "hold", &to.to_string(), "--count", "50", "--until", &until.display().to_string()];
-    let mut process = lab.pod(from)?.start(&name, &arguments)?;
-    process.says("open", CALL)?;
-    Ok(Held { process, until })
-}
-
-impl Held {
-    fn end(mut self) -> Result<Crowd> {
-        let status = self.process.wait(CALL)?;
-        ensure!(status.success(), "{}", self.process.errors());
-        let output = self.process.output();
-        Ok(serde_json::from_str(output.lines().last().context("it says what it saw")?)?)
-    }
-
-    /// Ends the watch, and looks at what is left.
-    fn look(self) -> Result<Crowd> {
-        fs::write(&self.until, "")?;
-        self.end()
-    }
+    let name = to.to_string().replace([':', '.', '[', ']'], "-");
+    Held::open(lab, (from, "hold", &name), &to.to_string(), 50)
 }
 
 /// Checks that all were closed in time after `start`.

@@ -15,6 +15,8 @@ mod cost;
 #[cfg(test)]
 mod datagrams;
 #[cfg(test)]
+mod held;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod hostile_pod;

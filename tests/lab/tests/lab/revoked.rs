@@ -1,17 +1,19 @@
 //! Connections within a node that should not be there any more are closed within a second, and no others: policy turned, or a
 //! pod is gone.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use millrace_lab::{
     Lab, Part, Plan, Pod, clock,
     manifests::{self, Rule, access_policy},
     peer::crowd::{Crowd, unix_us},
-    process::Process,
 };
 
-use crate::scene::{self, CALL};
+use crate::{
+    held::Held,
+    scene::{self, CALL},
+};
 
 /// An edit of the directory is in force within this time, for what is open too.
 const IN_FORCE: Duration = Duration::from_secs(1);
@@ -22,46 +24,19 @@ fn plan(name: &str) -> Plan {
 }
 
 /// Connections of one pod to another, by one family.
-struct Calls {
-    process: Process,
-    until: PathBuf,
-}
-
-fn call(lab: &Lab, from: &str, to: &str, family: usize, count: usize) -> Result<Calls> {
+fn call(lab: &Lab, from: &str, to: &str, family: usize, count: usize) -> Result<Held> {
     let ip = *lab.pod(to)?.addresses().both().get(family).context("two families")?;
     let target = std::net::SocketAddr::new(ip, 8080).to_string();
     call_at(lab, (from, &format!("{}-{family}", to.replace('/', "-"))), &target, count)
 }
 
-fn call_at(lab: &Lab, (from, name): (&str, &str), target: &str, count: usize) -> Result<Calls> {
-    let name = format!("crowd-{name}");
-    let until = lab.directory().join(format!("{}-{name}", from.replace('/', "-")));
-    let (program, count) = (lab.binaries().path("probe-peer")?.display().to_string(), count.to_string());
-    let arguments = [&program, "crowd", target, "--count", &count, "--until", &until.display().to_string()];
-    let mut process = lab.pod(from)?.start(&name, &arguments)?;
-    process.says("open", CALL)?;
-    Ok(Calls { process, until })
-}
-
-impl Calls {
-    /// Waits until all have ended.
-    fn end(mut self) -> Result<Crowd> {
-        let status = self.process.wait(CALL)?;
-        ensure!(status.success(), "{}", self.process.errors());
-        let output = self.process.output();
-        Ok(serde_json::from_str(output.lines().last().context("it says what it saw")?)?)
-    }
-
-    /// Ends the watch, and looks at what is left.
-    fn look(self) -> Result<Crowd> {
-        fs::write(&self.until, "")?;
-        self.end()
-    }
+fn call_at(lab: &Lab, (from, name): (&str, &str), target: &str, count: usize) -> Result<Held> {
+    Held::open(lab, (from, "crowd", name), target, count)
 }
 
 /// Checks that all of these were closed in time after `start`.
-fn closed(what: &str, calls: Vec<Calls>, count: usize, start: u64) -> Result<()> {
-    let all: Vec<Crowd> = calls.into_iter().map(Calls::end).collect::<Result<_>>()?;
+fn closed(what: &str, calls: Vec<Held>, count: usize, start: u64) -> Result<()> {
+    let all: Vec<Crowd> = calls.into_iter().map(Held::end).collect::<Result<_>>()?;
     let n: usize = all.iter().map(|crowd| crowd.closed).sum();
     let first = all.iter().filter_map(|crowd| crowd.ended_us).map(|(first, _)| first).min().unwrap_or_default();
     let last = all.iter().filter_map(|crowd| crowd.ended_us).map(|(_, last)| last).max().unwrap_or_default();
@@ -73,8 +48,8 @@ fn closed(what: &str, calls: Vec<Calls>, count: usize, start: u64) -> Result<()>
 }
 
 /// Checks that all of these live.
-fn alive(what: &str, calls: Vec<Calls>, count: usize) -> Result<()> {
-    let all: Vec<Crowd> = calls.into_iter().map(Calls::look).collect::<Result<_>>()?;
+fn alive(what: &str, calls: Vec<Held>, count: usize) -> Result<()> {
+    let all: Vec<Crowd> = calls.into_iter().map(Held::look).collect::<Result<_>>()?;
     let n: usize = all.iter().map(|crowd| crowd.alive).sum();
     println!("{what}: {n} of {count} connections live");
     ensure!(n == count, "all of {count} live: {all:?}");
@@ -121,8 +96,8 @@ fn a_pod_that_is_gone_leaves_no_connection_behind() {
     });
 }
 
-/// Calls of the service by its address: alone in having endpoints, bob and carol each have their part.
-fn call_service(lab: &Lab, count: usize) -> Result<Calls> {
+/// Held of the service by its address: alone in having endpoints, bob and carol each have their part.
+fn call_service(lab: &Lab, count: usize) -> Result<Held> {
     let target = std::net::SocketAddr::new(lab.topology().service("shop/both")?.addresses.v4.into(), 80).to_string();
     call_at(lab, ("shop/alice", "both"), &target, count)
 }
