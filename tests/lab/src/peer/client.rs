@@ -173,14 +173,16 @@ pub fn connects(target: &Target, count: u32, n_threads: u32) -> Result<Connects>
     Ok(all)
 }
 
-/// Uses one long connection per target and makes new ones, round by round, until `until` exists.
+/// Uses one long connection per target and makes new ones, round by round, until `until` exists; the last round begins after that.
+/// Says `calling` on standard error as soon as the first is over.
 pub fn steady(targets: &[Target], until: &Path) -> Result<Steady> {
     let mut open: Vec<Connection> = targets.iter().map(open).collect::<Result<_>>()?;
     for connection in &mut open {
         connection.stream.write_all(b"echo\n")?;
     }
     let mut found = Steady::default();
-    while !until.exists() {
+    for round in 0_u64.. {
+        let is_last = until.exists();
         for (connection, target) in open.iter_mut().zip(targets) {
             match echo_once(connection, found.echoes) {
                 Ok(()) => found.echoes += 1,
@@ -191,6 +193,12 @@ pub fn steady(targets: &[Target], until: &Path) -> Result<Steady> {
                 None => found.connects += 1,
                 Some(error) => found.failed(format!("{}: {error}", target.address)),
             }
+        }
+        if round == 0 {
+            writeln!(io::stderr(), "calling")?;
+        }
+        if is_last {
+            break;
         }
         thread::sleep(PACE);
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use millrace_lab::{Lab, peer::Steady, process::Process};
+use millrace_lab::{Lab, clock, peer::Steady, process::Process};
 
 use super::{ALICE, BOB, FAR};
 use crate::scene::CALL;
@@ -20,7 +20,8 @@ pub(crate) struct Neighbours {
 }
 
 impl Neighbours {
-    /// Two begin to call: one on bob's node, one from another.
+    /// Two call: one on bob's node, one from another. Both have made a first call when this returns, and make another after [`Self::end`]:
+    /// an attack that takes a few milliseconds has neighbours too.
     pub(crate) fn begin(lab: &Lab) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -30,7 +31,19 @@ impl Neighbours {
         let [v4, v6] = bob.addresses().both().map(|ip| std::net::SocketAddr::new(ip, 8080).to_string());
         let begin =
             |pod: &str| lab.pod(pod)?.start(&format!("steady-{n}"), &[&program, "steady", &v4, &v6, "--until", &path]);
-        Ok(Self { until: until.clone(), calling: [ALICE, FAR].map(begin).into_iter().collect::<Result<_>>()? })
+        let calling: Vec<Process> = [ALICE, FAR].map(begin).into_iter().collect::<Result<_>>()?;
+        for process in &calling {
+            clock::until(CALL, "a neighbour calls", || {
+                ensure!(
+                    process.errors().contains("calling"),
+                    "it says {:?} and {:?}",
+                    process.output(),
+                    process.errors()
+                );
+                Ok(())
+            })?;
+        }
+        Ok(Self { until, calling })
     }
 
     /// They end; what became of their calls.
