@@ -44,6 +44,9 @@ pub enum Command {
     /// Say what happens to a connection and why, by the data plane's own code. Exits with 1 if it is refused.
     #[command(after_help = EXIT_CODES)]
     Explain(Explain),
+    /// Show what becomes of requests to services with routes: every match in the order in which it is asked, and whose it is.
+    #[command(after_help = EXIT_CODES)]
+    Routes(Routes),
     /// Follow the connections that this node's kernel decides.
     #[command(after_help = EXIT_CODES)]
     Flows(Flows),
@@ -222,6 +225,28 @@ pub struct Explain {
     /// Whose snapshot to ask by; the agent's where none is given, the control plane's where the caller runs elsewhere.
     #[arg(long, value_enum)]
     pub by: Option<By>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// Which routes to show.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Routes {
+    /// Only of this service: `namespace/name`, or `name.namespace`.
+    pub service: Option<String>,
+    /// Which rule has this request, such as "GET http://reviews/x"; of the service, at the URL's port. Exits with 1 if none has.
+    #[arg(long, value_name = "METHOD URL", requires = "service")]
+    pub http: Option<String>,
+    /// A header of that request, as `name: value`.
+    #[arg(short = 'H', long, value_name = "HEADER", requires = "http")]
+    pub header: Vec<String>,
+    /// For requests of this namespace's pods; the service's own where none is given.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub from: Option<String>,
+    /// Whose snapshot to ask by.
+    #[arg(long, value_enum, default_value_t = By::Agent)]
+    pub by: By,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub output: Format,

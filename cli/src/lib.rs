@@ -20,6 +20,7 @@ mod names;
 mod out;
 mod program;
 mod raw;
+mod routes;
 mod run;
 mod status;
 mod table;
@@ -40,6 +41,7 @@ pub async fn execute(args: Args) -> Result<Ending, Failure> {
         Command::Check(ask) => check::check(ask.output).await,
         Command::Ready { process } => raw::ready(&run_dir, process).await,
         Command::Explain(question) => explain::explain(&run_dir, &question).await,
+        Command::Routes(question) => routes::routes(&run_dir, &question).await,
         Command::Flows(filter) => flows::flows(&run_dir, &filter).await,
         Command::Metrics { process } => raw::metrics(&run_dir, process).await,
         Command::LogLevel { process, filter } => raw::log_level(&run_dir, process, filter).await,

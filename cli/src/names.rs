@@ -119,7 +119,7 @@ pub(crate) fn target(mesh: &Mesh, text: &str, (family, protocol): (Family, Proto
 }
 
 /// What a name in a command means: `namespace/name`, or as DNS has it, `name.namespace[.svc[.…]]`.
-fn object(host: &str) -> Option<ObjectName> {
+pub(crate) fn object(host: &str) -> Option<ObjectName> {
     if let Ok(name) = host.parse() {
         return Some(name);
     }

@@ -3,7 +3,7 @@
 //! Reads from `run`. The agent gives listeners, keys, snapshots and sockets (`agent`); `accept` takes connections on one
 //! thread and gives them to `worker`s; each lives in one function: `outbound`, `inbound` or `plaintext`. This crate never
 //! opens a socket of the network, a file or a pinned map, never decides policy (that is `millrace_model`), and parses no
-//! HTTP of an application yet.
+//! HTTP but what is sent to a port with routes (`http`).
 
 mod accept;
 mod agent;
@@ -19,6 +19,7 @@ mod frames;
 mod handshakes;
 pub mod head;
 mod home;
+mod http;
 mod inbound;
 mod keys;
 mod limits;
@@ -38,6 +39,7 @@ mod run;
 mod stock;
 mod tuning;
 mod tunnel;
+mod unrouted;
 mod wire;
 mod worker;
 

@@ -18,6 +18,7 @@
 //! | `millrace_proxy_events_untold_total` | refused connections that were not logged: too many of one reason |
 //! | `millrace_proxy_snapshot_generation` | the generation served by |
 //! | `millrace_proxy_agent_connected` | 1 while the agent's socket is connected |
+//! | `millrace_proxy_http_requests_total{code,outcome}` | requests to routed ports: `answered` by an application, else the fault's name |
 //! | `millrace_proxy_panics_total` | connections' tasks that panicked: a bug each |
 
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
@@ -149,6 +150,7 @@ pub(crate) struct Metrics {
     pub(crate) panics: Counter,
     ejections: Family<ByCause, Counter>,
     pub(crate) outcomes_dropped: Counter,
+    pub(crate) http: crate::http::Counts,
 }
 
 impl Metrics {
@@ -175,6 +177,7 @@ impl Metrics {
             panics,
             ejections,
             outcomes_dropped,
+            http,
         } = self;
         r.register("connections_opened", "Connections taken on", opened.clone());
         r.register("connections_closed", "Connections that were carried and ended, by how", closed.clone());
@@ -195,6 +198,7 @@ impl Metrics {
         r.register("panics", "Tasks of connections that panicked", panics.clone());
         r.register("ejections", "Endpoints left out because connections failed", ejections.clone());
         r.register("outcomes_dropped", "Outcomes not told to the agent", outcomes_dropped.clone());
+        http.register(&mut r);
         drop(r);
         registry
     }

@@ -20,6 +20,8 @@ use crate::{
     dial::tune,
     fault::{Fault, Retry, Why},
     head,
+    home::Home,
+    http::{Taken, take},
     limits::Account,
     metrics::Direction,
     pick::{Candidate, candidates, pick},
@@ -53,6 +55,10 @@ pub(crate) async fn serve(worker: Arc<Worker>, mut accepted: Accepted, socket: T
     let mut record = Record::begin(worker.proxy.clone(), Direction::Outbound, Party::at(accepted.peer));
     copy::abortive(&socket);
     tune(&socket);
+    let socket = match Box::pin(take(&worker, &mut accepted, socket, &mut record)).await {
+        Taken::Ended(ended) => return record.end(ended),
+        Taken::Not(socket) => socket,
+    };
     let opened = tokio::select! {
         opened = timeout(OPENING, open(&worker, &accepted, &socket, &mut record)) => opened,
         () = copy::reset_of(&socket) => Ok(Err(Why::ClientReset)),
@@ -114,7 +120,7 @@ async fn open<'w>(
             worker.proxy.metrics.retries.inc();
         }
         let open = worker.proxy.outstanding.open(candidate.address);
-        let ends = ends(accepted, &source, client, &candidate);
+        let ends = ends((&accepted.home, &source), client, &candidate);
         match attempt(worker, (&accepted.account, &ends), &candidate, client).await {
             Ok((place, stream)) => {
                 if let Some(pool) = &pool {
@@ -143,7 +149,7 @@ async fn open<'w>(
 struct Held<'w>(#[expect(dead_code, reason = "held for its drop")] (Place, Open<'w>));
 
 /// Asks one endpoint, by a tunnel that is there or a new one.
-async fn attempt(
+pub(crate) async fn attempt(
     worker: &Arc<Worker>,
     (account, ends): (&Arc<Account>, &Ends),
     candidate: &Candidate,
@@ -196,9 +202,9 @@ fn said(headers: &HeaderMap, name: &str) -> Arc<str> {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().into()
 }
 
-fn ends(accepted: &Accepted, source: &Workload, client: SocketAddr, candidate: &Candidate) -> Ends {
+pub(crate) fn ends((home, source): (&Home, &Workload), client: SocketAddr, candidate: &Candidate) -> Ends {
     Ends {
-        source: accepted.home.pod.clone(),
+        source: home.pod.clone(),
         source_identity: source.identity.clone(),
         source_address: client.ip(),
         peer: candidate.peer.identity.clone(),
@@ -210,7 +216,7 @@ fn ends(accepted: &Accepted, source: &Workload, client: SocketAddr, candidate: &
 /// Whom the target shall see: the pod, at the address of the target's family, with the application's own port.
 ///
 /// The captured connection came over loopback, so its source address says nothing unless it is the pod's own.
-fn client_of(source: &Workload, peer: SocketAddr, target: SocketAddr) -> Result<SocketAddr, Why> {
+pub(crate) fn client_of(source: &Workload, peer: SocketAddr, target: SocketAddr) -> Result<SocketAddr, Why> {
     let own = |address: &&IpAddr| **address == peer.ip().to_canonical() && address.is_ipv4() == target.is_ipv4();
     let same_family = |address: &&IpAddr| Family::of(**address) == Family::of(target.ip());
     let address = source.addresses.iter().find(own).or_else(|| source.addresses.iter().find(same_family));

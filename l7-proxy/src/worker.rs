@@ -14,6 +14,7 @@ use crate::{
     accept::{Accepted, Fresh, Kind},
     copy,
     fair::Turns,
+    http::{Tables, Upstreams},
     inbound, outbound, plaintext,
     pool::Pool,
     proxy::Proxy,
@@ -29,6 +30,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Arc<Pool>,
     /// In which of them a connection runs is its workload's.
     pub(crate) turns: Arc<Turns>,
+    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) tables: Tables,
 }
 
 impl Worker {
@@ -44,7 +47,13 @@ impl Worker {
 pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
     let turns = Arc::<Turns>::default();
     let pool = Arc::new(Pool::new(turns.clone()));
-    let worker = Arc::new(Worker { proxy: proxy.clone(), pool, turns: turns.clone() });
+    let worker = Arc::new(Worker {
+        proxy: proxy.clone(),
+        pool,
+        turns: turns.clone(),
+        upstreams: Arc::default(),
+        tables: Tables::default(),
+    });
     let pace = turns.pace();
     tokio::pin!(pace);
     let (mut mesh, mut keys, mut drain) = (proxy.mesh.clone(), proxy.keys.watch(), proxy.drain.clone());
@@ -67,6 +76,7 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
             _ = sweep.tick() => {
                 worker.pool.sweep(&proxy, &proxy.current(), clock::now());
                 proxy.accounts.relax();
+                worker.upstreams.sweep(clock::now());
                 rest.look(copy::moves());
             }
             () = drain.over() => break,

@@ -192,7 +192,7 @@ fn tables(have: &State, want: &State) -> Tables {
 
 /// The slots that a draw can fall on, by number.
 fn contents(state: &State, value: ServiceValue) -> impl Iterator<Item = (u32, &SlotValue)> {
-    let ServiceValue { table, n_slots, affinity_s: _, local: _ } = value;
+    let ServiceValue { table, n_slots, affinity_s: _, flags: _ } = value;
     let range = SlotKey { table, slot: 0 }..SlotKey { table, slot: n_slots };
     state.slots.range(range).map(|(key, slot)| (key.slot, slot))
 }

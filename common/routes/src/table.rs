@@ -95,9 +95,35 @@ impl Table {
         own().or_else(|| self.views.get(&(port, Clients::All)))
     }
 
+    /// Each port and client for whom something is bound, in order.
+    pub fn places(&self) -> impl Iterator<Item = (u16, &Clients)> {
+        let mut places: Vec<(u16, &Clients)> = self.views.keys().map(|(port, clients)| (*port, clients)).collect();
+        places.sort();
+        places.into_iter()
+    }
+
+    /// What is bound for exactly these clients.
+    pub fn view_of(&self, port: u16, clients: &Clients) -> Option<&View> {
+        self.views.get(&(port, clients.clone()))
+    }
+
+    /// True where this namespace's pods have no routes of their own for the port.
+    pub fn is_for_all(&self, port: u16, namespace: &str) -> bool {
+        !self.views.contains_key(&(port, Clients::Namespace(namespace.into())))
+    }
+
+    /// Every match that `view` holds, in the order in which they are asked for one host: by path's kind and length, then as above.
+    pub fn in_order<'t>(&'t self, view: &'t View) -> impl Iterator<Item = Found<'t>> {
+        view.entries.iter().filter_map(|entry| self.found(entry.at))
+    }
+
     /// The rule that a request goes by, of those that `view` holds; None where it is to get a 404.
     pub fn choose<'t>(&'t self, view: &View, request: &Request<'_>) -> Option<Found<'t>> {
-        let At { bound, rule: index, one } = view.choose(request)?;
+        self.found(view.choose(request)?)
+    }
+
+    fn found(&self, at: At) -> Option<Found<'_>> {
+        let At { bound, rule: index, one } = at;
         let bound = self.routes.bound.get(bound)?;
         let rule = bound.rules.get(index)?;
         Some(Found { bound, index, rule, matched: rule.matches.get(one)? })

@@ -2,7 +2,7 @@
 
 use crate::{
     Addr, AffinityValue, Dest, DestKind, Handoff, HandoffKind, Listening, Pending, Pod, PodKind, Port, Reason,
-    ServiceValue, SlotValue, Verdict, capacity,
+    ServiceValue, SlotValue, Verdict, capacity, service_flag,
 };
 
 /// Where a connect goes, once the destination address has been looked up.
@@ -153,10 +153,17 @@ pub fn inbound(own: Option<&Dest>, handoff: Option<&Handoff>, port: Port) -> Rea
     }
 }
 
+/// True where a pod's connection to this service goes to the proxy whoever stands behind it: its requests are routed. One of a pod
+/// that shares its node's network has no listener to go to, and is given a backend as without routes.
+#[inline(always)]
+pub fn is_routed(pod: &Pod, service: &ServiceValue) -> bool {
+    pod.kind == PodKind::Mesh as u32 && service.flags & service_flag::ROUTED != 0
+}
+
 /// Why a service gives no backend; None where it has some.
 #[inline(always)]
 pub fn without_slots(service: &ServiceValue) -> Option<Reason> {
-    match (service.n_slots, service.local) {
+    match (service.n_slots, service.flags & service_flag::LOCAL) {
         (0, 0) => Some(Reason::NoBackend),
         (0, _) => Some(Reason::NoLocalBackend),
         _ => None,

@@ -90,8 +90,16 @@ pub struct ServiceValue {
     pub n_slots: u32,
     /// For how many seconds after its last connection a client stays with its backend; 0: each connection is drawn anew.
     pub affinity_s: u32,
-    /// 1 where the table holds this node's backends alone, by the service's word.
-    pub local: u32,
+    /// Bits of [`service_flag`].
+    pub flags: u32,
+}
+
+/// What is said of a service beside its table.
+pub mod service_flag {
+    /// The table holds this node's backends alone, by the service's word.
+    pub const LOCAL: u32 = 1;
+    /// What becomes of requests to it is the proxy's to say: pods' connections go there, and the table is not drawn from.
+    pub const ROUTED: u32 = 2;
 }
 
 /// Key of AFFINITY: a client and what it asked for.

@@ -18,7 +18,7 @@ pub use forge::{Guard, GuardKind};
 pub use layout::{
     AffinityKey, AffinityValue, BackendKey, Dest, DestKind, End, Exempt, Failures, FlowEvent, Handoff, HandoffKind,
     ListenerKey, ListenerKind, Listening, ListeningKey, Original, OriginalMode, Pending, Pod, PodKind, ProbeKey,
-    ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, cgroup_key,
+    ServiceKey, ServiceValue, ShownClient, SlotKey, SlotValue, Tuple, Verdict, VerdictKey, cgroup_key, service_flag,
 };
 pub use reason::{Action, N_REASONS, Reason, action};
 pub use tuning::Tuning;

@@ -114,17 +114,25 @@ fn decided(pod: &Pod, key: u64, asked: &Endpoint) -> Outcome {
     if decide::is_loopback(&asked.addr) {
         return Outcome::of(Reason::Untouched, asked);
     }
-    let (target, is_service, binds) = match service::pick_open(key, &service_key(asked, IPPROTO_TCP)) {
+    // One key and one question of the quota for both ways: a second of either is more than the stack has.
+    let service = service_key(asked, IPPROTO_TCP);
+    let is_routed = service::is_routed(pod, &service);
+    let picked = if is_routed { Pick::NoService } else { service::pick_open(key, &service) };
+    let (target, is_service, binds) = match picked {
         Pick::NoService => (*asked, false, false),
         Pick::Backend(Picked { backend, binds }) => (backend, true, binds),
         Pick::Refused(reason) => return Outcome::of(reason, asked),
     };
-    // SAFETY: copied at once.
-    let dest = unsafe { DESTS.get(target.addr) };
-    let verdict = dest.and_then(|dest| verdict(pod.id, dest, target.port));
-    let reason = decide::connect(pod, dest, is_service, target.port, verdict);
-    let reason = decide::within_quota(reason, pending::of(key));
-    Outcome { reason, target, policy: verdict.map_or(0, |verdict| verdict.policy), binds }
+    let (reason, policy) = if is_routed {
+        (Reason::Proxied, 0)
+    } else {
+        // SAFETY: copied at once.
+        let dest = unsafe { DESTS.get(target.addr) };
+        let verdict = dest.and_then(|dest| verdict(pod.id, dest, target.port));
+        let reason = decide::connect(pod, dest, is_service, target.port, verdict);
+        (reason, verdict.map_or(0, |verdict| verdict.policy))
+    };
+    Outcome { reason: decide::within_quota(reason, pending::of(key)), target, policy, binds }
 }
 
 /// Writes to socket and call what was decided, and returns the reason, or why it could not be.

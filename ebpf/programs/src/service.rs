@@ -9,7 +9,7 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns},
 };
-use millrace_abi::{AffinityKey, AffinityValue, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue, decide};
+use millrace_abi::{AffinityKey, AffinityValue, Pod, Reason, ServiceKey, ServiceValue, SlotKey, SlotValue, decide};
 
 use crate::{
     endpoint::Endpoint,
@@ -106,6 +106,12 @@ pub fn pick(netns: u64, key: &ServiceKey) -> Pick {
 #[inline(always)]
 pub fn is_service(key: &ServiceKey) -> bool {
     SERVICES.get_ptr(key).is_some()
+}
+
+/// True where this pod's connections to it are the proxy's to route.
+#[inline(always)]
+pub fn is_routed(pod: &Pod, key: &ServiceKey) -> bool {
+    service(key).is_some_and(|service| decide::is_routed(pod, &service))
 }
 
 #[inline(always)]

@@ -27,6 +27,7 @@ pub mod process;
 pub mod shop;
 pub mod slot;
 pub mod topology;
+pub mod web;
 
 pub use lab::Lab;
 pub use mesh::Part;

@@ -79,7 +79,7 @@ fn with_services(mut state: State, services: &BTreeMap<u8, Vec<u8>>, first: u32)
         let n_slots = u32::try_from(backends.len()).unwrap();
         let table = if n_slots == 0 { 0 } else { table };
         let key = ServiceKey { addr: addr(*vip), port: [0, 80], protocol: 6, reserved: 0 };
-        state.services.insert(key, ServiceValue { table, n_slots, affinity_s: 0, local: 0 });
+        state.services.insert(key, ServiceValue { table, n_slots, affinity_s: 0, flags: 0 });
         for (slot, backend) in (0..).zip(backends) {
             let (addr, port) = (addr(*backend), [0, 80]);
             let value = SlotValue { addr, alias_addr: addr, port, alias_port: port, threshold: u32::MAX };

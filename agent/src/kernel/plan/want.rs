@@ -10,7 +10,7 @@ use std::{
 
 use millrace_abi::{
     Addr, Dest, DestKind, ListenerKey, ListenerKind, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, SlotKey,
-    SlotValue, Verdict, VerdictKey,
+    SlotValue, Verdict, VerdictKey, service_flag,
     udp::{self as abi_udp, NO_STRANGERS, STRANGER_FIXED_BITS, StrangerKey},
 };
 use millrace_model::{
@@ -90,7 +90,7 @@ pub fn want_without(mesh: &Mesh, node: &str, namespaces: &Namespaces, ejected: &
         workload.membership == Membership::Outside && sources.iter().any(|source| source.name == workload.name)
     };
     let groups = dests(mesh, node, lingers, &mut state);
-    for source in sources {
+    for source in &sources {
         for group in groups.values() {
             judge(mesh, source, group, &mut state.verdicts);
         }
@@ -98,7 +98,8 @@ pub fn want_without(mesh: &Mesh, node: &str, namespaces: &Namespaces, ejected: &
     for group in groups.values() {
         strangers(mesh, group, &mut state);
     }
-    services(mesh, node, ejected, &mut state);
+    let callers = sources.iter().map(|source| &*source.name.namespace).collect();
+    services(mesh, (node, &callers), ejected, &mut state);
     state
 }
 
@@ -255,7 +256,13 @@ fn stranger_key(group: u64, port: u16, block: Option<(IpAddr, u8)>) -> StrangerK
     StrangerKey { prefix_len: STRANGER_FIXED_BITS + bits, stranger }
 }
 
-fn services(mesh: &Mesh, node: &str, ejected: &Ejected, state: &mut State) {
+/// Whether requests of any of these namespaces' pods to this port are the proxy's to route. It carries the others' as they are.
+fn is_routed(mesh: &Mesh, service: &ObjectName, port: u16, callers: &BTreeSet<&str>) -> bool {
+    let routes = mesh.snapshot.routes.get(service);
+    routes.is_some_and(|routes| callers.iter().any(|namespace| routes.route(port, namespace)))
+}
+
+fn services(mesh: &Mesh, (node, callers): (&str, &BTreeSet<&str>), ejected: &Ejected, state: &mut State) {
     let mut tables = 1u32..;
     for service in mesh.snapshot.services.values() {
         let carried = service.ports.iter().filter(|port| match port.protocol {
@@ -287,8 +294,10 @@ fn services(mesh: &Mesh, node: &str, ejected: &Ejected, state: &mut State) {
                 Affinity::None => 0,
                 Affinity::ClientIp { timeout } => u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
             };
-            let local = u32::from(*reach == Reach::Local);
-            state.services.insert(key, ServiceValue { table, n_slots, affinity_s, local });
+            let local = if *reach == Reach::Local { service_flag::LOCAL } else { 0 };
+            let is_routed = *protocol == Protocol::Tcp && is_routed(mesh, &service.name, *port, callers);
+            let routed = if is_routed { service_flag::ROUTED } else { 0 };
+            state.services.insert(key, ServiceValue { table, n_slots, affinity_s, flags: local | routed });
             state.slots.extend((0..).zip(slots).map(|(slot, value)| (SlotKey { table, slot }, value)));
         }
     }

@@ -53,7 +53,7 @@ fn with_service(table: u32, backends: &[u8]) -> State {
     let mut state = State::default();
     let key = ServiceKey { addr: addr(100), port: [0, 80], protocol: 6, reserved: 0 };
     let n_slots = u32::try_from(backends.len()).unwrap();
-    state.services.insert(key, ServiceValue { table, n_slots, affinity_s: 0, local: 0 });
+    state.services.insert(key, ServiceValue { table, n_slots, affinity_s: 0, flags: 0 });
     for (slot, backend) in (0..).zip(backends) {
         let (addr, port) = (addr(*backend), [0, 80]);
         let value = SlotValue { addr, alias_addr: addr, port, alias_port: port, threshold: u32::MAX };

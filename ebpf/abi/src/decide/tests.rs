@@ -269,7 +269,7 @@ fn affinity_lasts_from_the_last_connection_and_no_longer() {
 
 #[test]
 fn a_service_without_slots_says_whose_are_missing() {
-    let service = |n_slots, local| ServiceValue { table: 1, n_slots, affinity_s: 0, local };
+    let service = |n_slots, flags| ServiceValue { table: 1, n_slots, affinity_s: 0, flags };
     assert_eq!(without_slots(&service(0, 0)), Some(Reason::NoBackend));
     assert_eq!(without_slots(&service(0, 1)), Some(Reason::NoLocalBackend));
     assert_eq!([without_slots(&service(1, 0)), without_slots(&service(1, 1))], [None, None]);

@@ -138,7 +138,7 @@ fn weights_hold_within_two_points_over_ten_thousand_connects() {
     };
     node.write(&Write::SetSlot(key(0), value(8081, 8082, 2_576_980_377)));
     node.write(&Write::SetSlot(key(1), value(8082, 8082, u32::MAX)));
-    let service = ServiceValue { table: 1, n_slots: 2, affinity_s: 0, local: 0 };
+    let service = ServiceValue { table: 1, n_slots: 2, affinity_s: 0, flags: 0 };
     node.write(&Write::SetService(service_key("10.96.0.10:80"), service));
     for backend in &backends {
         backend.set_nonblocking(true).unwrap();

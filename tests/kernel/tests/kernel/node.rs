@@ -222,7 +222,7 @@ impl Node {
             self.write(&Write::SetSlot(SlotKey { table, slot }, value));
         }
         let n_slots = u32::try_from(backends.len()).unwrap();
-        self.write(&Write::SetService(service_key(address), ServiceValue { table, n_slots, affinity_s: 0, local: 0 }));
+        self.write(&Write::SetService(service_key(address), ServiceValue { table, n_slots, affinity_s: 0, flags: 0 }));
     }
 
     /// One map write.

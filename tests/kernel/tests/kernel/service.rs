@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::maps::{HashMap, Map, MapData};
-use millrace_abi::{Addr, Reason, ServiceValue, SlotKey, SlotValue, map};
+use millrace_abi::{Addr, Reason, ServiceValue, SlotKey, SlotValue, map, service_flag};
 use millrace_agent::kernel::Write;
 
 use crate::node::{Family, Node, Pod, Proxy, bytes, service_key};
@@ -24,7 +24,7 @@ pub(crate) fn affine(node: &Node, vip: &str, table: u32, backends: &[(Addr, u16)
     spread(
         node,
         vip,
-        ServiceValue { table, n_slots: u32::try_from(backends.len()).unwrap(), affinity_s: 100, local: 0 },
+        ServiceValue { table, n_slots: u32::try_from(backends.len()).unwrap(), affinity_s: 100, flags: 0 },
     );
 }
 
@@ -199,11 +199,34 @@ fn the_proxy_is_told_when_the_pick_binds() {
 fn a_service_that_keeps_to_this_node_and_has_nobody_here_says_so() {
     let node = Node::new();
     let client = node.pod();
-    spread(&node, VIP, ServiceValue { table: 0, n_slots: 0, affinity_s: 0, local: 1 });
+    spread(&node, VIP, ServiceValue { table: 0, n_slots: 0, affinity_s: 0, flags: 1 });
     assert_eq!(client.refused(VIP.parse().unwrap()), Some(libc::ECONNREFUSED));
-    spread(&node, VIP, ServiceValue { table: 0, n_slots: 0, affinity_s: 100, local: 0 });
+    spread(&node, VIP, ServiceValue { table: 0, n_slots: 0, affinity_s: 100, flags: 0 });
     assert_eq!(client.refused(VIP.parse().unwrap()), Some(libc::ECONNREFUSED));
     assert_eq!((node.count(Reason::NoLocalBackend), node.count(Reason::NoBackend)), (1, 1));
+}
+
+/// What becomes of requests is the proxy's to say: of this node's backends too, and where there are none.
+#[test]
+fn a_routed_services_connections_go_to_the_proxy_whoever_stands_behind_it() {
+    let node = Node::new();
+    let (client, proxy) = node.pod_with_proxy();
+    let target = node.pod();
+    let listener = target.listens("::", 8080);
+    node.service(VIP, 1, &[(target.v4, 8080)]);
+    spread(&node, VIP, ServiceValue { table: 1, n_slots: 1, affinity_s: 0, flags: service_flag::ROUTED });
+    let asked = || {
+        connects(&client, VIP, 1);
+        proxy.asked(&Proxy::of(&proxy.outbound, Family::V4).accept().unwrap().0).unwrap()
+    };
+    let routed = asked();
+    assert_eq!((routed.addr, routed.backend), (VIP.parse().unwrap(), VIP.parse().unwrap()), "none was picked");
+    spread(&node, VIP, ServiceValue { table: 0, n_slots: 0, affinity_s: 0, flags: service_flag::ROUTED });
+    assert_eq!(asked().addr, VIP.parse().unwrap());
+    assert_eq!(node.count(Reason::Proxied), 2);
+    spread(&node, VIP, ServiceValue { table: 1, n_slots: 1, affinity_s: 0, flags: 0 });
+    let direct = client.connects(VIP.parse().unwrap()).unwrap();
+    drop((listener.accept().unwrap(), direct));
 }
 
 /// A client's backend is found by halving in a table of any size, whatever place it has there.
@@ -219,7 +242,7 @@ fn a_client_stays_among_a_thousand_backends_that_come_and_go() {
             node.write(&Write::SetSlot(SlotKey { table, slot }, value));
         }
         let n_slots = u32::try_from(hosts.len()).unwrap();
-        spread(&node, VIP, ServiceValue { table, n_slots, affinity_s: 100, local: 0 });
+        spread(&node, VIP, ServiceValue { table, n_slots, affinity_s: 100, flags: 0 });
     };
     for n in 1..=1500 {
         node.remote(u64::from(n), &[&at(n).to_string()]);

@@ -49,6 +49,8 @@ mod returns;
 #[cfg(test)]
 mod revoked;
 #[cfg(test)]
+mod routes;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod services;

@@ -34,7 +34,7 @@ impl Node {
         }
         let n_slots = u32::try_from(backends.len()).unwrap();
         let key = ServiceKey { protocol: 17, ..service_key(address) };
-        self.write(&Write::SetService(key, ServiceValue { table, n_slots, affinity_s: 0, local: 0 }));
+        self.write(&Write::SetService(key, ServiceValue { table, n_slots, affinity_s: 0, flags: 0 }));
     }
 
     /// What who has no identity gets of a group, at every port: by policy 9.

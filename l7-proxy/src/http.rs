@@ -1,0 +1,240 @@
+//! Serves HTTP to an application of this node that calls a routed port of a service.
+//!
+//! Reads from [`serve`], the life of a connection; `request` is the life of a request. `heads` and `wire` let nothing through that
+//! HTTP's specification does not, before anybody parses; `tables` says which rule; `filter` what becomes of heads; `upstream` and
+//! `reach` by which connection an endpoint is asked; `body` and `stream` move bytes. Nothing here decides policy or a route.
+
+mod body;
+mod counts;
+mod endpoint;
+mod fault;
+mod filter;
+mod heads;
+mod reach;
+mod request;
+mod stream;
+mod tables;
+mod upstream;
+mod wire;
+
+use std::{net::SocketAddr, os::fd::AsFd as _, pin::Pin, sync::Arc, task::Poll, time::Duration};
+
+use http::Request;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use millrace_model::Protocol;
+use socket2::SockRef;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+
+use crate::{accept::Accepted, fault::Why, record::Record, unrouted, worker::Worker};
+use fault::Fault;
+use heads::Version;
+use request::Callers;
+use wire::Checked;
+
+pub(crate) use counts::Counts;
+pub(crate) use tables::Tables;
+pub(crate) use upstream::Upstreams;
+
+/// How long a client may be silent before its first head is whole. It has connected to say something.
+const FIRST_HEAD: Duration = Duration::from_secs(60);
+
+/// How long it may be silent between two requests, and take for a head: connections are kept for as long by most pools.
+const NEXT_HEAD: Duration = Duration::from_secs(600);
+
+/// Fields of a head: what `heads` lets through.
+const MAX_FIELDS: usize = 128;
+
+/// What may wait to be parsed or written: the longest head whole.
+const BUFFER: usize = heads::MAX_HEAD + 16 * 1024;
+
+/// Requests at once in one client's HTTP/2 connection.
+const STREAMS: u32 = 256;
+
+/// What a client may have under way in one stream.
+const WINDOW: u32 = 1024 * 1024;
+
+/// How long a client that was refused is still listened to, so that what it sends does not reset what it is told.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Whether a connection was one for here.
+pub(crate) enum Taken {
+    /// It was, and ended so.
+    Ended(Result<(), Why>),
+    /// It is to be carried as it is.
+    Not(TcpStream),
+}
+
+/// Serves a connection to a routed port to its end.
+pub(crate) async fn take(
+    worker: &Arc<Worker>,
+    accepted: &mut Accepted,
+    socket: TcpStream,
+    record: &mut Record,
+) -> Taken {
+    // What can't be read is told by whoever carries connections as they are.
+    let Ok(welcome) = worker.proxy.welcome() else { return Taken::Not(socket) };
+    let Ok(Some(asked)) = welcome.maps.original(socket.as_fd()) else { return Taken::Not(socket) };
+    let mesh = worker.proxy.current();
+    let (address, port) = (asked.address.ip(), asked.address.port());
+    let Some(service) = mesh.service_at(address, port, Protocol::Tcp) else { return Taken::Not(socket) };
+    let routes = mesh.snapshot.routes.get(&service.name);
+    let is_routed = routes.is_some_and(|routes| routes.route(port, &accepted.home.pod.name.namespace));
+    record.asked = Some(asked.address);
+    if is_routed {
+        drop(mesh);
+        accepted.pending = None;
+        return Taken::Ended(Box::pin(serve(worker, accepted, (socket, asked.address), record)).await);
+    }
+    // The kernel picks an endpoint for every connection but those to a routed port.
+    if asked.backend == asked.address {
+        drop(mesh);
+        return Taken::Ended(Box::pin(unrouted::serve(worker, accepted, (socket, asked.address), record)).await);
+    }
+    Taken::Not(socket)
+}
+
+/// One connection, until client or proxy ends it.
+async fn serve(
+    worker: &Arc<Worker>,
+    accepted: &Accepted,
+    (socket, asked): (TcpStream, SocketAddr),
+    record: &mut Record,
+) -> Result<(), Why> {
+    record.carrying();
+    let callers = Arc::new(Callers::new(worker.clone(), accepted, asked));
+    let mut checked = Checked::new(socket);
+    let version = match timeout(FIRST_HEAD, checked.version()).await {
+        Ok(Ok(Some(version))) => version,
+        Ok(Ok(None)) => return Ok(()),
+        Ok(Err(_reset)) => return Err(Why::ClientReset),
+        Err(_silent) => return Ok(()),
+    };
+    let ended = tokio::select! {
+        ended = async {
+            match version {
+                Version::One => Box::pin(one(&callers, checked)).await,
+                Version::Two => Box::pin(two(&callers, checked)).await,
+            }
+        } => ended,
+        () = accepted.home.gone() => Err(Why::Gone),
+    };
+    if let Some(bad) = callers.bad() {
+        tracing::debug!(reason = bad.name(), source = %accepted.home.pod.name, "a client's bytes are no HTTP");
+    }
+    ended
+}
+
+/// HTTP/1.
+async fn one(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
+    let answer = callers.clone();
+    let service = service_fn(move |request: Request<Incoming>| -> request::Answering {
+        Box::pin(answer.clone().answer(request))
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(NEXT_HEAD)
+        .max_headers(MAX_FIELDS + 8)
+        .max_buf_size(BUFFER)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(checked), service);
+    let mut drain = callers.worker.proxy.drain.clone();
+    let draining = drain.begun();
+    tokio::pin!(draining);
+    let mut is_draining = false;
+    let ended = std::future::poll_fn(|cx| {
+        if !is_draining && draining.as_mut().poll(cx).is_ready() {
+            is_draining = true;
+            // The request under way is answered, and told that the connection closes.
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(cx)
+    })
+    .await;
+    let checked = connection.into_parts().io.into_inner();
+    callers.note_bad(checked.bad());
+    match (ended, checked.bad()) {
+        (_, Some(_)) if checked.is_in_body() => {
+            orderly(checked.socket());
+            Ok(())
+        }
+        (_, Some(bad)) => {
+            Box::pin(last_words(checked, &Fault::Bad(bad))).await;
+            Ok(())
+        }
+        (Ok(()), None) => {
+            orderly(checked.socket());
+            Ok(())
+        }
+        (Err(error), None) => {
+            tracing::debug!(%error, "a client's connection broke");
+            Err(Why::ClientReset)
+        }
+    }
+}
+
+/// HTTP/2, which its client began with.
+async fn two(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
+    let answer = callers.clone();
+    let service = service_fn(move |request: Request<Incoming>| -> request::Answering {
+        Box::pin(answer.clone().answer(request))
+    });
+    orderly(checked.socket());
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW * 4)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(u32::try_from(heads::MAX_HEAD).unwrap_or(u32::MAX))
+        .serve_connection(TokioIo::new(checked), service);
+    let mut drain = callers.worker.proxy.drain.clone();
+    let draining = drain.begun();
+    tokio::pin!(connection, draining);
+    let mut is_draining = false;
+    let ended = std::future::poll_fn(|cx| {
+        if !is_draining && draining.as_mut().poll(cx).is_ready() {
+            is_draining = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        match connection.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    ended.map_err(|error| {
+        tracing::debug!(%error, "a client's connection broke");
+        Why::ClientReset
+    })
+}
+
+/// From here on closing says no more than that.
+fn orderly(socket: &TcpStream) {
+    if let Err(why) = SockRef::from(socket).set_linger(None) {
+        tracing::debug!(%why, "a connection is reset as it ends");
+    }
+}
+
+/// Answers bytes that are no request, and closes.
+async fn last_words(mut checked: Checked, fault: &Fault) {
+    orderly(checked.socket());
+    let text = format!(
+        "HTTP/1.1 {}\r\ncontent-length: 0\r\nconnection: close\r\n{}: {}\r\n\r\n",
+        fault.status(),
+        crate::outbound::REASON,
+        fault.name(),
+    );
+    let said = async {
+        checked.write_all(text.as_bytes()).await?;
+        checked.shutdown().await?;
+        checked.drain().await
+    };
+    match timeout(LAST_WORDS, said).await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a client that was refused did not hear why"),
+    }
+}

@@ -1,0 +1,33 @@
+//! Counts requests: `millrace_proxy_http_requests_total{code,outcome}`, `answered` where an application did, else the fault's name.
+
+use http::StatusCode;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+
+use crate::metrics::Word;
+
+/// What is counted of requests.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    requests: Family<ByAnswer, Counter>,
+}
+
+/// Labels of a count by answer. Statuses are three digits, and names are ours.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByAnswer {
+    code: u32,
+    outcome: Word,
+}
+
+impl Counts {
+    pub(crate) fn answered(&self, status: StatusCode, outcome: &'static str) {
+        self.requests.get_or_create(&ByAnswer { code: status.as_u16().into(), outcome: Word(outcome) }).inc();
+    }
+
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register("http_requests", "Requests answered, by status and by whom", self.requests.clone());
+    }
+}

@@ -1,0 +1,84 @@
+//! Names every way in which a request can fail, and says in one match each what follows from it.
+
+use http::{HeaderValue, StatusCode};
+
+use crate::{
+    fault::{Side, Why},
+    http::heads::Bad,
+};
+
+/// Why a request was not answered by an application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The bytes are not HTTP as its specification has it.
+    Bad(Bad),
+    /// No rule fits it.
+    NoRoute,
+    /// The rule has a filter that can't be carried out.
+    Filter,
+    /// The backend that it fell to leads to nobody, or the rule has none.
+    Unresolved,
+    /// The backend has no endpoint that could be given it.
+    NoEndpoint,
+    /// The whole of it took too long.
+    RequestTimeout,
+    /// One backend took too long.
+    BackendTimeout,
+    /// The endpoint could not be reached.
+    Unreached(Why),
+    /// The endpoint broke off before it had answered.
+    Broken,
+}
+
+impl Fault {
+    /// Its one name in logs, metrics and the answer.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Bad(bad) => bad.name(),
+            Self::NoRoute => "no_route",
+            Self::Filter => "filter_not_done",
+            Self::Unresolved => "backend_unresolved",
+            Self::NoEndpoint => "no_endpoint",
+            Self::RequestTimeout => "request_timeout",
+            Self::BackendTimeout => "backend_timeout",
+            Self::Unreached(why) => why.name(),
+            Self::Broken => "upstream_broken",
+        }
+    }
+
+    /// Where it lies.
+    pub(crate) fn side(&self) -> Side {
+        match self {
+            Self::Bad(_) => Side::Client,
+            Self::NoRoute | Self::Filter | Self::Unresolved => Side::Mesh,
+            Self::NoEndpoint | Self::RequestTimeout | Self::BackendTimeout | Self::Broken => Side::Upstream,
+            Self::Unreached(why) => why.side(),
+        }
+    }
+
+    /// The status of the answer.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Bad(bad) => StatusCode::from_u16(bad.status()).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Filter | Self::Unresolved => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RequestTimeout | Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Unreached(why) if why.is_denial() => StatusCode::FORBIDDEN,
+            Self::Unreached(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Broken => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// What a gRPC client is told in place of the status: its codes, by number.
+    pub(crate) fn grpc_status(&self) -> HeaderValue {
+        let code = match self {
+            Self::Bad(_) => "13",                               // INTERNAL
+            Self::NoRoute => "12",                              // UNIMPLEMENTED
+            Self::RequestTimeout | Self::BackendTimeout => "4", // DEADLINE_EXCEEDED
+            Self::Unreached(why) if why.is_denial() => "7",     // PERMISSION_DENIED
+            Self::Filter | Self::Unresolved | Self::NoEndpoint | Self::Unreached(_) | Self::Broken => "14", // UNAVAILABLE
+        };
+        HeaderValue::from_static(code)
+    }
+}

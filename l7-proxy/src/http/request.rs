@@ -1,0 +1,371 @@
+//! Lives one request: its rule, its filters, an endpoint, the answer, the record of it.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    header::{CONTENT_TYPE, EXPECT, HOST},
+    request::Parts,
+    uri::{PathAndQuery, Scheme},
+};
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
+use millrace_model::{
+    Mesh, ObjectName,
+    balance::weighted,
+    route::{Filter, HeaderEdit, PathMatch, RouteRule, Speaks, Target, Timeouts},
+};
+use millrace_node::clock;
+use millrace_routes::{Found, naming};
+use rand::Rng as _;
+
+use super::{
+    body::{Answer, Outgoing, Streamed},
+    endpoint::Endpoints,
+    fault::Fault,
+    filter,
+    heads::Bad,
+    reach::Caller,
+    upstream::{Lease, Unsent},
+};
+use crate::{accept::Accepted, fault::Why, home::Home, limits::Account, outbound::REASON, worker::Worker};
+
+/// A request's answer on its way.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+
+/// How often a request is sent when the connection kept for it turns out to be closed.
+const STALE: u32 = 3;
+
+/// What the requests of one connection share.
+pub(crate) struct Callers {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) home: Home,
+    pub(crate) account: Arc<Account>,
+    pub(crate) peer: SocketAddr,
+    /// The service's address and port.
+    pub(crate) asked: SocketAddr,
+    bad: Mutex<Option<Bad>>,
+}
+
+/// What is known of a request so far.
+#[derive(Debug, Default)]
+struct Seen {
+    rule: Option<String>,
+    backend: Option<ObjectName>,
+    endpoint: Option<SocketAddr>,
+}
+
+/// What a request goes by.
+struct Way {
+    rule: RouteRule,
+    matched: PathMatch,
+    name: Option<String>,
+}
+
+impl Callers {
+    pub(crate) fn new(worker: Arc<Worker>, accepted: &Accepted, asked: SocketAddr) -> Self {
+        Self {
+            worker,
+            home: accepted.home.clone(),
+            account: accepted.account.clone(),
+            peer: accepted.peer,
+            asked,
+            bad: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn note_bad(&self, bad: Option<Bad>) {
+        *self.bad.lock().unwrap_or_else(PoisonError::into_inner) = bad;
+    }
+
+    pub(crate) fn bad(&self) -> Option<Bad> {
+        *self.bad.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life of a request.
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+        let began = clock::now();
+        let mesh = self.worker.proxy.current();
+        let is_grpc = is_grpc(request.headers());
+        let mut seen = Seen::default();
+        let answered = Box::pin(self.routed(&mesh, request, (began, &mut seen))).await;
+        let (response, fault) = match answered {
+            Ok(response) => (response, None),
+            Err(fault) => (refusal(&fault, is_grpc), Some(fault)),
+        };
+        let Seen { rule, backend, endpoint } = seen;
+        self.worker.proxy.metrics.http.answered(response.status(), fault.as_ref().map_or("answered", Fault::name));
+        tracing::debug!(
+            target: "request",
+            source_workload = %self.home.pod.name,
+            asked = %self.asked,
+            rule,
+            backend = backend.map(tracing::field::display),
+            endpoint = endpoint.map(tracing::field::display),
+            status = response.status().as_u16(),
+            fault = fault.as_ref().map(Fault::name),
+            side = fault.as_ref().map(|fault| fault.side().name()),
+            duration_us = u64::try_from(clock::now().saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX),
+            "request answered"
+        );
+        Ok(response)
+    }
+
+    /// Peer, route, filters, send, respond.
+    async fn routed(
+        &self,
+        mesh: &Mesh,
+        request: Request<Incoming>,
+        (began, seen): (Instant, &mut Seen),
+    ) -> Result<Response<Answer>, Fault> {
+        let caller = self.home.pod.workload(mesh).map_err(Fault::Unreached)?.clone();
+        let (mut head, body) = request.into_parts();
+        let authority = authority(&head)?;
+        let way = self.way(mesh, &head, &authority)?;
+        seen.rule.clone_from(&way.name);
+        filter::strip_hop_by_hop(&mut head.headers);
+        head.headers.remove(EXPECT);
+        let mut answer_edits: Vec<&HeaderEdit> = Vec::new();
+        for filter in &way.rule.filters {
+            if let Some(answer) = self.filtered(filter, (&mut head, &authority, &way.matched), &mut answer_edits)? {
+                return Ok(answer);
+            }
+        }
+        let weights = way.rule.backends.iter().map(|backend| backend.weight);
+        let drawn = weighted(weights, rand::rng().random()).and_then(|index| way.rule.backends.get(index));
+        let backend = drawn.ok_or(Fault::Unresolved)?;
+        for filter in &backend.filters {
+            if let Some(answer) = self.filtered(filter, (&mut head, &authority, &way.matched), &mut answer_edits)? {
+                return Ok(answer);
+            }
+        }
+        let Target::Service { name, port, speaks } = &backend.to else { return Err(Fault::Unresolved) };
+        seen.backend = Some(name.clone());
+        let mut endpoints = Endpoints::of(self, mesh, (name, *port, *speaks), &caller)?;
+        let Timeouts { request: whole, backend_request } = way.rule.timeouts;
+        let deadline = whole.map(|whole| began + whole);
+        let sending = self.send(mesh, (&mut endpoints, *speaks), (head, body), seen);
+        let (response, lease) = in_time(sending, deadline, backend_request).await?;
+        let (mut parts, body) = response.into_parts();
+        filter::strip_hop_by_hop(&mut parts.headers);
+        answer_edits.iter().for_each(|edit| filter::edit(&mut parts.headers, edit));
+        parts.version = Version::HTTP_11;
+        let until = deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
+        Ok(Response::from_parts(parts, Answer::Application(Streamed::new(body, lease, until))))
+    }
+
+    /// The rule that a request goes by; the service itself where nothing is bound to it any more.
+    fn way(&self, mesh: &Mesh, head: &Parts, authority: &str) -> Result<Way, Fault> {
+        let (address, port) = (self.asked.ip(), self.asked.port());
+        let service = mesh.service_at(address, port, millrace_model::Protocol::Tcp);
+        let service = service.ok_or(Fault::NoEndpoint)?;
+        let table = self.worker.tables.of(mesh, &service.name);
+        let view = table.as_ref().and_then(|table| Some((table, table.view(port, &self.home.pod.name.namespace)?)));
+        let Some((table, view)) = view else { return Ok(Way::direct(&service.name, port)) };
+        let request = millrace_routes::Request {
+            authority,
+            method: head.method.as_str(),
+            path: head.uri.path(),
+            query: head.uri.query(),
+            headers: &head.headers,
+        };
+        let Found { bound, index, rule, matched } = table.choose(view, &request).ok_or(Fault::NoRoute)?;
+        let name = Some(naming::rule(&bound.route, index, rule));
+        Ok(Way { rule: rule.clone(), matched: matched.path.clone(), name })
+    }
+
+    /// Does one filter; Some where it answers.
+    fn filtered<'f>(
+        &self,
+        filter: &'f Filter,
+        (head, authority, matched): (&mut Parts, &str, &PathMatch),
+        answer_edits: &mut Vec<&'f HeaderEdit>,
+    ) -> Result<Option<Response<Answer>>, Fault> {
+        match filter {
+            Filter::RequestHeaders(edit) => filter::edit(&mut head.headers, edit),
+            Filter::ResponseHeaders(edit) => answer_edits.push(edit),
+            Filter::Rewrite(rewrite) => {
+                if let Some(path) = filter::rewritten(rewrite, matched, &head.uri) {
+                    head.uri = Uri::from(path);
+                }
+                if let Some(host) = &rewrite.host {
+                    filter::set_host(&mut head.headers, host);
+                }
+            }
+            Filter::Redirect(redirect) => {
+                let to = filter::redirected(redirect, matched, (&head.uri, authority, self.asked.port()));
+                let (status, location) = to.ok_or(Fault::Filter)?;
+                let mut answer = own(status);
+                answer.headers_mut().insert(http::header::LOCATION, location);
+                answer_edits.iter().for_each(|edit| filter::edit(answer.headers_mut(), edit));
+                return Ok(Some(answer));
+            }
+            // Not done yet. A copy that is not sent harms nobody; the others must not be skipped.
+            Filter::Mirror(_) => {}
+            Filter::Cors(_) | Filter::Fault(_) | Filter::Refuse(_) => return Err(Fault::Filter),
+        }
+        Ok(None)
+    }
+
+    /// Sends to one endpoint after another until one has answered: another only where the one before could not be reached.
+    async fn send(
+        &self,
+        mesh: &Mesh,
+        (endpoints, speaks): (&mut Endpoints<'_>, Speaks),
+        (head, body): (Parts, Incoming),
+        seen: &mut Seen,
+    ) -> Result<(Response<Incoming>, Lease), Fault> {
+        let mut request = Request::from_parts(sent_as(head, speaks)?, Outgoing::Client(body));
+        let mut n_stale = 0;
+        loop {
+            let mut lease = endpoints.lease(&self.worker, mesh).await?;
+            seen.endpoint = endpoints.chosen();
+            // What has no body can be sent again, where a connection that was kept is closed just as it is used.
+            let may_repeat = lease.is_reused && request.body().is_end_stream() && request.method().is_idempotent();
+            let again = may_repeat.then(|| repeated(&request));
+            match lease.send(request).await {
+                Ok(response) => return Ok((response, lease)),
+                Err(unsent) => {
+                    let Unsent { request: whole, error } = *unsent;
+                    tracing::debug!(%error, is_reused = lease.is_reused, "an endpoint did not answer");
+                    n_stale += 1;
+                    request = whole.or(again).filter(|_| n_stale <= STALE).ok_or(Fault::Broken)?;
+                    endpoints.again();
+                }
+            }
+        }
+    }
+}
+
+/// The same request, which has no body.
+fn repeated(request: &Request<Outgoing>) -> Request<Outgoing> {
+    let mut again = Request::new(Outgoing::Empty);
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = request.headers().clone();
+    again
+}
+
+impl Caller {
+    pub(crate) fn new(callers: &Callers, workload: &Arc<millrace_model::Workload>, shown: SocketAddr) -> Self {
+        Self { home: callers.home.clone(), account: callers.account.clone(), workload: workload.clone(), shown }
+    }
+}
+
+impl Way {
+    /// To the service's own endpoints.
+    fn direct(service: &ObjectName, port: u16) -> Self {
+        let to = Target::Service { name: service.clone(), port, speaks: Speaks::Http1 };
+        let rule = RouteRule {
+            name: None,
+            matches: vec![],
+            filters: vec![],
+            backends: vec![millrace_model::route::RouteBackend { weight: 1, to, filters: vec![] }],
+            timeouts: Timeouts::default(),
+        };
+        Self { rule, matched: PathMatch::default(), name: None }
+    }
+}
+
+/// Whom a request asks. Where HTTP/2 says it twice, both must say the same (RFC 9113, 8.3.1).
+fn authority(head: &Parts) -> Result<String, Fault> {
+    let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    match (head.uri.authority(), host) {
+        (Some(authority), Some(host)) if !authority.as_str().eq_ignore_ascii_case(host) => {
+            Err(Fault::Bad(Bad::OtherHost))
+        }
+        (Some(authority), _) => Ok(authority.as_str().to_owned()),
+        (None, Some(host)) => Ok(host.to_owned()),
+        (None, None) => Ok(String::new()),
+    }
+}
+
+/// A head as an endpoint is sent it.
+fn sent_as(head: Parts, speaks: Speaks) -> Result<Parts, Fault> {
+    let mut head = head;
+    let authority = match head.headers.get(HOST) {
+        Some(host) => host.clone(),
+        None => {
+            let authority = head.uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+            HeaderValue::from_str(authority).map_err(|_odd| Fault::Bad(Bad::Host))?
+        }
+    };
+    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    match speaks {
+        Speaks::Http1 => {
+            head.headers.insert(HOST, authority);
+            head.uri = Uri::from(path);
+            head.version = Version::HTTP_11;
+        }
+        Speaks::Http2 => {
+            head.headers.remove(HOST);
+            let uri = Uri::builder().scheme(Scheme::HTTP).authority(authority.as_bytes()).path_and_query(path).build();
+            head.uri = uri.map_err(|_odd| Fault::Bad(Bad::Host))?;
+            head.version = Version::HTTP_2;
+        }
+    }
+    Ok(head)
+}
+
+/// Waits no longer than either time allows.
+async fn in_time<T>(
+    sending: impl Future<Output = Result<T, Fault>>,
+    deadline: Option<Instant>,
+    backend: Option<Duration>,
+) -> Result<T, Fault> {
+    let whole = async {
+        match deadline {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let part = async {
+        match backend {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        sent = sending => sent,
+        () = whole => Err(Fault::RequestTimeout),
+        () = part => Err(Fault::BackendTimeout),
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn own(status: StatusCode) -> Response<Answer> {
+    let mut response = Response::new(Answer::Own(Full::new(Bytes::new())));
+    *response.status_mut() = status;
+    response
+}
+
+/// The answer to a request that failed here: a status, or what stands for one in gRPC.
+fn refusal(fault: &Fault, is_grpc: bool) -> Response<Answer> {
+    let mut response = own(if is_grpc { StatusCode::OK } else { fault.status() });
+    let headers = response.headers_mut();
+    headers.insert(REASON, HeaderValue::from_static(fault.name()));
+    if is_grpc {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", fault.grpc_status());
+        headers.insert("grpc-message", HeaderValue::from_static(fault.name()));
+    }
+    response
+}
+
+impl From<Why> for Fault {
+    fn from(why: Why) -> Self {
+        Self::Unreached(why)
+    }
+}

@@ -1,0 +1,155 @@
+//! Stands between a client's socket and whoever parses: passes on only what [`Heads`] has found good, and ends there.
+//!
+//! Where bytes are bad the parser sees the end of the stream, so that what it answers to the requests before still goes out.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::heads::{Bad, Heads, Version};
+
+/// Read at once. Most heads fit whole.
+const READ: usize = 8 * 1024;
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    socket: TcpStream,
+    heads: Heads,
+    /// What was read: `good` bytes that may be passed on, then some that are not known yet.
+    buffer: BytesMut,
+    good: usize,
+    bad: Option<Bad>,
+    is_at_end: bool,
+}
+
+impl Checked {
+    pub(crate) fn new(socket: TcpStream) -> Self {
+        let (heads, buffer) = (Heads::default(), BytesMut::new());
+        Self { socket, heads, buffer, good: 0, bad: None, is_at_end: false }
+    }
+
+    /// Reads until it is known which version the client speaks; None where it ends before.
+    pub(crate) async fn version(&mut self) -> io::Result<Option<Version>> {
+        std::future::poll_fn(|cx| {
+            loop {
+                if let Some(version) = self.heads.version() {
+                    return Poll::Ready(Ok(Some(version)));
+                }
+                if self.bad.is_some() || self.is_at_end {
+                    return Poll::Ready(Ok(self.bad.map(|_| Version::One)));
+                }
+                ready!(self.poll_more(cx))?;
+            }
+        })
+        .await
+    }
+
+    /// Why it was ended, where its bytes were bad.
+    pub(crate) fn bad(&self) -> Option<Bad> {
+        self.bad
+    }
+
+    /// Whether a message was under way then, which is answered as one that broke off.
+    pub(crate) fn is_in_body(&self) -> bool {
+        self.heads.is_in_body()
+    }
+
+    /// The socket, for a last answer.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Reads what the client still sends, and forgets it.
+    pub(crate) async fn drain(&mut self) -> io::Result<()> {
+        let mut scratch = [0; 1024];
+        while self.socket.read(&mut scratch).await? > 0 {}
+        Ok(())
+    }
+
+    /// Reads once more, and checks.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.buffer.reserve(READ);
+        let n = ready!(read_into(Pin::new(&mut self.socket), cx, &mut self.buffer))?;
+        self.is_at_end = n == 0;
+        self.check();
+        Poll::Ready(Ok(()))
+    }
+
+    fn check(&mut self) {
+        match self.heads.check(self.buffer.get(self.good..).unwrap_or_default()) {
+            Ok(n) => self.good += n,
+            Err(bad) => self.bad = Some(bad),
+        }
+    }
+}
+
+/// Reads into the buffer's spare room.
+fn read_into(socket: Pin<&mut TcpStream>, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+    let start = buffer.len();
+    buffer.resize(start + READ, 0);
+    let (result, n) = {
+        let mut space = ReadBuf::new(buffer.get_mut(start..).unwrap_or_default());
+        let result = socket.poll_read(cx, &mut space);
+        (result, space.filled().len())
+    };
+    buffer.truncate(start + n);
+    result.map_ok(|()| n)
+}
+
+impl AsyncRead for Checked {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            if this.good > 0 {
+                let n = this.good.min(to.remaining());
+                to.put_slice(this.buffer.get(..n).unwrap_or_default());
+                this.buffer.advance(n);
+                this.good -= n;
+                if this.good == 0 && this.bad.is_none() && !this.buffer.is_empty() {
+                    this.check();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            // What is left when the client has ended is no whole head: nobody is shown it.
+            if this.bad.is_some() || this.is_at_end {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(this.poll_more(cx))?;
+        }
+    }
+}
+
+impl AsyncWrite for Checked {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, from)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+}
