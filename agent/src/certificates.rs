@@ -2,28 +2,38 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use millrace_model::{Identity, Mesh};
 use millrace_node::{
-    credentials::{KeyMaterial, csr, new_key, peer_identity, renew_at, validity},
-    handover::seal,
+    credentials::{KeyMaterial, Trust, csr, is_not_revoked, issuer_sha256, new_key, peer_identity, renew_at, validity},
+    handover::{seal, unseal},
     wire::{
-        control::{Certificate, IssueRequest, control_client::ControlClient},
-        node,
+        control::{Certificate, IssueRequest, Trusting, control_client::ControlClient},
+        mesh, node,
     },
 };
 use prost::Message as _;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
-use crate::{clock, control::backoff, join::Credentials, join::parts, state_dir::StateDir};
+use crate::{clock, control::backoff, join::Credentials, join::parts, state_dir::StateDir, trust};
+
+/// What the proxies' key material is called where open files are listed.
+const SEALED: &str = "millrace-keys";
 
 /// Longest wait between two tries to have what is missing issued.
 const MAX_WAIT: Duration = Duration::from_secs(15);
+
+/// Once another root signs, certificates are renewed over this long: thousands of nodes shall not ask in one second.
+const SPREAD: Duration = Duration::from_secs(10);
+
+/// The largest key material that is sealed: a chain, a key, sixteen roots, and a thousand revoked nodes.
+const MAX_MATERIAL: usize = 256 * 1024;
 
 /// Longest sleep towards a renewal: the wall clock may be set meanwhile.
 const MAX_SLEEP: Duration = Duration::from_secs(600);
@@ -38,7 +48,7 @@ const ISSUE_TIMEOUT: Duration = Duration::from_secs(10);
 pub type Certificates = BTreeMap<Identity, Arc<Issued>>;
 
 /// One identity's certificate.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Issued {
     /// Its key material, encoded and sealed: what a proxy gets.
     pub sealed: Arc<OwnedFd>,
@@ -49,6 +59,8 @@ pub struct Issued {
     /// When it was issued, by this node's clock. Where that is in the future the clock was set back, and the certificate may
     /// not be valid yet.
     pub issued: SystemTime,
+    /// The root that signed it; None where it is none of the bundle's.
+    pub issuer_sha256: Option<[u8; 32]>,
 }
 
 impl Issued {
@@ -84,6 +96,10 @@ pub struct Keeper {
     pub channel: watch::Receiver<Option<Channel>>,
     /// The node's own credentials.
     pub credentials: watch::Sender<Option<Arc<Credentials>>>,
+    /// By what peers are believed; None before the control plane has ever said.
+    pub trust: watch::Receiver<Option<Arc<Trust>>>,
+    /// By what they are believed here, and under which roots the certificates held are: for the control plane.
+    pub trusting: watch::Sender<Option<Trusting>>,
     /// Where the node's own are kept.
     pub dir: StateDir,
     /// The certificates held.
@@ -102,6 +118,9 @@ pub async fn keep(mut keeper: Keeper) {
     loop {
         let wanted = identities(&keeper.mesh.borrow_and_update(), &keeper.node);
         keeper.retire(&wanted);
+        if keeper.trust.has_changed().unwrap_or_default() {
+            keeper.believe();
+        }
         let now = clock::wall_time();
         // A channel that came while the last round failed is reason to try at once.
         keeper.channel.mark_unchanged();
@@ -109,18 +128,82 @@ pub async fn keep(mut keeper: Keeper) {
         for identity in wanted.iter().filter(|identity| keeper.is_due(identity, now)) {
             complete &= keeper.renew(identity).await;
         }
+        keeper.tell();
         failed = if complete { 0 } else { failed + 1 };
         let wait =
             if complete { keeper.until_next(clock::wall_time()) } else { backoff(failed, rand::random(), MAX_WAIT) };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             Ok(()) = keeper.channel.changed() => {}
+            Ok(()) = wait_for_change(&mut keeper.trust) => {}
             changed = keeper.mesh.changed() => if changed.is_err() { return },
         }
     }
 }
 
+/// As `changed`, but leaves it to be seen.
+async fn wait_for_change<T>(of: &mut watch::Receiver<T>) -> Result<(), watch::error::RecvError> {
+    of.changed().await?;
+    of.mark_changed();
+    Ok(())
+}
+
 impl Keeper {
+    /// Has the proxies, and the node itself, believe their peers as the control plane says now.
+    fn believe(&mut self) {
+        let Some(trust) = self.trust.borrow_and_update().clone() else { return };
+        trust::save(&self.dir, &trust);
+        let now = clock::wall_time();
+        let soon = || now + SPREAD.mul_f64(rand::random());
+        self.held.send_modify(|held| {
+            for (identity, issued) in Arc::make_mut(held) {
+                match resealed(issued, &trust) {
+                    Ok((sealed, standing)) => {
+                        let renew = match standing {
+                            Standing::Good => issued.renew,
+                            Standing::UnderAFormerRoot => issued.renew.min(soon()),
+                            Standing::Revoked => now,
+                        };
+                        *issued = Arc::new(Issued {
+                            sealed: Arc::new(sealed),
+                            renew,
+                            ..(**issued).clone()
+                        });
+                    }
+                    Err(why) => {
+                        tracing::error!(%identity, error = &why as &dyn std::error::Error, "a key can't be sealed anew");
+                    }
+                }
+            }
+        });
+        self.credentials.send_if_modified(|own| {
+            let next = own.as_ref().map(|own| Arc::new(own.trusting(&trust, soon())));
+            if let Some(Err(why)) = next.as_ref().map(|next| next.save(&self.dir)) {
+                tracing::warn!(error = &why as &dyn std::error::Error, "the node's roots could not be saved");
+            }
+            *own = next;
+            // A session that goes on is as good as it was; the next one begins with these.
+            own.is_some()
+        });
+    }
+
+    /// Says by what peers are believed here now.
+    fn tell(&self) {
+        let Some(trust) = self.trust.borrow().clone() else { return };
+        let held = self.held.borrow().clone();
+        let own = self.credentials.borrow().as_ref().and_then(|own| own.issuer_sha256);
+        let issuers: BTreeSet<[u8; 32]> = held.values().filter_map(|issued| issued.issuer_sha256).chain(own).collect();
+        let now = Trusting {
+            bundle_sha256: trust.bundle_sha256().to_vec(),
+            issuers_sha256: issuers.into_iter().map(|issuer| issuer.to_vec()).collect(),
+        };
+        self.trusting.send_if_modified(|told| {
+            let differs = told.as_ref() != Some(&now);
+            *told = Some(now);
+            differs
+        });
+    }
+
     fn retire(&self, wanted: &BTreeSet<Identity>) {
         self.held.send_if_modified(|held| {
             let keeps = held.keys().all(|identity| wanted.contains(identity));
@@ -173,13 +256,20 @@ impl Keeper {
         }
         let leaf = chain.first().ok_or_else(|| unfit("no certificate".to_owned()))?;
         let (_, not_after) = validity(leaf).map_err(|why| unfit(why.to_string()))?;
+        let trust = self.trust.borrow().clone();
+        // What was said by itself is younger than what came with a certificate, or as old.
+        let (bundle, revoked) = match trust.as_deref() {
+            Some(Trust { bundle, revoked, .. }) => (bundle.clone(), revoked.clone()),
+            None => (bundle, Vec::new()),
+        };
+        let issuer_sha256 = issuer_sha256(&chain, &bundle);
         let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        let material = node::KeyMaterial::from(&KeyMaterial { chain, key, bundle });
-        let sealed = seal("millrace-keys", &material.encode_to_vec())?;
+        let material = node::KeyMaterial::from(&KeyMaterial { chain, key, bundle, revoked });
+        let sealed = seal(SEALED, &material.encode_to_vec())?;
         // From now, not from the certificate's own beginning: that lies in the past, for clocks that are behind.
         let issued = clock::wall_time();
         let renew = renew_at(issued, not_after, rand::random());
-        Ok(Issued { sealed: Arc::new(sealed), not_after, renew, issued })
+        Ok(Issued { sealed: Arc::new(sealed), not_after, renew, issued, issuer_sha256 })
     }
 
     /// True where the node's own certificate is not due.
@@ -217,6 +307,32 @@ impl Keeper {
     }
 }
 
+/// The same key and certificate, with others believed beside them.
+fn resealed(issued: &Issued, trust: &Trust) -> Result<(OwnedFd, Standing), Unissued> {
+    let bytes = unseal(issued.sealed.as_fd(), MAX_MATERIAL)?;
+    let mut material = node::KeyMaterial::decode(&*bytes).map_err(std::io::Error::other)?;
+    material.bundle_der = trust.bundle.iter().map(|root| root.to_vec().into()).collect();
+    material.revoked = trust.revoked.iter().map(mesh::Revoked::from).collect();
+    let leaf = material.chain_der.first().map(|leaf| CertificateDer::from(leaf.as_ref()));
+    let standing = if leaf.is_some_and(|leaf| is_not_revoked(&leaf, &trust.revoked).is_err()) {
+        Standing::Revoked
+    } else if issued.issuer_sha256 != Some(trust.issuer_sha256) {
+        Standing::UnderAFormerRoot
+    } else {
+        Standing::Good
+    };
+    Ok((seal(SEALED, &material.encode_to_vec())?, standing))
+}
+
+/// How a certificate stands with what peers believe now.
+enum Standing {
+    Good,
+    /// It is believed until that root is retired.
+    UnderAFormerRoot,
+    /// The node was taken out and joined again since: nobody believes it.
+    Revoked,
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -232,7 +348,8 @@ mod tests {
         let issued = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let hour = Duration::from_secs(3600);
         let sealed = Arc::new(File::open("/dev/null").unwrap().into());
-        let certificate = Issued { sealed, not_after: issued + hour * 24, renew: issued + hour * 12, issued };
+        let certificate =
+            Issued { sealed, not_after: issued + hour * 24, renew: issued + hour * 12, issued, issuer_sha256: None };
         assert!(!certificate.is_due(issued));
         assert!(!certificate.is_due(issued + hour));
         assert!(certificate.is_due(issued + hour * 12));

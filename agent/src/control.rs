@@ -9,17 +9,20 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use millrace_model::{Delta, Mesh, ObjectName, Snapshot, delta::WrongBase};
 use millrace_node::{
     clock,
-    credentials::{Expect, Unusable, client_config},
+    credentials::{Expect, Trust, Unusable, client_config},
     wire::{
         Undecodable,
-        control::{Applied, Have, Listener, Listening, NodeMessage, control_client::ControlClient, node_message::Kind},
+        control::{
+            Applied, Have, Listener, Listening, NodeMessage, Trusting, control_client::ControlClient,
+            node_message::Kind,
+        },
         convert,
         mesh::Update,
     },
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 use crate::{config::ControlAddress, join::Credentials};
 
@@ -71,10 +74,16 @@ pub struct Link {
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     /// The mesh by the last Snapshot.
     pub mesh: watch::Sender<Arc<Mesh>>,
+    /// By what peers are believed.
+    pub trust: watch::Sender<Option<Arc<Trust>>>,
+    /// By what the node and its proxies do believe, and under which roots their certificates are.
+    pub trusting: watch::Receiver<Option<Trusting>>,
     /// What to tell.
     pub report: watch::Receiver<Report>,
     /// The live channel, for who asks for certificates.
     pub channel: watch::Sender<Option<Channel>>,
+    /// Those that the control plane refused, as the node was taken out of the mesh.
+    pub revoked: watch::Sender<Option<Arc<Credentials>>>,
     /// Whether there is one.
     pub connected: watch::Sender<Connected>,
 }
@@ -92,6 +101,8 @@ enum Lost {
     Undecodable(#[from] Undecodable),
     #[error("an update does not fit")]
     WrongBase(#[from] WrongBase),
+    #[error("what the control plane says of its roots can't be used")]
+    Trust(#[source] Unusable),
     #[error("no TLS can be made of the node's credentials")]
     Tls(#[from] Unusable),
     #[error("the agent is ending")]
@@ -114,6 +125,7 @@ pub async fn follow(mut link: Link) {
             | Lost::Stream(_)
             | Lost::Closed
             | Lost::Undecodable(_)
+            | Lost::Trust(_)
             | Lost::Tls(_)
             | Lost::Ending => Resume::FromHeld,
         };
@@ -179,15 +191,31 @@ async fn run_session(link: &mut Link, resume: Resume) -> Result<std::convert::In
     };
     let (tell, told) = mpsc::channel(REPORTS);
     tell.send(NodeMessage { kind: Some(Kind::Have(Have { generation })) }).await.map_err(|_gone| Lost::Closed)?;
-    let mut updates = client.subscribe(ReceiverStream::new(told)).await?.into_inner();
+    let subscribed = client.subscribe(ReceiverStream::new(told)).await;
+    if subscribed.as_ref().is_err_and(is_revoked) {
+        link.revoked.send_replace(Some(credentials.clone()));
+    }
+    let mut updates = subscribed?.into_inner();
     link.channel.send_replace(Some(channel));
     set_connected(link, true);
     tracing::info!(generation, "the control plane is there");
-    let mut sent = Report::default();
+    let (mut sent, mut sent_trusting) = (Report::default(), None);
     loop {
         let next = untold(&sent, &link.report.borrow_and_update());
+        let trusting = link.trusting.borrow_and_update().clone().filter(|now| sent_trusting.as_ref() != Some(now));
         tokio::select! {
-            update = updates.message() => apply(&link.mesh, update?.ok_or(Lost::Closed)?)?,
+            update = updates.message() => {
+                let mut update = update?.ok_or(Lost::Closed)?;
+                if let Some(trust) = update.trust.take() {
+                    believe(&link.trust, trust)?;
+                }
+                apply(&link.mesh, update)?;
+            }
+            permit = tell.reserve(), if trusting.is_some() => {
+                let permit = permit.map_err(|_gone| Lost::Closed)?;
+                permit.send(NodeMessage { kind: trusting.clone().map(Kind::Trusting) });
+                sent_trusting = trusting;
+            }
             permit = tell.reserve(), if next.is_some() => {
                 let permit = permit.map_err(|_gone| Lost::Closed)?;
                 if let Some((message, told)) = next {
@@ -196,12 +224,40 @@ async fn run_session(link: &mut Link, resume: Resume) -> Result<std::convert::In
                 }
             }
             changed = link.report.changed() => changed.map_err(|_ended| Lost::Ending)?,
+            changed = link.trusting.changed() => changed.map_err(|_ended| Lost::Ending)?,
         }
     }
 }
 
+/// The control plane begins what it refuses with the reason's name.
+fn is_revoked(status: &tonic::Status) -> bool {
+    status.code() == Code::PermissionDenied && status.message().starts_with("node_revoked")
+}
+
+/// Takes in by what peers are believed.
+fn believe(held: &watch::Sender<Option<Arc<Trust>>>, message: millrace_node::wire::mesh::Trust) -> Result<(), Lost> {
+    let trust = Trust::try_from(message).map_err(Lost::Trust)?;
+    held.send_if_modified(|held| {
+        let differs = held.as_deref() != Some(&trust);
+        if differs {
+            tracing::info!(
+                n_roots = trust.bundle.len(),
+                n_revoked = trust.revoked.len(),
+                "who is believed has changed"
+            );
+            *held = Some(Arc::new(trust));
+        }
+        differs
+    });
+    Ok(())
+}
+
 /// Takes an Update in. One that changes nothing but the generation is taken too: it is what is then reported.
 fn apply(mesh: &watch::Sender<Arc<Mesh>>, update: Update) -> Result<(), Lost> {
+    if update.from == update.to {
+        // It said by what peers are believed, and nothing else.
+        return Ok(());
+    }
     let delta: Delta = convert::delta(update)?;
     let next: Snapshot = mesh.borrow().snapshot.apply(&delta)?;
     tracing::debug!(from = delta.from, to = delta.to, "an update came");

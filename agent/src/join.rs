@@ -15,7 +15,9 @@ use std::{
 
 use millrace_model::Identity;
 use millrace_node::{
-    credentials::{KeyMaterial, Refusal, csr, new_key, peer_identity, renew_at, validity},
+    credentials::{
+        KeyMaterial, Refusal, Trust, csr, issuer_sha256, new_key, peer_identity, refusal, renew_at, validity,
+    },
     wire::control::{Certificate, JoinRequest, control_client::ControlClient},
 };
 use rcgen::KeyPair;
@@ -57,6 +59,9 @@ const CONTROL_ACCOUNT: &str = "millrace-control";
 /// Where the node's credentials are held; None while there are none that hold.
 pub type Held = watch::Sender<Option<Arc<Credentials>>>;
 
+/// The credentials that the control plane refused last, as the node was taken out of the mesh.
+pub type Revoked = watch::Receiver<Option<Arc<Credentials>>>;
+
 /// What proves this node to the control plane.
 #[derive(Debug)]
 pub struct Credentials {
@@ -68,6 +73,8 @@ pub struct Credentials {
     pub not_after: SystemTime,
     /// When to have it renewed.
     pub renew: SystemTime,
+    /// The root that signed it; None where it is none of the bundle's.
+    pub issuer_sha256: Option<[u8; 32]>,
     key: Arc<KeyPair>,
 }
 
@@ -102,6 +109,9 @@ pub enum Unjoined {
     /// The control plane can't be reached, or is not the one that the token pins.
     #[error("the control plane can't be reached")]
     Unreachable(#[source] tonic::transport::Error),
+    /// Who answers is not the control plane that the token is of.
+    #[error("who answers is not the control plane that the token was made by ({name}): {0}", name = .0.name())]
+    OtherControl(Refusal),
     /// The control plane refused.
     #[error("the control plane refused: {0}")]
     Refused(String),
@@ -142,7 +152,7 @@ impl Credentials {
 
     /// Writes them, the certificate last: without it the others mean nothing.
     pub fn save(&self, dir: &StateDir) -> io::Result<()> {
-        let KeyMaterial { chain, key: _, bundle } = &self.material;
+        let KeyMaterial { chain, key: _, bundle, revoked: _ } = &self.material;
         dir.write(KEY, self.key.serialize_pem().as_bytes())?;
         dir.write(BUNDLE, pem(bundle).as_bytes())?;
         dir.write(CHAIN, pem(chain).as_bytes())
@@ -154,6 +164,20 @@ impl Credentials {
         let renewed = Self::from_parts(self.key.clone(), chain, bundle, node)?;
         // From now, not from the certificate's own beginning: that lies in the past, for clocks that are behind.
         Ok(Self { renew: renew_at(now, renewed.not_after, rand::random()), ..renewed })
+    }
+
+    /// These, with the control plane believed by other roots; to be renewed by `soon` where another root signs now.
+    pub fn trusting(&self, trust: &Trust, soon: SystemTime) -> Self {
+        let material = KeyMaterial { bundle: trust.bundle.clone(), ..self.material.clone() };
+        let is_old = self.issuer_sha256 != Some(trust.issuer_sha256);
+        Self {
+            material,
+            identity: self.identity.clone(),
+            not_after: self.not_after,
+            renew: if is_old { self.renew.min(soon) } else { self.renew },
+            issuer_sha256: self.issuer_sha256,
+            key: self.key.clone(),
+        }
     }
 
     /// A request to renew them.
@@ -180,30 +204,45 @@ impl Credentials {
         let leaf = chain.first().ok_or_else(|| Unjoined::NotOurs("no certificate".to_owned()))?;
         let (not_before, not_after) = validity(leaf).map_err(unfit)?;
         let renew = renew_at(not_before, not_after, rand::random());
-        let material =
-            KeyMaterial { chain, key: rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(), bundle };
-        Ok(Self { material, identity, not_after, renew, key })
+        let issuer_sha256 = issuer_sha256(&chain, &bundle);
+        let pkcs8 = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        // The control plane's certificate is no node's: nothing that is revoked says anything of it.
+        let material = KeyMaterial { chain, key: pkcs8, bundle, revoked: Vec::new() };
+        Ok(Self { material, identity, not_after, renew, issuer_sha256, key })
     }
 }
 
 /// Keeps `held` the node's credentials: from disk, or by joining. Who renews them in time puts the newer ones there; once
 /// they have expired, as no control plane was there for too long, the node joins again.
-pub async fn keep(node: &str, control: &ControlAddress, files: Files<'_>, dir: &StateDir, held: Held) -> Infallible {
+pub async fn keep(
+    node: &str,
+    control: &ControlAddress,
+    files: Files<'_>,
+    dir: &StateDir,
+    (held, mut revoked): (Held, Revoked),
+) -> Infallible {
     let mut seen = held.subscribe();
+    let mut disk = Disk::Good;
     loop {
-        let own = Arc::new(credentials(node, control, files, dir).await);
+        let own = Arc::new(credentials(node, control, files, (dir, disk)).await);
         held.send_replace(Some(own.clone()));
-        tokio::select! {
-            () = expiry(&mut seen) => {}
+        disk = tokio::select! {
+            () = expiry(&mut seen) => Disk::Good,
+            () = taken_out(&held, &mut revoked) => {
+                tracing::error!(node, "the control plane has revoked this node: it joins again once it has a new token");
+                Disk::Revoked
+            }
             never = saved(&own, node, dir) => match never {},
-        }
+        };
         held.send_replace(None);
     }
 }
 
 /// Sees to it that what was joined with is on disk: its token is spent. Whoever renews it saves the newer one.
 async fn saved(own: &Credentials, node: &str, dir: &StateDir) -> Infallible {
-    while !matches!(Credentials::load(dir, node, clock::wall_time()), Ok(Some(_))) {
+    // What the control plane refused may lie there still.
+    let is_there = |there: &Credentials| there.not_after >= own.not_after;
+    while !matches!(Credentials::load(dir, node, clock::wall_time()), Ok(Some(there)) if is_there(&there)) {
         match own.save(dir) {
             Ok(()) => tracing::info!("the node's credentials are saved"),
             Err(why) => tracing::error!(
@@ -214,6 +253,24 @@ async fn saved(own: &Credentials, node: &str, dir: &StateDir) -> Infallible {
         tokio::time::sleep(SAVE_AGAIN).await;
     }
     std::future::pending().await
+}
+
+/// Whether what is on disk may be taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    Good,
+    /// The control plane refused it.
+    Revoked,
+}
+
+/// Returns once the control plane has refused what is held: for good, though it has not expired.
+async fn taken_out(held: &Held, revoked: &mut Revoked) {
+    let leaf = |own: &Option<Arc<Credentials>>| own.as_ref().and_then(|own| own.material.chain.first().cloned());
+    let is_held = |refused: &Option<Arc<Credentials>>| refused.is_some() && leaf(refused) == leaf(&held.borrow());
+    if revoked.wait_for(is_held).await.is_err() {
+        // Nobody follows the control plane any more: the process is ending.
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Returns once what is held has expired.
@@ -232,12 +289,17 @@ async fn expiry(held: &mut watch::Receiver<Option<Arc<Credentials>>>) {
 }
 
 /// The node's credentials: from disk, or by joining, tried until it succeeds.
-async fn credentials(node: &str, control: &ControlAddress, files: Files<'_>, dir: &StateDir) -> Credentials {
+async fn credentials(
+    node: &str,
+    control: &ControlAddress,
+    files: Files<'_>,
+    (dir, disk): (&StateDir, Disk),
+) -> Credentials {
     let mut failed = 0;
     loop {
         let held = match Credentials::load(dir, node, clock::wall_time()) {
-            Ok(Some(held)) => Ok(held),
-            Ok(None) => join(node, control, files, dir).await,
+            Ok(Some(held)) if disk == Disk::Good => Ok(held),
+            Ok(Some(_) | None) => join(node, control, files, dir).await,
             Err(why) => Err(why),
         };
         match held {
@@ -252,7 +314,7 @@ async fn credentials(node: &str, control: &ControlAddress, files: Files<'_>, dir
 async fn join(node: &str, control: &ControlAddress, files: Files<'_>, dir: &StateDir) -> Result<Credentials, Unjoined> {
     let Proof { token, tls } = files.read(node)?;
     let dial = Dial::new(control.clone(), tls);
-    let mut client = ControlClient::new(channel(dial).await.map_err(Unjoined::Unreachable)?);
+    let mut client = ControlClient::new(channel(dial).await.map_err(unreachable)?);
     // Before the token is spent: that there is room for what it buys.
     dir.try_out(ROOM)?;
     // One that is there stays: whatever fails, it belongs to the certificate beside it.
@@ -268,6 +330,14 @@ async fn join(node: &str, control: &ControlAddress, files: Files<'_>, dir: &Stat
     }
     tracing::info!(node, identity = %joined.identity, "joined the mesh");
     Ok(joined)
+}
+
+/// Nobody there, or somebody else.
+fn unreachable(why: tonic::transport::Error) -> Unjoined {
+    match refusal(&why) {
+        Some(refusal) => Unjoined::OtherControl(refusal.clone()),
+        None => Unjoined::Unreachable(why),
+    }
 }
 
 /// What came as a certificate, as certificates.

@@ -24,4 +24,5 @@ pub mod run;
 pub mod seat;
 pub mod state_dir;
 pub mod status;
+mod trust;
 pub mod tuning;

@@ -95,8 +95,8 @@ enum Phase {
 #[derive(Default)]
 struct Sent {
     generation: u64,
-    /// Identity to the certificate sent, told apart by its expiry.
-    keys: BTreeMap<Identity, std::time::SystemTime>,
+    /// Identity to the sealed key material sent. Kept, so that no other can come to stand in its place and be taken for it.
+    keys: BTreeMap<Identity, Arc<OwnedFd>>,
     /// Workload to what it has of it.
     listeners: BTreeMap<ObjectName, Given>,
     /// Workloads of which it brought a listener that was not taken.
@@ -301,10 +301,10 @@ impl Peer {
             self.sent.keys.remove(&identity);
         }
         for (identity, issued) in wanted.keys {
-            if self.sent.keys.get(identity) != Some(&issued.not_after) {
+            if !self.sent.keys.get(identity).is_some_and(|sent| Arc::ptr_eq(sent, &issued.sealed)) {
                 let sealed = issued.sealed.clone();
-                self.send(Kind::Keys(Keys { identity: identity.to_string() }), vec![sealed])?;
-                self.sent.keys.insert(identity.clone(), issued.not_after);
+                self.send(Kind::Keys(Keys { identity: identity.to_string() }), vec![sealed.clone()])?;
+                self.sent.keys.insert(identity.clone(), sealed);
             }
         }
         Ok(())

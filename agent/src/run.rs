@@ -35,6 +35,7 @@ use crate::{
     seat::Seat,
     state_dir::StateDir,
     status::{self, Status},
+    trust,
 };
 
 /// Nothing is drained: connections are the kernel's and the proxy's.
@@ -59,6 +60,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let dir = StateDir::open(&config.state_dir).context("--state-dir")?;
 
     limits::raise_descriptors();
+    limits::keep_memory().context("the memory can't be kept from others")?;
     let held = control::load(&dir);
     let options = options(&config, held.profiles.get(&config.node).map(|profile| &**profile))?;
     // Before an older agent is told to go: programs that this kernel does not take must not leave the node without one.
@@ -79,8 +81,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     tracing::info!(node = &*config.node, generation = held.generation, "the agent starts");
     let (mesh, mesh_seen) = watch::channel(Arc::new(Mesh::new(Arc::new(held))));
+    let (trust, trust_seen) = watch::channel(trust::load(&dir));
+    let (trusting, trusting_seen) = watch::channel(None);
     let (credentials, credentials_seen) = watch::channel(None);
     let (channel, channel_seen) = watch::channel(None);
+    let (revoked, revoked_seen) = watch::channel(None);
     let (connected, connected_seen) = watch::channel(Connected::default());
     let (keys, keys_seen) = watch::channel(Arc::default());
     let (report, report_seen) = watch::channel(Report::default());
@@ -101,13 +106,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let (config, dir, credentials) = (config.clone(), dir.clone(), credentials.clone());
         async move {
             let files = join::Files { token: config.join_token_file.as_deref(), roots: config.roots_file.as_deref() };
-            match join::keep(&config.node, &config.control, files, &dir, credentials).await {}
+            match join::keep(&config.node, &config.control, files, &dir, (credentials, revoked_seen)).await {}
         }
     });
     parts.spawn({
         let address = config.control.clone();
         let credentials = credentials_seen.clone();
-        let link = Link { address, credentials, mesh, report: report_seen, channel, connected };
+        let report = report_seen;
+        let trusting = trusting_seen;
+        let link = Link { address, credentials, mesh, trust, trusting, report, channel, revoked, connected };
         async move {
             control::follow(link).await;
             Ok(())
@@ -115,7 +122,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     parts.spawn({
         let (node, mesh, dir) = (config.node.clone(), mesh_seen.clone(), dir.clone());
-        let keeper = Keeper { node, mesh, channel: channel_seen, credentials, dir, held: keys };
+        let (channel, trust) = (channel_seen, trust_seen);
+        let keeper = Keeper { node, mesh, channel, credentials, trust, trusting, dir, held: keys };
         async move {
             certificates::keep(keeper).await;
             Ok(())

@@ -1,8 +1,14 @@
 //! Compiles the protobufs in pure Rust: no protoc on the machine is asked for.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["proto/name.proto", "proto/route.proto", "proto/mesh.proto", "proto/control.proto", "proto/node.proto"];
+    let files = [
+        "proto/name.proto",
+        "proto/route.proto",
+        "proto/trust.proto",
+        "proto/mesh.proto",
+        "proto/control.proto",
+        "proto/node.proto",
+    ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }

@@ -73,6 +73,12 @@ pub enum Command {
         /// The new filter, such as `debug` or `info,millrace_agent=debug`; shows the filter in force where none is given.
         filter: Option<String>,
     },
+    /// Show the mesh's roots and who believes them, or take the next step from one root to another: add, activate, retire.
+    #[command(after_help = EXIT_CODES)]
+    Root(Root),
+    /// Show the nodes that were taken out of the mesh, take one out, or let one in again.
+    #[command(after_help = EXIT_CODES)]
+    Nodes(Nodes),
     /// Print completions for a shell.
     #[command(after_help = EXIT_CODES)]
     Completions {
@@ -142,6 +148,49 @@ pub struct Cluster {
     /// The context of that file; its current one where none is given.
     #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     pub context: Option<String>,
+}
+
+/// What to do to the roots.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Root {
+    /// The step.
+    #[arg(value_enum, default_value_t = RootStep::Status)]
+    pub step: RootStep,
+    /// Take it though nodes are behind: their calls are refused until they have caught up.
+    #[arg(long)]
+    pub force: bool,
+    /// How to print the roots.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// A step from one root to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RootStep {
+    /// None: only show them.
+    Status,
+    /// Make the next root, and have it believed beside the others.
+    Add,
+    /// Have the next root sign, once every node believes it.
+    Activate,
+    /// Have former roots believed no more, once no certificate is under one.
+    Retire,
+    /// Take in root.pem and root.key as they were edited.
+    Reload,
+}
+
+/// What to do to the nodes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Nodes {
+    /// Take this node out: its certificates, and those of its pods, are refused everywhere from now on.
+    #[arg(long, value_name = "NODE")]
+    pub revoke: Option<String>,
+    /// Let this node in again, with certificates that are younger than its revocation.
+    #[arg(long, value_name = "NODE", conflicts_with = "revoke")]
+    pub readmit: Option<String>,
+    /// How to print them.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
 }
 
 /// How to print definitions.

@@ -24,6 +24,7 @@ mod routes;
 mod run;
 mod status;
 mod table;
+mod trust;
 
 pub use failure::{Ending, Failure};
 
@@ -45,6 +46,8 @@ pub async fn execute(args: Args) -> Result<Ending, Failure> {
         Command::Flows(filter) => flows::flows(&run_dir, &filter).await,
         Command::Metrics { process } => raw::metrics(&run_dir, process).await,
         Command::LogLevel { process, filter } => raw::log_level(&run_dir, process, filter).await,
+        Command::Root(asked) => trust::root(&run_dir, &asked).await,
+        Command::Nodes(asked) => trust::nodes(&run_dir, &asked).await,
         Command::Completions { shell } => crds::completions(shell),
         Command::Crds(ask) => crds::crds(ask.output),
     }

@@ -1,6 +1,8 @@
 //! Answers people and probes: HTTP/1.1 on a Unix socket that only this user can open. No secret is ever in an answer, save a new
 //! token in the one that made it.
 
+mod roots;
+
 use std::{
     convert::Infallible,
     fs, io,
@@ -145,6 +147,10 @@ impl Admin {
             (&Method::GET, "/status") => self.status(),
             (&Method::GET, "/diagnostics") => json(StatusCode::OK, &self.told()),
             (&Method::POST, "/tokens") => self.token(&body),
+            (&Method::GET, "/root") => self.root(),
+            (&Method::POST, "/root") => self.change_root(&body),
+            (&Method::GET, "/revoked") => self.revoked(),
+            (&Method::POST, "/revoked") => self.revoke(&body),
             (&Method::GET, "/log-level") => match &self.log {
                 Some(log) => text(StatusCode::OK, log.get() + "\n"),
                 None => text(StatusCode::NOT_FOUND, NO_LOG),
@@ -152,7 +158,8 @@ impl Admin {
             (&Method::PUT, "/log-level") => self.log_level(&body),
             (
                 _,
-                "/healthz" | "/readyz" | "/metrics" | "/config" | "/status" | "/diagnostics" | "/tokens" | "/log-level",
+                "/healthz" | "/readyz" | "/metrics" | "/config" | "/status" | "/diagnostics" | "/tokens" | "/root"
+                | "/revoked" | "/log-level",
             ) => text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed here\n"),
             _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
         }
@@ -237,7 +244,7 @@ impl Admin {
             }
         };
         let lifetime = wanted.seconds.map_or(token::MAX_LIFETIME, Duration::from_secs);
-        let root = self.issuer.authority.root_sha256();
+        let root = self.issuer.roots.authority().root_sha256();
         match self.issuer.tokens.make(&wanted.node, root, lifetime, clock::unix_time()) {
             Ok(token) => {
                 tracing::info!(node = wanted.node, seconds = lifetime.as_secs(), "made a join token");

@@ -10,7 +10,7 @@ use crate::{source::object::meta::is_dns_label, world::Settings};
 
 /// Below this a leaf is renewed more often than a busy machine manages.
 const MIN_LEAF_LIFETIME: Duration = Duration::from_secs(5);
-/// A leaf can't be taken back: it has to run out.
+/// The longer one lives, the longer a revoked node has to be remembered by every node.
 const MAX_LEAF_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The control plane of the Millrace mesh: compiles a directory of manifests, streams it to the nodes, issues certificates.
@@ -47,6 +47,9 @@ pub struct Args {
     /// How long a leaf certificate lives: a number and s, m, h or d.
     #[arg(long, value_name = "TIME", default_value = "24h")]
     pub leaf_ttl: String,
+    /// How long a node's own certificate lives: one that is away for longer joins again, with a new token. At least --leaf-ttl.
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub node_ttl: String,
     /// What is logged, as tracing's filters spell it.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "RUST_LOG")]
     pub log: String,
@@ -67,6 +70,8 @@ pub struct Config {
     pub mesh: Settings,
     /// How long a leaf certificate lives.
     pub leaf_lifetime: Duration,
+    /// How long a node's own lives.
+    pub node_lifetime: Duration,
     /// What is logged at first.
     pub log: String,
 }
@@ -96,7 +101,7 @@ pub struct Wrong(Vec<String>);
 impl Config {
     /// The settings that these arguments mean.
     pub fn from_args(args: Args) -> Result<Self, Wrong> {
-        let Args { listen, admin, state_dir, trust_domain, leaf_ttl, log, .. } = &args;
+        let Args { listen, admin, state_dir, trust_domain, leaf_ttl, node_ttl, log, .. } = &args;
         let mut wrong = Vec::new();
         let source = source(&args, &mut wrong);
         if !is_trust_domain(trust_domain) {
@@ -106,6 +111,11 @@ impl Config {
         if !(MIN_LEAF_LIFETIME..=MAX_LEAF_LIFETIME).contains(&leaf_lifetime) {
             wrong.push(format!("--leaf-ttl: {leaf_ttl:?} is not a time from 5s to 30d, such as 24h"));
         }
+        // A person who only says how long leaves live shall not have to say the other too.
+        let node_lifetime = duration(node_ttl).unwrap_or_default().max(leaf_lifetime);
+        if !(MIN_LEAF_LIFETIME..=MAX_LEAF_LIFETIME).contains(&duration(node_ttl).unwrap_or_default()) {
+            wrong.push(format!("--node-ttl: {node_ttl:?} is not a time from 5s to 30d, such as 24h"));
+        }
         if let Err(error) = log.parse::<tracing_subscriber::EnvFilter>() {
             wrong.push(format!("--log: {log:?} is no filter: {error}"));
         }
@@ -114,7 +124,7 @@ impl Config {
         };
         let mesh = Settings { trust_domain: Arc::from(&**trust_domain), root_namespace: Arc::from(ROOT_NAMESPACE) };
         let (listen, admin, state_dir, log) = (*listen, admin.clone(), state_dir.clone(), log.clone());
-        Ok(Self { source, listen, admin, state_dir, mesh, leaf_lifetime, log })
+        Ok(Self { source, listen, admin, state_dir, mesh, leaf_lifetime, node_lifetime, log })
     }
 }
 
@@ -184,12 +194,25 @@ mod tests {
             "--listen=[::1]:0",
             "--trust-domain=UPPER",
             "--leaf-ttl=1w",
+            "--node-ttl=never",
             "--log=a=b=c",
         ]);
         let message = Config::from_args(args).unwrap_err().to_string();
-        for flag in ["--directory", "--trust-domain", "--leaf-ttl", "--log"] {
+        for flag in ["--directory", "--trust-domain", "--leaf-ttl", "--node-ttl", "--log"] {
             assert!(message.contains(flag), "{message}");
         }
+    }
+
+    #[test]
+    fn a_nodes_own_certificate_lives_at_least_as_long_as_its_workloads() {
+        let lifetimes = |more: &[&str]| {
+            let all = ["millrace-control", "--listen=[::1]:0", "--directory=/"].iter().chain(more);
+            let config = Config::from_args(Args::parse_from(all)).unwrap();
+            [config.leaf_lifetime, config.node_lifetime].map(|lifetime| lifetime.as_secs())
+        };
+        assert_eq!(lifetimes(&["--leaf-ttl=10s"]), [10, 86_400]);
+        assert_eq!(lifetimes(&["--leaf-ttl=10s", "--node-ttl=60s"]), [10, 60]);
+        assert_eq!(lifetimes(&["--leaf-ttl=2d"]), [172_800, 172_800]);
     }
 
     #[test]

@@ -11,11 +11,14 @@ pub mod authority;
 pub mod bundle;
 pub mod request;
 pub mod review;
+pub mod revocation;
+pub mod roots;
 pub mod secret;
 pub mod token;
 
-use authority::Authority;
+use authority::{Lifetimes, Wanted};
 use request::PublicKey;
+use roots::Roots;
 use token::Tokens;
 
 /// A node's service account is this and its name; Kubernetes allows it, and a user has no reason to choose it.
@@ -32,6 +35,9 @@ pub enum Refusal {
     /// Its certificate is no node's.
     #[error("{0} is no node")]
     NotANode(Identity),
+    /// The node was taken out of the mesh.
+    #[error("node {0} is revoked; it joins again with a new token")]
+    NodeRevoked(Arc<str>),
     /// The token is no token.
     #[error("the token is not v1.<node>.<root>.<secret>")]
     TokenMalformed,
@@ -101,6 +107,7 @@ impl Refusal {
         match self {
             Self::NoCertificate => "no_certificate",
             Self::NotANode(_) => "not_a_node",
+            Self::NodeRevoked(_) => "node_revoked",
             Self::TokenMalformed => "token_malformed",
             Self::TokenOtherRoot => "token_other_root",
             Self::TokenUnknown => "token_unknown",
@@ -158,8 +165,8 @@ pub struct Issued {
 pub struct Issuer {
     /// What holds for the whole mesh.
     pub settings: Settings,
-    /// The root.
-    pub authority: Authority,
+    /// The root that signs, those that are believed, and the nodes that are not.
+    pub roots: Roots,
     /// What nodes join with.
     pub tokens: Tokens,
 }
@@ -168,14 +175,22 @@ impl Issuer {
     /// A joining node's certificate, for a token that is spent by it. A request that is unfit spends none.
     pub fn join(&self, token: &str, csr: &[u8], now: Duration) -> Result<Issued, Refusal> {
         let key = PublicKey::of_request(csr)?;
-        let node = self.tokens.spend(token, self.authority.root_sha256(), now)?;
-        self.leaf(node_identity(&self.settings, &node), &key, now)
+        // The node pins the root that signed what it was shown: a token from before another root took over is of no use to it.
+        let node = self.tokens.spend(token, self.roots.authority().root_sha256(), now)?;
+        // A new token is a person's word that the node is to be trusted again; its old certificates are not.
+        if self.roots.revoked().is_out(&node) {
+            self.roots.readmit(&node).map_err(|error| Refusal::Internal(error.to_string()))?;
+        }
+        self.leaf(node_identity(&self.settings, &node), &node, &key, now)
     }
 
-    /// A joining node's certificate, where somebody else said which node it is.
+    /// A joining node's certificate, where somebody else said which node it is. That is no person's word: who was taken out stays out.
     pub fn join_as(&self, node: &str, csr: &[u8], now: Duration) -> Result<Issued, Refusal> {
         let key = PublicKey::of_request(csr)?;
-        self.leaf(node_identity(&self.settings, node), &key, now)
+        if self.roots.revoked().is_out(node) {
+            return Err(Refusal::NodeRevoked(node.into()));
+        }
+        self.leaf(node_identity(&self.settings, node), node, &key, now)
     }
 
     /// A certificate for an identity that runs on `node` by this edition; the node's own, renewed, where none is asked for.
@@ -201,12 +216,17 @@ impl Issuer {
                 asked
             }
         };
-        self.leaf(identity, &key, now)
+        self.leaf(identity, node, &key, now)
     }
 
-    fn leaf(&self, identity: Identity, key: &PublicKey, now: Duration) -> Result<Issued, Refusal> {
-        let leaf = self.authority.leaf(&identity, key, now).map_err(|error| Refusal::Internal(error.to_string()))?;
-        let chain = [leaf].into_iter().chain(self.authority.intermediates().iter().cloned());
+    fn leaf(&self, identity: Identity, node: &str, key: &PublicKey, now: Duration) -> Result<Issued, Refusal> {
+        let (authority, revoked) = (self.roots.authority(), self.roots.revoked());
+        let Lifetimes { leaf, node: own } = authority.lifetimes();
+        let lifetime = if identity == node_identity(&self.settings, node) { own } else { leaf };
+        let (mark, not_before_unix) = (revocation::mark(node), revoked.before_unix(node));
+        let leaf = authority.leaf(&Wanted { identity: &identity, mark, lifetime, not_before_unix, now }, key);
+        let leaf = leaf.map_err(|error| Refusal::Internal(error.to_string()))?;
+        let chain = [leaf].into_iter().chain(authority.intermediates().iter().cloned());
         Ok(Issued { identity, chain_der: chain.map(|certificate| certificate.to_vec()).collect() })
     }
 }

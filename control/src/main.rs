@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use millrace_control::{
     config::{Args, Config},
+    memory,
     run::Control,
     telemetry,
 };
@@ -16,6 +17,7 @@ fn main() -> anyhow::Result<()> {
         Err(wrong) => Args::command().error(ErrorKind::ValueValidation, wrong).exit(),
     };
     let log = telemetry::start(&config.log)?;
+    memory::keep().context("the memory can't be kept from others")?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;

@@ -8,6 +8,8 @@ use std::{
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use crate::issue::roots::Trusting;
+
 /// An agent that is upgraded has two streams for a while; more are a fault of the node.
 const MAX_STREAMS: usize = 4;
 /// Failures that are shown of one node; the rest are counted by it.
@@ -32,6 +34,9 @@ pub struct Node {
     pub n_listening: usize,
     /// What it could not enforce.
     pub failures: Vec<String>,
+    /// By which roots it believes its peers, and under which its certificates are; None before it said so.
+    #[serde(skip)]
+    pub trusting: Option<Trusting>,
 }
 
 impl Nodes {
@@ -71,6 +76,10 @@ impl Nodes {
         let entry = nodes.entry(node.clone()).or_default();
         if entry.streams >= MAX_STREAMS {
             return None;
+        }
+        if entry.streams == 0 {
+            // A node that comes back says anew what it holds: what it said before may be its predecessor's.
+            entry.trusting = None;
         }
         entry.streams += 1;
         entry.have = have;

@@ -16,6 +16,7 @@ use crate::{
     compile,
     diagnostic::{Diagnostic, Object},
     generation::Generations,
+    issue::roots::Trusted,
     metrics::Metrics,
     nodes::Nodes,
     scope::Edition,
@@ -71,6 +72,8 @@ pub struct Ends {
     pub source: watch::Receiver<Arc<Sourced>>,
     /// What the nodes say.
     pub reports: mpsc::Receiver<Report>,
+    /// The nodes that were taken out.
+    pub trusted: watch::Receiver<Trusted>,
     /// The editions.
     pub history: watch::Sender<Arc<History>>,
     /// All that is wrong with the objects.
@@ -116,7 +119,8 @@ impl Publisher {
     pub async fn run(mut self, mut ends: Ends) {
         loop {
             let sourced = ends.source.borrow_and_update().clone();
-            let batch = Batch { sourced: sourced.clone(), history: ends.history.borrow().clone() };
+            let revoked = ends.trusted.borrow_and_update().revoked.out();
+            let batch = Batch { sourced: sourced.clone(), revoked, history: ends.history.borrow().clone() };
             let Ok((publisher, history, diagnostics)) = tokio::task::spawn_blocking(move || {
                 let (history, diagnostics) = self.publish(&batch);
                 (self, history, diagnostics)
@@ -157,6 +161,7 @@ impl Publisher {
         loop {
             tokio::select! {
                 changed = ends.source.changed() => return changed.is_ok(),
+                changed = ends.trusted.changed() => return changed.is_ok(),
                 report = ends.reports.recv() => {
                     let Some(report) = report else { return false };
                     let mut differs = self.take(report);
@@ -181,7 +186,7 @@ impl Publisher {
     }
 
     /// The history with what this batch makes of it, if that is another Snapshot; and all diagnostics.
-    fn publish(&mut self, Batch { sourced, history }: &Batch) -> (Option<History>, Vec<Diagnostic>) {
+    fn publish(&mut self, Batch { sourced, revoked, history }: &Batch) -> (Option<History>, Vec<Diagnostic>) {
         let begun = crate::clock::now();
         self.forget_nodes_that_are_gone(&sourced.objects);
         self.keep();
@@ -189,6 +194,7 @@ impl Publisher {
             settings: self.settings.clone(),
             objects: sourced.objects.clone(),
             listening: self.listening.clone(),
+            revoked: revoked.clone(),
         };
         let previous = history.now();
         let empty = Snapshot::default();
@@ -269,6 +275,7 @@ fn begun_after(begun: Instant) -> Duration {
 
 struct Batch {
     sourced: Arc<Sourced>,
+    revoked: BTreeSet<Arc<str>>,
     history: Arc<History>,
 }
 

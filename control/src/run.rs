@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use millrace_wire::control::control_server::ControlServer;
-use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
+use rustls::{ServerConfig, crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::PrivateKeyDer;
 use tokio::{
     net::TcpListener,
@@ -24,7 +24,14 @@ use crate::{
     clock,
     config::{Config, Source},
     generation::Generations,
-    issue::{self, Issuer, authority::Authority, review::Reviewer, token::Tokens},
+    issue::{
+        self, Issuer,
+        authority::{Lifetimes, Wanted},
+        review::Reviewer,
+        revocation::mark,
+        roots::Roots,
+        token::Tokens,
+    },
     listening,
     metrics::Metrics,
     nodes::Nodes,
@@ -91,7 +98,7 @@ impl Control {
         store::folder(&config.state_dir).with_context(|| format!("{}", config.state_dir.display()))?;
         let Begun { source_end, standing, health, cluster, task: source } = Box::pin(begin(&config, &metrics)).await?;
         let issuer = Arc::new(open_issuer(&config, cluster.as_ref())?);
-        metrics.root_expires.set(i64::try_from(issuer.authority.root_expires_unix()).unwrap_or(i64::MAX));
+        metrics.root_expires.set(i64::try_from(issuer.roots.authority().root_expires_unix()).unwrap_or(i64::MAX));
 
         let (reports, reports_end) = mpsc::channel(publish::REPORTS);
         let (reports, shared, first_listening) = match &cluster {
@@ -117,12 +124,12 @@ impl Control {
         };
 
         let shown = Arc::new(Shown::new(own_certificate(&issuer)?));
-        let tls = transport::server_config(shown.clone(), issuer.authority.bundle())?;
+        let (tls, tls_seen) = watch::channel(server_config(&shown, &issuer)?);
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("--listen {}", config.listen))?;
         let address = listener.local_addr()?;
         let acceptor = Acceptor {
             listener,
-            config: Arc::new(tls),
+            config: tls_seen,
             trust_domain: config.mesh.trust_domain.clone(),
             metrics: metrics.clone(),
         };
@@ -135,6 +142,7 @@ impl Control {
             nodes: nodes.clone(),
             generations,
             metrics: metrics.clone(),
+            trusted: issuer.roots.watch(),
             stopping,
         };
         let server = Server::builder()
@@ -153,13 +161,14 @@ impl Control {
             history: history_end.clone(),
             diagnostics: diagnostics_end.clone(),
             nodes,
-            metrics,
+            metrics: metrics.clone(),
             log,
             health: health.clone(),
         };
 
         let (outcome, outcome_end) = watch::channel(Arc::default());
-        let ends = Ends { source: source_end, reports: reports_end, history, diagnostics, outcome };
+        let trusted = issuer.roots.watch();
+        let ends = Ends { source: source_end, reports: reports_end, trusted, history, diagnostics, outcome };
         let mut tasks = JoinSet::new();
         tasks.spawn(source);
         tasks.spawn(async move {
@@ -174,7 +183,7 @@ impl Control {
             }
             anyhow::bail!("no change is published any more")
         });
-        tasks.spawn(renew(shown, issuer.clone()));
+        tasks.spawn(Renewal { shown, issuer: issuer.clone(), tls, metrics }.run());
         tasks.spawn(async move {
             match admin.serve(admin_socket).await {
                 Ok(never) => match never {},
@@ -238,37 +247,74 @@ fn kept(path: &Path) -> Listening {
 }
 
 fn open_issuer(config: &Config, cluster: Option<&Cluster>) -> anyhow::Result<Issuer> {
-    let authority = match cluster {
-        Some(cluster) => Authority::given(&cluster.root, config.leaf_lifetime),
-        None => Authority::open(&config.state_dir, &config.mesh, config.leaf_lifetime, clock::unix_time()),
+    let lifetimes = Lifetimes { leaf: config.leaf_lifetime, node: config.node_lifetime };
+    let (state, now) = (&config.state_dir, clock::unix_time());
+    let roots = match cluster {
+        Some(cluster) => Roots::given(&cluster.root, state, &config.mesh, (lifetimes, now)),
+        None => Roots::open(state, &config.mesh, lifetimes, now),
     };
-    let authority = authority.context("the certificate authority")?;
+    let roots = roots.context("the certificate authority")?;
     let tokens = config.state_dir.join(TOKENS);
     let tokens = Tokens::open(&tokens).with_context(|| format!("{}", tokens.display()))?;
-    Ok(Issuer { settings: config.mesh.clone(), authority, tokens })
+    Ok(Issuer { settings: config.mesh.clone(), roots, tokens })
 }
 
-/// A certificate for the control plane itself; its chain ends in the root, whose hash a joining node knows.
+/// A certificate for the control plane itself; its chain ends in the root that signs, whose hash a joining node knows.
 fn own_certificate(issuer: &Issuer) -> anyhow::Result<CertifiedKey> {
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let identity = issue::control_identity(&issuer.settings);
-    let leaf = issuer.authority.leaf(&identity, &pair, clock::unix_time())?;
+    let authority = issuer.roots.authority();
+    // No node has the empty name, so no revocation says anything of it.
+    let (mark, lifetime, now) = (mark(""), authority.lifetimes().leaf, clock::unix_time());
+    let leaf = authority.leaf(&Wanted { identity: &identity, mark, lifetime, not_before_unix: 0, now }, &pair)?;
     let key = aws_lc_rs::sign::any_supported_type(&PrivateKeyDer::Pkcs8(pair.serialize_der().into()))?;
     let mut chain = vec![leaf];
-    chain.extend(issuer.authority.intermediates().iter().cloned());
-    chain.push(issuer.authority.root().clone());
+    chain.extend(authority.intermediates().iter().cloned());
+    chain.push(authority.root().clone());
     Ok(CertifiedKey::new(chain, key))
 }
 
-async fn renew(shown: Arc<Shown>, issuer: Arc<Issuer>) -> anyhow::Result<()> {
-    let lifetime = issuer.authority.leaf_lifetime();
-    let mut made = clock::unix_time();
-    loop {
-        tokio::time::sleep(LOOK.min(lifetime / 4)).await;
-        let now = clock::unix_time();
-        if is_due(made, now, lifetime) {
-            shown.show(own_certificate(&issuer).context("renewing the control plane's certificate")?);
-            made = now;
+fn server_config(shown: &Arc<Shown>, issuer: &Issuer) -> anyhow::Result<Arc<ServerConfig>> {
+    Ok(Arc::new(transport::server_config(shown.clone(), issuer.roots.authority().bundle())?))
+}
+
+/// Keeps what the control plane shows, and whom it believes, by the clock and by the roots.
+struct Renewal {
+    shown: Arc<Shown>,
+    issuer: Arc<Issuer>,
+    tls: watch::Sender<Arc<ServerConfig>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Renewal {
+    async fn run(self) -> anyhow::Result<()> {
+        let roots = &self.issuer.roots;
+        let mut trusted = roots.watch();
+        let mut made = clock::unix_time();
+        loop {
+            let lifetime = roots.authority().lifetimes().leaf;
+            let other_roots = tokio::select! {
+                () = tokio::time::sleep(LOOK.min(lifetime / 4)) => {
+                    // Files that a person has edited.
+                    if let Err(error) = roots.reload() {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "the roots are as before: their files can't be used");
+                    }
+                    trusted.has_changed().unwrap_or_default()
+                }
+                changed = trusted.changed() => { changed.context("the roots are gone")?; true }
+            };
+            trusted.mark_unchanged();
+            let now = clock::unix_time();
+            if other_roots || is_due(made, now, lifetime) {
+                self.shown.show(own_certificate(&self.issuer).context("renewing the control plane's certificate")?);
+                made = now;
+            }
+            if other_roots {
+                let authority = roots.authority();
+                self.tls.send_replace(server_config(&self.shown, &self.issuer)?);
+                self.metrics.root_expires.set(i64::try_from(authority.root_expires_unix()).unwrap_or(i64::MAX));
+                tracing::info!(n_roots = authority.bundle().len(), "roots or revoked nodes changed");
+            }
         }
     }
 }

@@ -65,6 +65,11 @@ impl Edition {
         self.own.get(node)
     }
 
+    /// The nodes that have workloads.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.own.keys()
+    }
+
     /// All that this node may see.
     pub fn view(&self, node: &str) -> Snapshot {
         let mut view = self.public.clone();

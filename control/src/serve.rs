@@ -7,7 +7,7 @@ use millrace_model::Identity;
 use millrace_wire::{
     control::{Certificate, IssueRequest, JoinRequest, NodeMessage, control_server::Control, node_message::Kind},
     convert,
-    mesh::Update,
+    mesh::{self, Update},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -22,6 +22,7 @@ use crate::{
     issue::{
         self, Issued, Issuer, Refusal,
         review::{self, Reviewer},
+        roots::{Trusted, Trusting},
     },
     metrics::{CallLabel, Metrics, UpdateLabel},
     nodes::{Connected, MAX_FAILURES, Nodes},
@@ -35,6 +36,8 @@ use crate::{
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// Kubernetes puts some hundred pods on a node.
 const MAX_LISTENING: usize = 10_000;
+/// Roots that are in use at one time: two, while one takes another's place.
+const MAX_ISSUERS: usize = 16;
 /// A pod's instance is 16 bytes.
 const MAX_INSTANCE: usize = 253;
 
@@ -55,6 +58,8 @@ pub struct Service {
     pub generations: Generations,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The roots, and the nodes that were taken out.
+    pub trusted: watch::Receiver<Trusted>,
     /// Closed once the control plane is told to stop: streams would else outlast it.
     pub stopping: watch::Receiver<()>,
 }
@@ -80,7 +85,7 @@ impl Control for Service {
     }
 
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<Certificate>, Status> {
-        let node = self.node(&request).map_err(|refusal| self.refuse("issue", &who(&request), &refusal))?;
+        let (node, _) = self.node(&request).map_err(|refusal| self.refuse("issue", &who(&request), &refusal))?;
         let IssueRequest { identity, csr_der } = request.into_inner();
         let edition = self.history.borrow().now().cloned();
         let issued = self.issuer.issue(&node, &identity, &csr_der, (edition.as_deref(), clock::unix_time()));
@@ -96,7 +101,8 @@ impl Control for Service {
         &self,
         request: Request<Streaming<NodeMessage>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let node = self.node(&request).map_err(|refusal| self.refuse("subscribe", &who(&request), &refusal))?;
+        let admitted = self.node(&request).map_err(|refusal| self.refuse("subscribe", &who(&request), &refusal))?;
+        let (node, not_before_unix) = admitted;
         let mut messages = request.into_inner();
         let have = first(&mut messages).await.map_err(|refusal| self.refuse("subscribe", &node, &refusal))?;
         let Some(connected) = self.nodes.connect(&node, have) else {
@@ -112,6 +118,10 @@ impl Control for Service {
         self.metrics.subscribers.inc();
         let subscriber = Subscriber {
             node,
+            not_before_unix,
+            have,
+            told: None,
+            trusted: self.trusted.clone(),
             last: self.history.borrow().at(have).cloned(),
             history: self.history.clone(),
             reading: Aborted(tokio::spawn(reader.read(messages))),
@@ -125,14 +135,21 @@ impl Control for Service {
 }
 
 impl Service {
-    fn node<T>(&self, request: &Request<T>) -> Result<Arc<str>, Refusal> {
-        let identity = caller(request).and_then(|caller| caller.identity.as_ref()).ok_or(Refusal::NoCertificate)?;
-        issue::node_of(&self.issuer.settings, identity).ok_or_else(|| Refusal::NotANode(Identity::clone(identity)))
+    /// Which node asks, and from when its certificate holds.
+    fn node<T>(&self, request: &Request<T>) -> Result<(Arc<str>, u64), Refusal> {
+        let caller = caller(request).ok_or(Refusal::NoCertificate)?;
+        let identity = caller.identity.as_ref().ok_or(Refusal::NoCertificate)?;
+        let node = issue::node_of(&self.issuer.settings, identity);
+        let node = node.ok_or_else(|| Refusal::NotANode(Identity::clone(identity)))?;
+        if self.trusted.borrow().revoked.refuse(&node, caller.not_before_unix) {
+            return Err(Refusal::NodeRevoked(node));
+        }
+        Ok((node, caller.not_before_unix))
     }
 
     fn certificate(&self, chain_der: Vec<Vec<u8>>) -> Certificate {
-        let bundle = self.issuer.authority.bundle();
-        Certificate { chain_der, bundle_der: bundle.iter().map(|der| der.to_vec()).collect() }
+        let authority = self.issuer.roots.authority();
+        Certificate { chain_der, bundle_der: authority.bundle().iter().map(|der| der.to_vec()).collect() }
     }
 
     fn refuse(&self, call: &'static str, from: &str, refusal: &Refusal) -> Status {
@@ -149,9 +166,11 @@ impl Service {
             | Refusal::TokenOtherNode(_)
             | Refusal::TokenUsed
             | Refusal::TokenExpired => Code::Unauthenticated,
-            Refusal::NotANode(_) | Refusal::Reserved(_) | Refusal::NotHere { .. } | Refusal::OutsideTheMesh { .. } => {
-                Code::PermissionDenied
-            }
+            Refusal::NodeRevoked(_)
+            | Refusal::NotANode(_)
+            | Refusal::Reserved(_)
+            | Refusal::NotHere { .. }
+            | Refusal::OutsideTheMesh { .. } => Code::PermissionDenied,
             Refusal::Request(_) | Refusal::IdentityMalformed(_) | Refusal::Stream(_) => Code::InvalidArgument,
             Refusal::TooManyStreams(_) => Code::ResourceExhausted,
             Refusal::Internal(_) => Code::Internal,
@@ -187,6 +206,13 @@ async fn first(messages: &mut Streaming<NodeMessage>) -> Result<u64, Refusal> {
 /// One node's stream. Its queue is one edition long: a node that is slow gets the newest, and what lies between in one update.
 struct Subscriber {
     node: Arc<str>,
+    /// From when its certificate holds.
+    not_before_unix: u64,
+    /// The generation that it has, or is sent.
+    have: u64,
+    /// The trust that it was sent last.
+    told: Option<mesh::Trust>,
+    trusted: watch::Receiver<Trusted>,
     last: Option<Arc<Edition>>,
     history: watch::Receiver<Arc<History>>,
     reading: Aborted,
@@ -200,6 +226,15 @@ impl Subscriber {
     /// The next update, once there is one; the end, once the node's own side has ended.
     async fn next(mut self) -> Option<(Result<Update, Status>, Self)> {
         loop {
+            let trusted = self.trusted.borrow_and_update().clone();
+            if trusted.revoked.refuse(&self.node, self.not_before_unix) {
+                tracing::warn!(node = %self.node, reason = "node_revoked", "a node's stream is ended: it is revoked");
+                return None;
+            }
+            let trust = Some(trusted.trust()).filter(|trust| self.told.as_ref() != Some(trust));
+            if trust.is_some() {
+                self.told.clone_from(&trust);
+            }
             let now = self.history.borrow_and_update().now().cloned();
             if let Some(edition) = now
                 && self.last.as_ref().is_none_or(|last| last.generation() != edition.generation())
@@ -209,10 +244,16 @@ impl Subscriber {
                 self.metrics.updates.get_or_create(&UpdateLabel { from }).inc();
                 self.nodes.note(&self.node, |node| node.sent = delta.to);
                 self.last = Some(edition);
-                return Some((Ok(convert::update(&delta)), self));
+                self.have = delta.to;
+                return Some((Ok(Update { trust, ..convert::update(&delta) }), self));
+            }
+            if trust.is_some() {
+                let (from, to) = (self.have, self.have);
+                return Some((Ok(Update { from, to, trust, ..Update::default() }), self));
             }
             tokio::select! {
                 changed = self.history.changed() => changed.ok()?,
+                changed = self.trusted.changed() => changed.ok()?,
                 _ = self.stopping.changed() => return None,
                 end = &mut self.reading.0 => {
                     tracing::info!(node = %self.node, end = end.unwrap_or("its reader failed"), "a node's stream ended");
@@ -274,10 +315,23 @@ impl Reader {
                         return "the control plane ends";
                     }
                 }
+                Some(Kind::Trusting(trusting)) => {
+                    let Some(trusting) = read_trusting(trusting) else {
+                        return "the node said of its roots what may not be said";
+                    };
+                    self.nodes.note(&self.node, |node| node.trusting = Some(trusting));
+                }
                 Some(Kind::Have(_)) | None => return "the node said what this version does not know",
             }
         }
     }
+}
+
+fn read_trusting(trusting: millrace_wire::control::Trusting) -> Option<Trusting> {
+    let millrace_wire::control::Trusting { bundle_sha256, issuers_sha256 } = trusting;
+    let fits = issuers_sha256.len() <= MAX_ISSUERS
+        && issuers_sha256.iter().chain([&bundle_sha256]).all(|hash| hash.len() == 32);
+    fits.then_some(Trusting { bundle_sha256, issuers_sha256 })
 }
 
 fn read_listening(listening: millrace_wire::control::Listening) -> Option<BTreeSet<Listener>> {

@@ -54,6 +54,12 @@ fn replace(path: &Path, bytes: &[u8], until: Until) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Has the file take another's place, on the disk too.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    File::open(to.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
 /// Writes the value as JSON.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     write(path, &serde_json::to_vec(value)?)

@@ -25,7 +25,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -60,6 +60,8 @@ const ALPN: &[u8] = b"h2";
 pub struct Caller {
     /// Whom its certificate names; None where it has none.
     pub identity: Option<Identity>,
+    /// From when its certificate holds, in seconds since 1970.
+    pub not_before_unix: u64,
     /// Where it calls from.
     pub address: SocketAddr,
 }
@@ -156,8 +158,8 @@ pub fn server_config(shown: Arc<Shown>, bundle: &[CertificateDer<'static>]) -> a
 pub struct Acceptor {
     /// Where they come in.
     pub listener: TcpListener,
-    /// How TLS is served.
-    pub config: Arc<ServerConfig>,
+    /// How TLS is served: to each by the newest.
+    pub config: watch::Receiver<Arc<ServerConfig>>,
     /// The trust domain of clients.
     pub trust_domain: Arc<str>,
     /// What is counted.
@@ -173,7 +175,6 @@ impl Acceptor {
     }
 
     async fn accept(self, sender: mpsc::Sender<io::Result<Connection>>) {
-        let tls = TlsAcceptor::from(self.config.clone());
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
@@ -203,7 +204,7 @@ impl Acceptor {
                 continue;
             };
             let opening = Opening {
-                tls: tls.clone(),
+                tls: TlsAcceptor::from(self.config.borrow().clone()),
                 strangers: strangers.clone(),
                 strangers_by_caller: strangers_by_caller.clone(),
                 trust_domain: self.trust_domain.clone(),
@@ -253,11 +254,11 @@ impl Opening {
             Ok(Err(error)) => return Err(Refused::Handshake(error)),
             Err(_) => return Err(Refused::Slow),
         };
-        let identity = match tls.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
-            None => None,
+        let (identity, not_before_unix) = match tls.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
+            None => (None, 0),
             Some(leaf) => {
-                let named = identity_of(leaf).filter(|identity| identity.trust_domain == self.trust_domain);
-                Some(named.ok_or(Refused::Identity)?)
+                let named = identity_of(leaf).filter(|(identity, _)| identity.trust_domain == self.trust_domain);
+                named.map(|(identity, since)| (Some(identity), since)).ok_or(Refused::Identity)?
             }
         };
         let stranger = match identity {
@@ -268,16 +269,22 @@ impl Opening {
                 Some(Stranger { end: Box::pin(tokio::time::sleep(STRANGER)), _permits: (permit, of_caller) })
             }
         };
-        Ok(Connection { tls, caller: Caller { identity, address: self.address }, stranger, _permit: self.permit })
+        Ok(Connection {
+            tls,
+            caller: Caller { identity, not_before_unix, address: self.address },
+            stranger,
+            _permit: self.permit,
+        })
     }
 }
 
-/// The one identity that a certificate names: exactly one URI among its names, and nothing else.
-fn identity_of(leaf: &CertificateDer<'_>) -> Option<Identity> {
+/// The one identity that a certificate names, and from when it holds: exactly one URI among its names, and nothing else.
+fn identity_of(leaf: &CertificateDer<'_>) -> Option<(Identity, u64)> {
     let (_, parsed) = parse_x509_certificate(leaf).ok()?;
     let names = &parsed.subject_alternative_name().ok()??.value.general_names;
+    let since = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or_default();
     match names.as_slice() {
-        [GeneralName::URI(uri)] => uri.parse().ok(),
+        [GeneralName::URI(uri)] => Some((uri.parse().ok()?, since)),
         _ => None,
     }
 }

@@ -31,6 +31,8 @@ pub struct World {
     pub objects: Objects,
     /// What each node said last of the listeners it holds open: a node that is away keeps its say, for its traffic goes on.
     pub listening: Listening,
+    /// The nodes that were taken out: nobody is sent to a pod there.
+    pub revoked: BTreeSet<Arc<str>>,
 }
 
 /// By node, the pods whose listeners are open there.

@@ -66,7 +66,8 @@ fn mesh_of(folder: &Path) -> Mesh {
     let Sourced { objects, places: _, diagnostics, revisions: _ } = sourced;
     let told: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
     assert_eq!(told, [] as [String; 0], "the source finds nothing wrong");
-    let (snapshot, notes) = compile(&World { settings, objects, listening: Listening::new() });
+    let (snapshot, notes) =
+        compile(&World { settings, objects, listening: Listening::new(), revoked: Default::default() });
     let told: Vec<String> = notes.iter().map(ToString::to_string).collect();
     assert_eq!(told, [] as [String; 0], "nor does the compiler");
     Mesh::new(Arc::new(snapshot))

@@ -13,6 +13,7 @@ use h2::{RecvStream, server::SendResponse};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use millrace_model::{Facts, Identity, Mesh};
 use millrace_node::{clock, credentials, drain::Drain};
+use rustls_pki_types::CertificateDer;
 use tokio::{
     net::TcpStream,
     task::JoinSet,
@@ -60,6 +61,10 @@ struct Arrived {
     address: IpAddr,
     /// For how long its certificate holds. No new stream is taken after that.
     valid_for: Duration,
+    /// Its certificate: once it is revoked, nothing goes on.
+    leaf: Option<CertificateDer<'static>>,
+    /// Who was called: by its key peers are believed.
+    called: Identity,
     accepted: Accepted,
     /// Who is counted for it.
     caller: Caller,
@@ -84,9 +89,21 @@ pub(crate) async fn serve(worker: Arc<Worker>, mut accepted: Accepted, socket: T
     let opened = opened.and_then(|opened| Ok((opened, waits.charge(tunnel::HELD).map_err(Why::Limited)?)));
     accepted.pending = None;
     match opened {
-        Ok(((peer, address, tls), charge)) => {
+        Ok(((Shaken { peer, called }, address, tls), charge)) => {
             let valid_for = valid_for(&tls);
-            let arrived = Arc::new(Arrived { peer, peer_address, address, valid_for, accepted, caller, waits, charge });
+            let leaf = tls.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.clone().into_owned());
+            let arrived = Arc::new(Arrived {
+                peer,
+                peer_address,
+                address,
+                valid_for,
+                leaf,
+                called,
+                accepted,
+                caller,
+                waits,
+                charge,
+            });
             Box::pin(serve_streams(&worker, &arrived, tls)).await;
         }
         Err(why) => {
@@ -98,12 +115,18 @@ pub(crate) async fn serve(worker: Arc<Worker>, mut accepted: Accepted, socket: T
     }
 }
 
+/// The two ends of a handshake.
+struct Shaken {
+    peer: Identity,
+    called: Identity,
+}
+
 async fn shake_hands(
     worker: &Worker,
     accepted: &Accepted,
     address: IpAddr,
     socket: TcpStream,
-) -> Result<(Identity, IpAddr, TlsStream<Wire>), Why> {
+) -> Result<(Shaken, IpAddr, TlsStream<Wire>), Why> {
     let proxy = &worker.proxy;
     let workload = match own_workload(&proxy.current(), accepted, address) {
         Ok(workload) => workload,
@@ -129,7 +152,8 @@ async fn shake_hands(
         return Err(Why::Handshake("no_alpn"));
     }
     let peer = credentials::peer_identity(session.peer_certificates().unwrap_or_default());
-    peer.map(|peer| (peer, address, tls)).map_err(|refusal| Why::Handshake(refusal.name()))
+    let called = key.identity.clone();
+    peer.map(|peer| (Shaken { peer, called }, address, tls)).map_err(|refusal| Why::Handshake(refusal.name()))
 }
 
 /// The right to shake hands: pods of the mesh have a share that nobody else can use up.
@@ -164,7 +188,13 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
     let (mut is_closing, mut tight) = (false, arrived.accepted.account.tight());
     let (silent, expired, idle) =
         (tunnel::peer_is_silent(ping), tokio::time::sleep(arrived.valid_for), tokio::time::sleep(IDLE));
-    tokio::pin!(silent, expired, idle);
+    let revoked = async {
+        match &arrived.leaf {
+            Some(leaf) => proxy.keys.revoked(&arrived.called, leaf).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(silent, expired, idle, revoked);
     let mut streams = JoinSet::new();
     loop {
         let n_open = streams.len();
@@ -183,6 +213,7 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
                 idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
             }
             () = arrived.accepted.home.gone() => break,
+            () = &mut revoked => break proxy.metrics.tunnel_broken(End::Server, "revoked"),
             () = &mut silent => break proxy.metrics.tunnel_broken(End::Server, "silent"),
             Ok(()) = tight.changed() => {
                 tunnel::resized(connection.set_initial_window_size(tunnel::window(&mut tight, tuning.stream_window)));

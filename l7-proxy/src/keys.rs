@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use millrace_model::Identity;
 use millrace_node::credentials::{self, Expect, KeyMaterial, Unusable};
 use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
 /// The one application protocol of a tunnel.
@@ -23,6 +24,11 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// Whether a peer's certificate, believed once, still is: its node may have been taken out since. Not whether it has run out.
+    pub(crate) fn believes(&self, leaf: &CertificateDer<'_>) -> bool {
+        credentials::is_not_revoked(leaf, &self.material.revoked).is_ok()
+    }
+
     /// For a tunnel to a peer that must be `peer`.
     pub(crate) fn client(&self, peer: &Identity) -> Result<ClientConfig, Unusable> {
         let expect = Expect::Identity(peer.clone());
@@ -61,6 +67,16 @@ impl Keys {
     /// The key of `identity`; None where the agent has not given it.
     pub(crate) fn get(&self, identity: &Identity) -> Option<Arc<Key>> {
         self.0.borrow().keys.get(identity).cloned()
+    }
+
+    /// Waits until the certificate of a peer of `identity` is no longer believed.
+    pub(crate) async fn revoked(&self, identity: &Identity, leaf: &CertificateDer<'_>) {
+        let mut held = self.0.subscribe();
+        let is_refused = |held: &Held| held.keys.get(identity).is_some_and(|key| !key.believes(leaf));
+        if held.wait_for(is_refused).await.is_err() {
+            // The keys are gone: so is the process, soon.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Tells of every key that comes or goes.

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use millrace_model::{Identity, Mesh};
 use millrace_node::credentials;
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::{
     sync::{oneshot, watch},
     task::{AbortHandle, JoinSet},
@@ -105,6 +105,8 @@ struct Tunnel {
     serial: u64,
     streams: Arc<AtomicUsize>,
     idle_since: Option<Instant>,
+    /// What the peer has shown.
+    leaf: Option<CertificateDer<'static>>,
     driver: AbortHandle,
 }
 
@@ -173,7 +175,7 @@ impl Pool {
             let key = proxy.keys.get(&ends.source_identity);
             let still = key.is_some() && ends.are_in(mesh);
             for tunnel in &mut route.tunnels {
-                if !still {
+                if !still || !key.as_ref().is_some_and(|key| tunnel.is_believed(key)) {
                     tunnel.driver.abort();
                 }
                 tunnel.rest(now, key.as_ref().map(|key| key.serial));
@@ -214,10 +216,10 @@ impl Pool {
         let State { routes, tasks } = &mut *state;
         let route = routes.entry(ends.clone()).or_default();
         route.dial = None;
-        let Opened { send, carried, waits, driver } = opened?;
+        let Opened { send, leaf, carried, waits, driver } = opened?;
         let driver = tasks.spawn(driver);
         let streams = Arc::new(AtomicUsize::new(0));
-        let mut tunnel = Tunnel { carried, waits, send: Some(send), serial, streams, idle_since: None, driver };
+        let mut tunnel = Tunnel { carried, waits, send: Some(send), serial, streams, idle_since: None, leaf, driver };
         let place = tunnel.place(serial);
         if place.is_none() {
             tunnel.send = None;
@@ -241,6 +243,11 @@ impl Ends {
 }
 
 impl Tunnel {
+    /// Whether its peer's node was not taken out since.
+    fn is_believed(&self, key: &Key) -> bool {
+        self.leaf.as_ref().is_none_or(|leaf| key.believes(leaf))
+    }
+
     fn place(&mut self, serial: u64) -> Option<Place> {
         if self.driver.is_finished() || self.serial != serial {
             self.send = None;
@@ -271,6 +278,7 @@ impl Tunnel {
 
 struct Opened {
     send: SendRequest<Bytes>,
+    leaf: Option<CertificateDer<'static>>,
     carried: Carried,
     waits: Arc<Waits>,
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -297,6 +305,7 @@ async fn open(proxy: &Proxy, (turns, account): (&Turns, &Arc<Account>), ends: &E
         }
     };
     tls.get_mut().1.set_buffer_limit(Some(tunnel::TLS_BUFFER));
+    let leaf = tls.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.clone().into_owned());
     let waits = Arc::new(account.waits(Caller::Pod(ends.tunnel.ip())));
     let charge = waits.charge(tunnel::HELD).map_err(Why::Limited)?;
     let (tls, carried): (tunnel::Leaving, _) = Counted::new(tls, Role::Client);
@@ -311,7 +320,7 @@ async fn open(proxy: &Proxy, (turns, account): (&Turns, &Arc<Account>), ends: &E
         }
         drop((counted, held, charge));
     };
-    Ok(Opened { send, carried, waits, driver: Box::pin(turns.schedule(account, driver)) })
+    Ok(Opened { send, leaf, carried, waits, driver: Box::pin(turns.schedule(account, driver)) })
 }
 
 fn handshake_failed(proxy: &Proxy, ends: &Ends, error: &std::io::Error) -> &'static str {

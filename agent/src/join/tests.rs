@@ -91,6 +91,7 @@ async fn a_node_whose_certificate_expires_joins_again() {
     expiring("node.a", now + Duration::from_secs(2)).save(&dir).unwrap();
     let control = ControlAddress { host: "127.0.0.1".into(), port: 1 };
     let (held, mut seen): (super::Held, _) = watch::channel(None);
+    let (_refuse, revoked) = watch::channel(None);
     let test = async {
         let first = seen.wait_for(Option::is_some).await.unwrap().clone().unwrap();
         seen.wait_for(Option::is_none).await.unwrap();
@@ -100,7 +101,31 @@ async fn a_node_whose_certificate_expires_joins_again() {
         assert!(second.not_after > first.not_after);
     };
     tokio::select! {
-        never = super::keep("a", &control, super::Files::default(), &dir, held) => match never {},
+        never = super::keep("a", &control, super::Files::default(), &dir, (held, revoked)) => match never {},
+        done = tokio::time::timeout(Duration::from_secs(30), test) => done.unwrap(),
+    }
+}
+
+/// What is on disk is as good as what is held: the control plane refuses both.
+#[tokio::test]
+async fn a_node_that_was_taken_out_gives_up_what_it_has_and_takes_nothing_from_disk() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(temporary.path()).unwrap();
+    credentials("node.a").unwrap().save(&dir).unwrap();
+    let control = ControlAddress { host: "127.0.0.1".into(), port: 1 };
+    let (held, mut seen): (super::Held, _) = watch::channel(None);
+    let (refuse, revoked) = watch::channel(None);
+    let test = async {
+        let own = seen.wait_for(Option::is_some).await.unwrap().clone();
+        refuse.send_replace(Some(Arc::new(credentials("node.a").unwrap())));
+        assert!(seen.borrow().is_some(), "others were refused, which it had before");
+        refuse.send_replace(own);
+        seen.wait_for(Option::is_none).await.unwrap();
+        let again = tokio::time::timeout(Duration::from_millis(500), seen.wait_for(Option::is_some)).await;
+        assert!(again.is_err(), "what was refused was taken again");
+    };
+    tokio::select! {
+        never = super::keep("a", &control, super::Files::default(), &dir, (held, revoked)) => match never {},
         done = tokio::time::timeout(Duration::from_secs(30), test) => done.unwrap(),
     }
 }

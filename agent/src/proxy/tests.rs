@@ -46,7 +46,8 @@ fn web() -> Pod {
 
 fn keys(expires: u64) -> Certificates {
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(expires);
-    let issued = Issued { sealed: descriptor(), not_after: at, renew: at, issued: SystemTime::UNIX_EPOCH };
+    let issued =
+        Issued { sealed: descriptor(), not_after: at, renew: at, issued: SystemTime::UNIX_EPOCH, issuer_sha256: None };
     [(Identity::new("td", "shop", "web"), Arc::new(issued))].into()
 }
 

@@ -67,6 +67,7 @@ pub fn update(delta: &model::Delta) -> pb::Update {
         profiles_gone: profiles.gone.iter().map(ToString::to_string).collect(),
         routes: routes.set.iter().map(|(_, r)| route::routes(r)).collect(),
         routes_gone: routes.gone.iter().map(name).collect(),
+        trust: None,
     }
 }
 
@@ -88,6 +89,7 @@ pub fn delta(update: pb::Update) -> Result<model::Delta, Undecodable> {
         profiles_gone,
         routes,
         routes_gone,
+        trust: _,
     } = update;
     Ok(model::Delta {
         from,

@@ -41,7 +41,7 @@ pub use generated::node::v1 as node;
 
 impl std::fmt::Debug for node::KeyMaterial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { chain_der, key_pkcs8_der: _, bundle_der } = self;
+        let Self { chain_der, key_pkcs8_der: _, bundle_der, revoked: _ } = self;
         f.debug_struct("KeyMaterial")
             .field("chain_der", &chain_der.len())
             .field("key_pkcs8_der", &"not shown")

@@ -58,7 +58,7 @@ impl Last {
     /// The services whose slices differ, where nothing else does and each has slices before and after: one without is made
     /// of pods, and may have something to tell of them.
     fn services_that_differ(&self, world: &World) -> Option<BTreeSet<ObjectName>> {
-        let World { settings, objects: before, listening } = &self.world;
+        let World { settings, objects: before, listening, revoked } = &self.world;
         let Objects {
             namespaces,
             nodes,
@@ -86,7 +86,8 @@ impl Last {
             && same(grants, &now.grants)
             && *service_accounts == now.service_accounts
             && *settings == world.settings
-            && *listening == world.listening;
+            && *listening == world.listening
+            && *revoked == world.revoked;
         if !is_same {
             return None;
         }
@@ -153,5 +154,6 @@ fn small(world: &World, services: &BTreeSet<ObjectName>) -> Option<World> {
         grants: BTreeMap::new(),
     };
     // Who listens is in the workloads already.
-    Some(World { settings: world.settings.clone(), objects, listening: BTreeMap::new() })
+    let revoked = world.revoked.clone();
+    Some(World { settings: world.settings.clone(), objects, listening: BTreeMap::new(), revoked })
 }

@@ -100,7 +100,13 @@ pub(super) fn endpoints(
             }
             (None, None) => BTreeMap::new(),
         };
-        let endpoints = Endpoints { service: service.name.clone(), endpoints: found.into_values().collect() };
+        // They stay in the mesh, so that nobody speaks plainly to them; but no service sends anybody there.
+        let is_out = |endpoint: &Endpoint| {
+            let workload = endpoint.workload.as_ref().and_then(|name| workloads.get(name));
+            workload.is_some_and(|workload| world.revoked.contains(&workload.node))
+        };
+        let endpoints = found.into_values().filter(|endpoint| !is_out(endpoint)).collect();
+        let endpoints = Endpoints { service: service.name.clone(), endpoints };
         all.insert(service.name.clone(), Arc::new(endpoints));
     }
     all

@@ -36,7 +36,7 @@ fn source(text: &str) -> Sourced {
 fn world(text: &str) -> World {
     let Sourced { objects, places: _, diagnostics, revisions: _ } = source(text);
     assert_eq!(diagnostics, [], "the manifests of a test are good");
-    World { settings: settings(), objects, listening: BTreeMap::new() }
+    World { settings: settings(), objects, listening: BTreeMap::new(), revoked: BTreeSet::new() }
 }
 
 fn snapshot(text: &str) -> Snapshot {

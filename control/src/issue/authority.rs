@@ -1,4 +1,5 @@
-//! Holds the root: made at first start, or given as `root.pem` and `root.key`. Signs leaves; is never sent anywhere.
+//! Holds the root: made at first start, or given as `root.pem` and `root.key`. Signs leaves; is never sent anywhere. Its successor
+//! waits beside it as `next.key`, until it takes its place.
 
 use std::{
     io,
@@ -16,18 +17,21 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
 use x509_parser::parse_x509_certificate;
 
-use super::secret::Pair;
+use super::{revocation::MARK, secret::Pair};
 use crate::{store, world::Settings};
 
 /// The certificates that peers may chain to; the key's own among them. More than one while the root is being changed.
 const CERTIFICATES: &str = "root.pem";
 /// The root's private key.
 const KEY: &str = "root.key";
+/// The key of the root that will sign next. Its certificate is in the bundle.
+const NEXT: &str = "next.key";
 /// Ten years, as other meshes' roots: a root is changed by adding the next to the bundle, long before.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// How far a peer's clock may be behind.
-const SKEW: Duration = Duration::from_secs(60);
-/// 127 bits: positive, and at most the 20 bytes that RFC 5280, section 4.1.2.2, allows.
+pub(super) const SKEW: Duration = Duration::from_secs(60);
+/// 127 bits: positive, and at most the 20 bytes that RFC 5280, section 4.1.2.2, allows. A leaf's begins with its node's mark; 64
+/// random bits follow.
 const SERIAL: usize = 16;
 
 /// The mesh's certificate authority.
@@ -39,7 +43,39 @@ pub struct Authority {
     bundle: Vec<CertificateDer<'static>>,
     /// What a peer needs to get from a leaf to the root.
     intermediates: Vec<CertificateDer<'static>>,
-    leaf_lifetime: Duration,
+    next: Option<CertificateDer<'static>>,
+    lifetimes: Lifetimes,
+}
+
+/// How long certificates live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// A workload's.
+    pub leaf: Duration,
+    /// A node's own: as long as it may be away, and need no new token.
+    pub node: Duration,
+}
+
+impl Lifetimes {
+    /// The longest that any certificate lives.
+    pub fn longest(&self) -> Duration {
+        self.leaf.max(self.node)
+    }
+}
+
+/// What a leaf is to say.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'w> {
+    /// Whom it names.
+    pub identity: &'w Identity,
+    /// The mark of the node that it is issued to.
+    pub mark: [u8; MARK],
+    /// How long it lives.
+    pub lifetime: Duration,
+    /// It holds from no earlier than this, in seconds since 1970: what is older may be revoked.
+    pub not_before_unix: u64,
+    /// The time.
+    pub now: Duration,
 }
 
 /// Why there is no authority.
@@ -79,72 +115,63 @@ pub enum Fault {
 
 impl Authority {
     /// The authority of this state directory, which is made if there is none.
-    pub fn open(state: &Path, settings: &Settings, leaf_lifetime: Duration, now: Duration) -> Result<Self, Fault> {
+    pub fn open(state: &Path, settings: &Settings, lifetimes: Lifetimes, now: Duration) -> Result<Self, Fault> {
         let (certificates, key) = (state.join(CERTIFICATES), state.join(KEY));
         match (exists(&certificates)?, exists(&key)?) {
-            (true, true) => Self::load(&certificates, &key, leaf_lifetime),
+            (true, true) => Self::load(state, lifetimes),
             (false, false) => {
                 make(&certificates, &key, settings, now)?;
-                Self::load(&certificates, &key, leaf_lifetime)
+                Self::load(state, lifetimes)
             }
             (true, false) => Err(Fault::Half { there: certificates, missing: key }),
             (false, true) => Err(Fault::Half { there: key, missing: certificates }),
         }
     }
 
-    fn load(certificates: &Path, key: &Path, leaf_lifetime: Duration) -> Result<Self, Fault> {
-        let unfit = |path: &Path, why: &str| Fault::Unfit { path: path.to_owned(), why: why.to_owned() };
-        let pem = read(key)?;
-        let pair = KeyPair::from_pem(&pem).map_err(|error| unfit(key, &format!("no private key: {error}")))?;
-        let pem = read(certificates)?;
-        let bundle: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|error| unfit(certificates, &format!("not PEM certificates: {error}")))?;
-        let spki = pair.subject_public_key_info();
-        let mut root = None;
-        for der in &bundle {
-            let Ok((_, parsed)) = parse_x509_certificate(der) else {
-                return Err(unfit(certificates, "it holds something that is no certificate"));
-            };
-            if !parsed.is_ca() {
-                return Err(unfit(certificates, "it holds a certificate that is no authority's"));
-            }
-            if root.is_none() && parsed.public_key().raw == spki {
-                let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
-                root = Some((der.clone(), SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)));
-            }
-        }
-        let Some((root, root_not_after)) = root else {
-            return Err(unfit(certificates, "none of its certificates is the key's"));
-        };
-        let issuer = rcgen::Issuer::from_ca_cert_der(&root, pair)?;
-        Ok(Self { issuer, root, root_not_after, bundle, intermediates: Vec::new(), leaf_lifetime })
+    /// The authority that is in this state directory.
+    pub fn load(state: &Path, lifetimes: Lifetimes) -> Result<Self, Fault> {
+        let (path, key) = (&state.join(CERTIFICATES), &state.join(KEY));
+        let unfit = |why: String| Fault::Unfit { path: path.clone(), why };
+        let key = key_of(key)?;
+        let bundle = certificates(&read(path)?).map_err(|why| unfit(format!("it {why}")))?;
+        let signer = |spki: &[u8]| bundle.iter().find(|root| is_of_key(root, spki)).cloned();
+        let root = signer(&key.subject_public_key_info());
+        let root = root.ok_or_else(|| unfit("none of its certificates is the key's".to_owned()))?;
+        let next = state.join(NEXT);
+        // A key without its certificate is what a crash left: it is made anew.
+        let next = if exists(&next)? { signer(&key_of(&next)?.subject_public_key_info()) } else { None };
+        let root_not_after = not_after(&root);
+        let issuer = rcgen::Issuer::from_ca_cert_der(&root, key)?;
+        Ok(Self { issuer, root, root_not_after, bundle, intermediates: Vec::new(), next, lifetimes })
     }
 
     /// The authority of a key that was given: a root, or an intermediate with what leads from it to one of `authorities`.
-    pub fn given(pair: &Pair, leaf_lifetime: Duration) -> Result<Self, Fault> {
-        let place = || PathBuf::from("the Secret");
-        let unfit = |why: String| Fault::Unfit { path: place(), why };
+    pub fn given(pair: &Pair, lifetimes: Lifetimes) -> Result<Self, Fault> {
+        let unfit = |why: String| Fault::Unfit { path: PathBuf::from("the Secret"), why };
         let key = KeyPair::from_pem(&pair.key).map_err(|error| unfit(format!("tls.key is no private key: {error}")))?;
         let chain = certificates(&pair.certificates).map_err(|why| unfit(format!("tls.crt {why}")))?;
         let bundle = certificates(&pair.authorities).map_err(|why| unfit(format!("ca.crt {why}")))?;
         let signer = chain.first().ok_or_else(|| unfit("tls.crt holds no certificate".to_owned()))?;
-        let root = bundle.first().ok_or_else(|| unfit("ca.crt holds no certificate".to_owned()))?.clone();
-        let (_, parsed) = parse_x509_certificate(signer).map_err(|error| unfit(format!("tls.crt: {error}")))?;
-        if parsed.public_key().raw != key.subject_public_key_info() {
+        if !is_of_key(signer, &key.subject_public_key_info()) {
             return Err(unfit("the first certificate in tls.crt is not the key's".to_owned()));
         }
-        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+        let intermediates: Vec<_> = chain.iter().filter(|one| !bundle.contains(one)).cloned().collect();
+        let root = match intermediates.last() {
+            None => Some(signer),
+            Some(last) => bundle.iter().find(|root| has_signed(root, last)),
+        };
+        let root = root
+            .ok_or_else(|| unfit("no certificate in ca.crt has signed the last one in tls.crt".to_owned()))?
+            .clone();
+        let root_not_after = not_after(signer).min(not_after(&root));
         let issuer = rcgen::Issuer::from_ca_cert_der(signer, key)?;
-        let intermediates = chain.iter().filter(|one| !bundle.contains(one)).cloned().collect();
-        let root_not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        Ok(Self { issuer, root, root_not_after, bundle, intermediates, leaf_lifetime })
+        Ok(Self { issuer, root, root_not_after, bundle, intermediates, next: None, lifetimes })
     }
 
     /// A new root, as it is kept in a Secret.
     pub fn new_root(settings: &Settings, now: Duration) -> Result<Pair, Fault> {
-        let (certificates, key) = make_pem(settings, now)?;
-        Ok(Pair { authorities: certificates.clone(), certificates, key })
+        let (key, root) = root(settings, now)?;
+        Ok(Pair { authorities: root.pem(), certificates: root.pem(), key: key.serialize_pem() })
     }
 
     /// What stands between a leaf and the root, nearest to the leaf first.
@@ -152,7 +179,18 @@ impl Authority {
         &self.intermediates
     }
 
-    /// The root that peers and joining nodes know.
+    /// True where the same roots are believed, and the same one signs.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let known = |one: &Self| (one.root.clone(), one.bundle.clone(), one.intermediates.clone(), one.next.clone());
+        known(self) == known(other) && self.issuer.key().public_key_raw() == other.issuer.key().public_key_raw()
+    }
+
+    /// The root that will sign once it is activated.
+    pub fn next(&self) -> Option<&CertificateDer<'static>> {
+        self.next.as_ref()
+    }
+
+    /// The root that peers and joining nodes know, of those in the bundle: what is signed now chains to it.
     pub fn root(&self) -> &CertificateDer<'static> {
         &self.root
     }
@@ -172,23 +210,20 @@ impl Authority {
         self.root_not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
     }
 
-    /// How long a leaf lives.
-    pub fn leaf_lifetime(&self) -> Duration {
-        self.leaf_lifetime
+    /// How long certificates live.
+    pub fn lifetimes(&self) -> Lifetimes {
+        self.lifetimes
     }
 
-    /// A certificate that says: who holds this key is `identity`. For both ends of TLS, from a minute ago.
-    pub fn leaf(
-        &self,
-        identity: &Identity,
-        key: &impl PublicKeyData,
-        now: Duration,
-    ) -> Result<CertificateDer<'static>, Fault> {
-        let now = SystemTime::UNIX_EPOCH + now;
+    /// A certificate that says: who holds this key is `identity`. For both ends of TLS, from a minute ago. Its serial number begins
+    /// with the mark of the node that it is issued to.
+    pub fn leaf(&self, wanted: &Wanted<'_>, key: &impl PublicKeyData) -> Result<CertificateDer<'static>, Fault> {
+        let Wanted { identity, mark, lifetime, not_before_unix, now } = *wanted;
+        let at = |since: Duration| SystemTime::UNIX_EPOCH + since;
         let mut params = CertificateParams::default();
-        params.not_before = (now - SKEW).into();
-        params.not_after = (now + self.leaf_lifetime).min(self.root_not_after).into();
-        params.serial_number = Some(serial()?);
+        params.not_before = at(now.saturating_sub(SKEW).max(Duration::from_secs(not_before_unix))).into();
+        params.not_after = at(now + lifetime).min(self.root_not_after).into();
+        params.serial_number = Some(serial(Some(mark))?);
         // The subject is empty, so the SAN is critical (RFC 5280, section 4.2.1.6); and the only one (X509-SVID, section 2).
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
@@ -200,6 +235,40 @@ impl Authority {
     }
 }
 
+/// Puts a next root beside those in the bundle: its key, and once that is on the disk its certificate.
+pub(super) fn add_next(
+    state: &Path,
+    bundle: &[CertificateDer<'static>],
+    settings: &Settings,
+    now: Duration,
+) -> Result<(), Fault> {
+    let (pair, root) = root(settings, now)?;
+    write(&state.join(NEXT), pair.serialize_pem().as_bytes())?;
+    let all: Vec<CertificateDer<'static>> = bundle.iter().cloned().chain([root.der().clone()]).collect();
+    write(&state.join(CERTIFICATES), pem(&all).as_bytes())
+}
+
+/// Has the next root's key take the place of the key that signs, which is then gone.
+pub(super) fn activate_next(state: &Path) -> Result<(), Fault> {
+    let next = state.join(NEXT);
+    store::rename(&next, &state.join(KEY)).map_err(|source| Fault::File { path: next, source })
+}
+
+/// Leaves these in the bundle.
+pub(super) fn keep_only(state: &Path, kept: &[CertificateDer<'static>]) -> Result<(), Fault> {
+    write(&state.join(CERTIFICATES), pem(kept).as_bytes())
+}
+
+fn pem(certificates: &[CertificateDer<'_>]) -> String {
+    let blocks: Vec<pem::Pem> = certificates.iter().map(|c| pem::Pem::new("CERTIFICATE", c.to_vec())).collect();
+    pem::encode_many(&blocks)
+}
+
+fn key_of(path: &Path) -> Result<KeyPair, Fault> {
+    let unfit = |error: rcgen::Error| Fault::Unfit { path: path.to_owned(), why: format!("no private key: {error}") };
+    KeyPair::from_pem(&read(path)?).map_err(unfit)
+}
+
 /// Authorities' certificates in PEM, or what is wrong with them.
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let all: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem.as_bytes())
@@ -209,21 +278,36 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     if all.iter().all(is_authority) { Ok(all) } else { Err("holds a certificate that is no authority's".to_owned()) }
 }
 
-fn make(certificates: &Path, key: &Path, settings: &Settings, now: Duration) -> Result<(), Fault> {
-    let (root, pair) = make_pem(settings, now)?;
-    // The key first: a crash between the two is found at the next start, and told.
-    write(key, pair.as_bytes())?;
-    write(certificates, root.as_bytes())
+fn is_of_key(certificate: &CertificateDer<'_>, spki: &[u8]) -> bool {
+    parse_x509_certificate(certificate).is_ok_and(|(_, parsed)| parsed.public_key().raw == spki)
 }
 
-/// A new root and its key.
-fn make_pem(settings: &Settings, now: Duration) -> Result<(String, String), Fault> {
+fn has_signed(root: &CertificateDer<'_>, certificate: &CertificateDer<'_>) -> bool {
+    let (Ok((_, root)), Ok((_, signed))) = (parse_x509_certificate(root), parse_x509_certificate(certificate)) else {
+        return false;
+    };
+    root.subject().as_raw() == signed.issuer().as_raw() && signed.verify_signature(Some(root.public_key())).is_ok()
+}
+
+fn not_after(certificate: &CertificateDer<'_>) -> SystemTime {
+    let seconds = parse_x509_certificate(certificate).map(|(_, parsed)| parsed.validity().not_after.timestamp());
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.ok().and_then(|at| u64::try_from(at).ok()).unwrap_or_default())
+}
+
+fn make(certificates: &Path, key: &Path, settings: &Settings, now: Duration) -> Result<(), Fault> {
+    let (pair, root) = root(settings, now)?;
+    // The key first: a crash between the two is found at the next start, and told.
+    write(key, pair.serialize_pem().as_bytes())?;
+    write(certificates, root.pem().as_bytes())
+}
+
+fn root(settings: &Settings, now: Duration) -> Result<(KeyPair, rcgen::Certificate), Fault> {
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let now = SystemTime::UNIX_EPOCH + now;
     let mut params = CertificateParams::default();
     params.not_before = (now - SKEW).into();
     params.not_after = (now + ROOT_LIFETIME).into();
-    params.serial_number = Some(serial()?);
+    params.serial_number = Some(serial(None)?);
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Millrace");
     params.distinguished_name.push(DnType::CommonName, &*settings.trust_domain);
@@ -232,15 +316,18 @@ fn make_pem(settings: &Settings, now: Duration) -> Result<(String, String), Faul
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let root = params.self_signed(&pair)?;
-    Ok((root.pem(), pair.serialize_pem()))
+    Ok((pair, root))
 }
 
-fn serial() -> Result<SerialNumber, Fault> {
+fn serial(mark: Option<[u8; MARK]>) -> Result<SerialNumber, Fault> {
     let mut bytes = [0; SERIAL];
     aws_lc_rs::default_provider().secure_random.fill(&mut bytes).map_err(|_none| Fault::Random)?;
     if let Some(first) = bytes.first_mut() {
         // Positive, and of full length.
         *first = (*first & 0x7f) | 0x40;
+    }
+    for (byte, of_mark) in bytes.iter_mut().zip(mark.into_iter().flatten()) {
+        *byte = of_mark;
     }
     Ok(SerialNumber::from_slice(&bytes))
 }

@@ -101,6 +101,18 @@ impl Tokens {
         Ok(text)
     }
 
+    /// Has no token of this node that was not used yet work any more.
+    pub fn forget(&self, node: &str) -> io::Result<()> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = kept.clone();
+        next.retain(|_, token| *token.node != *node || token.used == Used::Yes);
+        if next.len() < kept.len() {
+            store::write_json(&self.path, &next)?;
+            *kept = next;
+        }
+        Ok(())
+    }
+
     /// The node that this token lets join, which it does not do again: it is spent on disk before this returns.
     pub fn spend(&self, text: &str, root: [u8; 32], now: Duration) -> Result<Arc<str>, Refusal> {
         let (node, token_root, secret) = parse(text).ok_or(Refusal::TokenMalformed)?;

@@ -88,12 +88,25 @@ impl Mesh {
         let issuer = &self.control.issuer;
         issuer
             .tokens
-            .make(node, issuer.authority.root_sha256(), MAX_LIFETIME, millrace_control::clock::unix_time())
+            .make(node, issuer.roots.authority().root_sha256(), MAX_LIFETIME, millrace_control::clock::unix_time())
             .unwrap()
     }
 
+    /// Takes a node out as a person does, by the admin socket; what it answers.
+    pub(crate) async fn revokes(&self, node: &str) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut socket = tokio::net::UnixStream::connect(self.state.path().join("admin.sock")).await.unwrap();
+        let body = format!("{{\"revoke\":\"{node}\"}}");
+        let head =
+            format!("POST /revoked HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        socket.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
     pub(crate) fn root(&self) -> CertificateDer<'static> {
-        self.control.issuer.authority.root().clone()
+        self.control.issuer.roots.authority().root().clone()
     }
 
     /// A client that shows nothing.
@@ -123,6 +136,7 @@ fn config(directory: &Path, state: &Path) -> Config {
         state_dir: state.to_owned(),
         mesh: Settings { trust_domain: "cluster.local".into(), root_namespace: "millrace-system".into() },
         leaf_lifetime: Duration::from_secs(24 * 60 * 60),
+        node_lifetime: Duration::from_secs(24 * 60 * 60),
         log: "off".to_owned(),
     }
 }
@@ -275,10 +289,16 @@ impl Subscription {
         Ok(Self { say, updates, snapshot: have })
     }
 
-    /// Takes the next update into the snapshot; the Delta as it came.
+    /// Takes the next update into the snapshot; the Delta as it came. Those that only say by what peers are believed are none.
     pub(crate) async fn next(&mut self) -> millrace_model::Delta {
-        let update = tokio::time::timeout(PATIENCE, self.updates.message()).await.expect("an update in time");
-        let delta = millrace_wire::convert::delta(update.unwrap().expect("the stream goes on")).unwrap();
+        let update = loop {
+            let update = tokio::time::timeout(PATIENCE, self.updates.message()).await.expect("an update in time");
+            let update = update.unwrap().expect("the stream goes on");
+            if update.from != update.to {
+                break update;
+            }
+        };
+        let delta = millrace_wire::convert::delta(update).unwrap();
         self.snapshot = self.snapshot.apply(&delta).unwrap();
         delta
     }

@@ -80,7 +80,8 @@ async fn every_other_token_is_refused_by_name() {
     let (_, root) = head.rsplit_once('.').unwrap();
     let issuer = &mesh.control.issuer;
     let long_ago = clock::unix_time() - Duration::from_secs(3601);
-    let late = issuer.tokens.make("a", issuer.authority.root_sha256(), Duration::from_secs(3600), long_ago).unwrap();
+    let late =
+        issuer.tokens.make("a", issuer.roots.authority().root_sha256(), Duration::from_secs(3600), long_ago).unwrap();
     for (token, reason) in [
         (String::new(), "token_malformed"),
         ("x".repeat(10_000), "token_malformed"),

@@ -8,3 +8,5 @@ mod client;
 mod joining;
 #[cfg(test)]
 mod subscribing;
+#[cfg(test)]
+mod trusting;

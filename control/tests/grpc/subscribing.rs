@@ -90,8 +90,10 @@ async fn a_known_generation_is_resumed_and_an_unknown_one_begins_from_the_empty_
     }
 
     let mut stream = Subscription::open(&mut client, now.clone()).await.unwrap();
+    let roots = stream.updates.message().await.unwrap().unwrap();
+    assert!(roots.trust.is_some() && (roots.from, roots.to) == (now.generation, now.generation));
     let nothing = tokio::time::timeout(Duration::from_millis(300), stream.updates.message()).await;
-    assert!(nothing.is_err(), "who has the newest is told nothing");
+    assert!(nothing.is_err(), "who has the newest is told nothing more");
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ async fn opened(n_streams: u32) -> (Opened, h2::server::Connection<DuplexStream,
     let accounts = Accounts::new(Budget::new(0));
     let waits = Arc::new(accounts.of(&ends().source).waits(Caller::Pod(ends().tunnel.ip())));
     let driver = Box::pin(async { drop(connection.await) });
-    (Opened { send, carried: Carried::default(), waits, driver }, server)
+    (Opened { send, leaf: None, carried: Carried::default(), waits, driver }, server)
 }
 
 /// To whoever waits for it this is an answer: to dial another one would get no further, and again.

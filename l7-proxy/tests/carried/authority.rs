@@ -34,6 +34,7 @@ impl Authority {
             chain: vec![certificate.der().clone()],
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             bundle: vec![self.root.clone()],
+            revoked: Vec::new(),
         }
     }
 }

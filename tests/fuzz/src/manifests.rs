@@ -3,7 +3,10 @@
 
 #![no_main]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use libfuzzer_sys::fuzz_target;
 use millrace_control::{
@@ -27,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let files = BTreeMap::from([(file, Arc::new(reading))]);
     let (_, sourced) = Shelf::default().settle(&files);
-    let (snapshot, _) = compile(&World { settings, objects: sourced.objects, listening: BTreeMap::new() });
+    let (snapshot, _) = compile(&World { settings, objects: sourced.objects, listening: BTreeMap::new(), revoked: BTreeSet::new() });
     let arrived = decode_snapshot(&encode_snapshot(&snapshot)).expect("what compiles can be sent");
     assert_eq!(arrived, snapshot, "the wire carries every field");
 });

@@ -34,6 +34,7 @@ pub(crate) struct Mesh {
     more_agent_flags: Vec<String>,
     more_proxy_flags: Vec<String>,
     shifted: BTreeMap<String, PathBuf>,
+    more_control_flags: Vec<String>,
 }
 
 impl Mesh {
@@ -102,6 +103,11 @@ impl Lab {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
         self.mesh.shifted.insert(node.to_owned(), path);
         Ok(())
+    }
+
+    /// Has control run with these flags too, started from now on.
+    pub fn control_flags(&mut self, flags: &[&str]) {
+        self.mesh.more_control_flags = flags.iter().map(ToString::to_string).collect();
     }
 
     /// A node's runtime directory: its sockets are in it.
@@ -236,7 +242,8 @@ impl Lab {
             .arg("--admin")
             .arg(run.join("control-admin.sock"))
             .arg("--state-dir")
-            .arg(state);
+            .arg(state)
+            .args(&self.mesh.more_control_flags);
         Ok(command)
     }
 
@@ -297,7 +304,8 @@ impl Lab {
         Ok(fs::remove_dir_all(self.bpffs(node)?.join("millrace"))?)
     }
 
-    fn token(&self, node: &str) -> Result<PathBuf> {
+    /// A new join token for a node, in the file where its agent looks for one.
+    pub fn token(&self, node: &str) -> Result<PathBuf> {
         let answer = self.admin(Part::Control).request("POST", "/tokens", &json!({"node": node}).to_string())?;
         let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
         let Some(token) = body.get("token").and_then(Value::as_str) else {

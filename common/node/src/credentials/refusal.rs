@@ -19,6 +19,9 @@ pub enum Refusal {
     /// Its chain ends at no root that is trusted, or a signature in it is wrong.
     #[error("the certificate does not chain to a trusted root")]
     NotChained,
+    /// Issued to a node that was taken out since.
+    #[error("the certificate was issued to a node that is revoked")]
+    Revoked,
     /// Past its time.
     #[error("the certificate has expired")]
     Expired,
@@ -77,6 +80,7 @@ impl Refusal {
             Self::NoCertificate => "no_certificate",
             Self::ChainTooLong => "chain_too_long",
             Self::NotChained => "not_chained",
+            Self::Revoked => "revoked",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::CaAsLeaf => "ca_as_leaf",

@@ -25,8 +25,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{
-    Expect, KeyMaterial, Refusal, Unusable, client_config, control_config, csr, new_key, peer_identity,
-    pinned_root_client_config, refusal, renew_at, server_config, validity,
+    Expect, KeyMaterial, Refusal, Revoked, Unusable, client_config, control_config, csr, issuer_sha256, new_key,
+    peer_identity, pinned_root_client_config, refusal, renew_at, server_config, validity,
 };
 
 const H2: &[&[u8]] = &[b"h2"];
@@ -70,6 +70,7 @@ impl Ca {
             chain: vec![certificate.der().clone()],
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             bundle: vec![self.root.clone()],
+            revoked: Vec::new(),
         }
     }
 
@@ -220,6 +221,49 @@ async fn a_server_that_is_somebody_else_is_refused() {
         let why = Refusal::OtherTrustDomain { expected: "td".into(), got: "other".into() };
         assert_eq!(as_server(&ca, &foreign, expect).await.client_refuses(), Some(&why));
     }
+}
+
+/// Serial numbers begin with the mark of the node that a certificate was issued to.
+#[tokio::test]
+async fn what_was_issued_to_a_revoked_node_before_then_is_refused_by_both_ends() {
+    let ca = ca();
+    let issued = |mark: u8, year| {
+        let serial = [[mark; 8], [7; 8]].concat();
+        let params = |uri| {
+            let mut params = leaf(&[uri]);
+            params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial));
+            params.not_before = date_time_ymd(year, 1, 1);
+            params
+        };
+        [WEB, API].map(|uri| ca.issue(&params(uri)))
+    };
+    let before_unix = u64::try_from(date_time_ymd(2022, 1, 1).unix_timestamp()).unwrap();
+    let revoked = vec![Revoked { mark: [0x41; 8], before_unix }];
+    for (mark, year, is_refused) in [(0x41, 2021, true), (0x41, 2023, false), (0x42, 2021, false)] {
+        let [web, api] = issued(mark, year);
+        let sound = |uri| KeyMaterial { revoked: revoked.clone(), ..ca.identity(uri) };
+        let refusal = is_refused.then_some(&Refusal::Revoked);
+        let client = client_config(Some(&web), ca.bundle(), Expect::Identity(id(API)), H2).unwrap();
+        let outcome = shake(client, server_config(&sound(API), "td", H2).unwrap()).await;
+        assert_eq!(outcome.server_refuses(), refusal, "{mark} {year}");
+        let client = client_config(Some(&sound(WEB)), ca.bundle(), Expect::Identity(id(API)), H2).unwrap();
+        let outcome = shake(client, server_config(&api, "td", H2).unwrap()).await;
+        assert_eq!(outcome.client_refuses(), refusal, "{mark} {year}");
+    }
+}
+
+#[test]
+fn the_root_that_signed_a_leaf_is_found_in_the_bundle() {
+    let (old, new) = (ca(), ca());
+    let bundle = [old.root.clone(), new.root.clone()];
+    let by = |ca: &Ca| issuer_sha256(&ca.identity(WEB).chain, &bundle);
+    let hash = |ca: &Ca| Some(Sha256::digest(&ca.root).into());
+    assert_eq!((by(&old), by(&new)), (hash(&old), hash(&new)));
+    assert_eq!(issuer_sha256(&ca().identity(WEB).chain, &bundle), None);
+    assert_eq!(
+        issuer_sha256(&old.issue(&with(|p| p.not_after = date_time_ymd(2020, 1, 1))).chain, &bundle),
+        hash(&old)
+    );
 }
 
 #[tokio::test]

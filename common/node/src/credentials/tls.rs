@@ -38,20 +38,23 @@ pub fn client_config(
     expect: Expect,
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, Unusable> {
-    let builder = client_that_trusts(Trust::Roots(anchors(bundle)?, expect))?;
+    let revoked = own.map(|own| own.revoked.clone()).unwrap_or_default();
+    let builder = client_that_trusts(Trust::Roots(anchors(bundle)?, revoked, expect))?;
     let config = match own {
-        Some(KeyMaterial { chain, key, bundle: _ }) => builder.with_client_auth_cert(chain.clone(), key.clone_key())?,
+        Some(KeyMaterial { chain, key, bundle: _, revoked: _ }) => {
+            builder.with_client_auth_cert(chain.clone(), key.clone_key())?
+        }
         None => builder.with_no_client_auth(),
     };
     Ok(quiet(config, alpn))
 }
 
-/// For connections from peers that must chain to `own.bundle` and name an identity in `trust_domain`.
+/// For connections from peers that must chain to `own.bundle`, not be revoked, and name an identity in `trust_domain`.
 pub fn server_config(own: &KeyMaterial, trust_domain: &str, alpn: &[&[u8]]) -> Result<ServerConfig, Unusable> {
     let provider = provider();
-    let KeyMaterial { chain, key, bundle } = own;
+    let KeyMaterial { chain, key, bundle, revoked } = own;
     let verifier = Verifier {
-        trust: Trust::Roots(anchors(bundle)?, Expect::AnyInTrustDomain(trust_domain.into())),
+        trust: Trust::Roots(anchors(bundle)?, revoked.clone(), Expect::AnyInTrustDomain(trust_domain.into())),
         algorithms: provider.signature_verification_algorithms,
     };
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -89,7 +92,7 @@ fn client_that_trusts(trust: Trust) -> Result<ConfigBuilder<ClientConfig, WantsC
 }
 
 /// The one provider. Its groups are written out, so that no default can take the hybrid one from the front.
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1],
         ..aws_lc_rs::default_provider()

@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use sha2::{Digest as _, Sha256};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
-use super::{Expect, Refusal, Unusable, peer::parse, peer_identity};
+use super::{Expect, Refusal, Revoked, Unusable, peer::parse, peer_identity};
 
 /// The longest chain looked at: leaf, two intermediates, and room for old and new root while they rotate.
 pub(super) const MAX_CHAIN: usize = 6;
@@ -29,8 +29,8 @@ pub(super) struct Verifier {
 /// What is known of the peer before it speaks.
 #[derive(Debug)]
 pub(super) enum Trust {
-    /// The roots, and whom they must vouch for.
-    Roots(Vec<TrustAnchor<'static>>, Expect),
+    /// The roots, who is not believed although they vouch for it, and whom they must vouch for.
+    Roots(Vec<TrustAnchor<'static>>, Vec<Revoked>, Expect),
     /// That it is a control plane, under one of these roots.
     ControlOf(Vec<TrustAnchor<'static>>),
     /// That it is a control plane, under a root whose DER has this SHA-256.
@@ -59,7 +59,11 @@ impl Verifier {
             return Err(Refusal::ChainTooLong);
         }
         match &self.trust {
-            Trust::Roots(roots, expect) => is_expected(self.identity(shown, roots)?, expect),
+            Trust::Roots(roots, revoked, expect) => {
+                let identity = self.identity(shown, roots)?;
+                is_not_revoked(shown.leaf, revoked)?;
+                is_expected(identity, expect)
+            }
             Trust::ControlOf(roots) => is_control(self.identity(shown, roots)?),
             Trust::ControlUnder(sha256) => {
                 let hash = |c: &CertificateDer<'_>| <[u8; 32]>::from(Sha256::digest(c.as_ref()));
@@ -87,6 +91,17 @@ impl Verifier {
 }
 
 type Signed = Result<HandshakeSignatureValid, Error>;
+
+/// Ask after the chain was verified: a serial number says something of whom it was issued to by who signed it alone.
+pub fn is_not_revoked(leaf: &CertificateDer<'_>, revoked: &[Revoked]) -> Result<(), Refusal> {
+    if revoked.is_empty() {
+        return Ok(());
+    }
+    let leaf = parse(leaf)?;
+    let not_before = u64::try_from(leaf.validity().not_before.timestamp()).unwrap_or_default();
+    let is_of = |revoked: &Revoked| leaf.raw_serial().starts_with(&revoked.mark) && not_before < revoked.before_unix;
+    if revoked.iter().any(is_of) { Err(Refusal::Revoked) } else { Ok(()) }
+}
 
 fn is_expected(got: Identity, expect: &Expect) -> Result<(), Refusal> {
     let domain = match expect {

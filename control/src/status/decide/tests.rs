@@ -1,6 +1,9 @@
 //! Says what stands on a policy, by what was read of it and what nodes report.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use millrace_model::{ObjectName, Snapshot};
 use serde_json::{Value, json};
@@ -62,7 +65,12 @@ fn outcome(generation: i64, nodes: &[&str], faults: &[(Effect, &str)]) -> Outcom
             effect: *effect,
         })
         .collect();
-    let world = World { settings: settings(), objects: sourced.objects.clone(), listening: BTreeMap::new() };
+    let world = World {
+        settings: settings(),
+        objects: sourced.objects.clone(),
+        listening: BTreeMap::new(),
+        revoked: BTreeSet::new(),
+    };
     let (snapshot, _) = compile::compile(&world);
     let edition = Edition::new(Snapshot { generation: 100, ..snapshot }, None);
     Outcome { edition: Some(Arc::new(edition)), sourced: Arc::new(sourced), diagnostics: Arc::new(diagnostics) }

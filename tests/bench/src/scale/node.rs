@@ -65,6 +65,7 @@ pub(super) async fn follow(joining: Joining, arrived: mpsc::Sender<Arrived>) -> 
         chain: certificates(&certificate.chain_der),
         key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
         bundle: bundle.clone(),
+        revoked: Vec::new(),
     };
     let control = Identity::new("cluster.local", "millrace-system", "millrace-control");
     let tls = credentials::client_config(Some(&material), &bundle, Expect::Identity(control), &[b"h2"])?;
@@ -80,6 +81,9 @@ pub(super) async fn follow(joining: Joining, arrived: mpsc::Sender<Arrived>) -> 
     say.send(NodeMessage { kind: Some(Kind::Listening(listening)) }).await?;
     let mut updates = client.subscribe(ReceiverStream::new(said)).await?.into_inner();
     while let Some(update) = updates.message().await? {
+        if update.from == update.to {
+            continue; // It says by what peers are believed.
+        }
         let (at, generation) = (clock::now(), update.to);
         let changes = if number == 0 && update.from != 0 { changes(update)? } else { Vec::new() };
         arrived.send(Arrived { generation, at, changes }).await?;

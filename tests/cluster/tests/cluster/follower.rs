@@ -100,6 +100,9 @@ async fn session(own: &str, node: &Node, address: SocketAddr, seen: &Mutex<Seen>
     }
     let mut told = None;
     while let Ok(Some(update)) = updates.message().await {
+        if update.from == update.to {
+            continue; // It says by what peers are believed.
+        }
         let delta = convert::delta(update).unwrap();
         let messages = {
             let mut seen = seen.lock().unwrap();

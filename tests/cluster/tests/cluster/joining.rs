@@ -123,6 +123,7 @@ async fn an_agent_joins_by_its_projected_token_and_reads_it_anew_as_it_rotates()
     let (own, other) = (StateDir::open(&own).unwrap(), StateDir::open(&other).unwrap());
     let (held, mut joined): (join::Held, _) = watch::channel(None);
     let (held_by_other, joined_other): (join::Held, _) = watch::channel(None);
+    let (_refuse, revoked) = watch::channel(None);
     let test = async {
         let began = millrace_control::clock::now();
         while mesh.counter("millrace_control_refusals").await == 0 {
@@ -138,8 +139,8 @@ async fn an_agent_joins_by_its_projected_token_and_reads_it_anew_as_it_rotates()
         assert!(joined_other.borrow().is_none(), "a node took another's certificate");
     };
     tokio::select! {
-        never = join::keep(&name, &control, files, &own, held) => match never {},
-        never = join::keep("elsewhere", &control, files, &other, held_by_other) => match never {},
+        never = join::keep(&name, &control, files, &own, (held, revoked.clone())) => match never {},
+        never = join::keep("elsewhere", &control, files, &other, (held_by_other, revoked)) => match never {},
         done = tokio::time::timeout(PATIENCE * 2, test) => done.unwrap(),
     }
     mesh.stop().await;
@@ -151,7 +152,7 @@ async fn replicas_share_one_root_and_pods_can_mount_it() {
     let root = server.namespace("mesh");
     let source = || kubernetes(server.kubeconfig(), &[&root]);
     let (first, second) = (Mesh::rooted(source(), &root).await, Mesh::rooted(source(), &root).await);
-    let own = |mesh: &Mesh| mesh.control.issuer.authority.root_sha256();
+    let own = |mesh: &Mesh| mesh.control.issuer.roots.authority().root_sha256();
     assert_eq!(own(&first), own(&second));
     let secrets: Api<Secret> = Api::namespaced(server.client().await, &root);
     let secret = secrets.get("millrace-root").await.unwrap();
@@ -188,12 +189,12 @@ async fn an_intermediate_that_is_given_signs_and_peers_know_its_root_alone() {
     let csr = millrace_node::credentials::csr(&millrace_node::credentials::new_key().unwrap()).unwrap();
     let issued = issuer.join_as("a", &csr, millrace_control::clock::unix_time()).unwrap();
     assert_eq!(
-        (issued.chain_der.len(), issuer.authority.bundle().len()),
+        (issued.chain_der.len(), issuer.roots.authority().bundle().len()),
         (2, 1),
         "leaf and intermediate; the root alone"
     );
     let chain: Vec<_> = issued.chain_der.into_iter().map(rustls_pki_types::CertificateDer::from).collect();
-    assert_ne!(chain[1], issuer.authority.bundle()[0]);
+    assert_ne!(chain[1], issuer.roots.authority().bundle()[0]);
     let named = millrace_node::credentials::peer_identity(&chain).unwrap();
     assert_eq!(&*named.service_account, "node.a");
     mesh.stop().await;

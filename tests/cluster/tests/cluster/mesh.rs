@@ -39,6 +39,7 @@ pub(crate) fn config(source: Source, state: &Path, root: &str) -> Config {
         state_dir: state.to_owned(),
         mesh: Settings { trust_domain: "cluster.local".into(), root_namespace: root.into() },
         leaf_lifetime: Duration::from_secs(24 * 60 * 60),
+        node_lifetime: Duration::from_secs(24 * 60 * 60),
         log: "off".to_owned(),
     }
 }

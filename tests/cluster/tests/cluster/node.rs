@@ -30,7 +30,7 @@ impl Node {
     /// Joins by this token, of whatever kind.
     pub(crate) async fn join(mesh: &Mesh, token: &str) -> Result<Self, Status> {
         let issuer = &mesh.control.issuer;
-        let (root, domain) = (issuer.authority.root_sha256(), &*issuer.settings.trust_domain);
+        let (root, domain) = (issuer.roots.authority().root_sha256(), &*issuer.settings.trust_domain);
         Box::pin(Self::pinned(mesh.control.address, root, domain, token)).await
     }
 
@@ -51,7 +51,7 @@ impl Node {
         let Certificate { chain_der, bundle_der } = client.join(request).await?.into_inner();
         let read = |der: Vec<Vec<u8>>| der.into_iter().map(CertificateDer::from).collect();
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        let material = KeyMaterial { chain: read(chain_der), key, bundle: read(bundle_der) };
+        let material = KeyMaterial { chain: read(chain_der), key, bundle: read(bundle_der), revoked: Vec::new() };
         Ok(Self { material, trust_domain: domain.into() })
     }
 
@@ -68,7 +68,7 @@ impl Node {
     pub(crate) async fn named(mesh: &Mesh, name: &str) -> Self {
         let issuer = &mesh.control.issuer;
         let (lifetime, now) = (millrace_control::issue::token::MAX_LIFETIME, millrace_control::clock::unix_time());
-        let token = issuer.tokens.make(name, issuer.authority.root_sha256(), lifetime, now).unwrap();
+        let token = issuer.tokens.make(name, issuer.roots.authority().root_sha256(), lifetime, now).unwrap();
         Self::join(mesh, &token).await.unwrap()
     }
 
@@ -100,6 +100,9 @@ impl Node {
         let mut updates = client.subscribe(ReceiverStream::new(said)).await.unwrap().into_inner();
         tokio::spawn(async move {
             while let Ok(Some(update)) = updates.message().await {
+                if update.from == update.to {
+                    continue; // It says by what peers are believed.
+                }
                 let generation = millrace_wire::convert::delta(update).unwrap().to;
                 if say.send(message(Kind::Applied(Applied { generation, failures: Vec::new() }))).await.is_err() {
                     return;
@@ -122,7 +125,11 @@ impl Updates {
     pub(crate) async fn until(&mut self, wanted: impl Fn(&Policy) -> bool) {
         while !self.snapshot.policies.values().any(|policy| wanted(policy)) {
             let update = tokio::time::timeout(PATIENCE, self.stream.message()).await.expect("an update in time");
-            let delta = millrace_wire::convert::delta(update.unwrap().expect("the stream goes on")).unwrap();
+            let update = update.unwrap().expect("the stream goes on");
+            if update.from == update.to {
+                continue; // It says by what peers are believed.
+            }
+            let delta = millrace_wire::convert::delta(update).unwrap();
             self.snapshot = self.snapshot.apply(&delta).unwrap();
         }
     }

@@ -23,7 +23,11 @@ mod hostile_pod;
 #[cfg(test)]
 mod hosts;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod integrity;
+#[cfg(test)]
+mod joins;
 #[cfg(test)]
 mod leftovers;
 #[cfg(test)]
@@ -53,11 +57,15 @@ mod routes;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod services;
 #[cfg(test)]
 mod standalone;
 #[cfg(test)]
 mod survival;
+#[cfg(test)]
+mod taken_out;
 #[cfg(test)]
 mod tuning;
 #[cfg(test)]

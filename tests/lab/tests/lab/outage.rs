@@ -57,7 +57,7 @@ impl Traffic {
 }
 
 /// Traffic before, during and after `act`: nothing of it may fail.
-fn meanwhile(lab: &mut Lab, what: &str, act: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+pub(crate) fn meanwhile(lab: &mut Lab, what: &str, act: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
     let traffic = Traffic::start(lab)?;
     act(lab)?;
     traffic.goes_on()?;

@@ -24,7 +24,7 @@ fn plan(name: &str) -> Plan {
 }
 
 /// Connections of one pod to another, by one family.
-fn call(lab: &Lab, from: &str, to: &str, family: usize, count: usize) -> Result<Held> {
+pub(crate) fn call(lab: &Lab, from: &str, to: &str, family: usize, count: usize) -> Result<Held> {
     let ip = *lab.pod(to)?.addresses().both().get(family).context("two families")?;
     let target = std::net::SocketAddr::new(ip, 8080).to_string();
     call_at(lab, (from, &format!("{}-{family}", to.replace('/', "-"))), &target, count)
@@ -35,7 +35,7 @@ fn call_at(lab: &Lab, (from, name): (&str, &str), target: &str, count: usize) ->
 }
 
 /// Checks that all of these were closed in time after `start`.
-fn closed(what: &str, calls: Vec<Held>, count: usize, start: u64) -> Result<()> {
+pub(crate) fn closed(what: &str, calls: Vec<Held>, count: usize, start: u64) -> Result<()> {
     let all: Vec<Crowd> = calls.into_iter().map(Held::end).collect::<Result<_>>()?;
     let n: usize = all.iter().map(|crowd| crowd.closed).sum();
     let first = all.iter().filter_map(|crowd| crowd.ended_us).map(|(first, _)| first).min().unwrap_or_default();
@@ -48,7 +48,7 @@ fn closed(what: &str, calls: Vec<Held>, count: usize, start: u64) -> Result<()> 
 }
 
 /// Checks that all of these live.
-fn alive(what: &str, calls: Vec<Held>, count: usize) -> Result<()> {
+pub(crate) fn alive(what: &str, calls: Vec<Held>, count: usize) -> Result<()> {
     let all: Vec<Crowd> = calls.into_iter().map(Held::look).collect::<Result<_>>()?;
     let n: usize = all.iter().map(|crowd| crowd.alive).sum();
     println!("{what}: {n} of {count} connections live");
