@@ -96,6 +96,11 @@ impl Kind {
         matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant)
     }
 
+    /// True for the kinds of routes: what becomes of them is told by parent, on their status.
+    pub fn is_route(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute)
+    }
+
     /// True for a kind that stands in no namespace.
     pub fn is_cluster_scoped(self) -> bool {
         match self {

@@ -26,6 +26,8 @@ pub struct Sourced {
     pub diagnostics: Vec<Diagnostic>,
     /// Which version of each object was read, where its status is to say so.
     pub revisions: Arc<kubernetes::Revisions>,
+    /// What each route asks for, where its status is to say what became of it.
+    pub asked: Arc<kubernetes::AllAsked>,
 }
 
 /// An object of any kind, parsed and checked.

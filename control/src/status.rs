@@ -1,8 +1,8 @@
-//! Writes on each policy what became of it: `Accepted`, and `Enforced` with the number of nodes. One replica writes, the leader; every
-//! replica reports what its nodes have applied.
+//! Writes on each policy and route what became of it: `Accepted`, and on how many nodes it is in force. One replica writes, the
+//! leader; every replica reports what its nodes have applied.
 //!
-//! `decide` says what should stand there, `condition` what that changes, `lease` who writes; all pure. Here they are put in order, and
-//! `write` does the rest. Nothing is written that stands there already, and no other controller's condition is touched.
+//! `decide` and `route` say what should stand there, `condition` and `parents` what that changes, `lease` who writes; all pure. Here
+//! they are put in order, and `write` does the rest. Nothing is written that stands there already, and no other controller's condition is touched.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,15 +21,18 @@ use crate::{
 pub mod condition;
 pub mod decide;
 pub mod lease;
+pub mod parents;
 pub mod report;
+pub mod route;
 mod share;
 mod write;
 
 use decide::Since;
 use lease::Leader;
 use report::Report;
+use route::Routed;
 use share::Shared;
-use write::Writer;
+use write::{AllWanted, Writer};
 
 /// What changes together is written together: a roll-out reports from every node within this time.
 const GATHER: Duration = Duration::from_millis(200);
@@ -87,8 +90,11 @@ impl Status {
             if until.is_some_and(|until| clock::now() < until) {
                 let mut reports: BTreeMap<Arc<str>, Report> = shared.others(clock::now()).await;
                 reports.insert(self.replica.clone(), own);
-                let Compiled { outcome, bound } = &compiled;
-                let wanted = decide::decide(outcome, bound, reports.values());
+                let Compiled { outcome, bound, routed } = &compiled;
+                let wanted = AllWanted {
+                    policies: decide::decide(outcome, bound, reports.values()),
+                    routes: route::decide(outcome, routed, reports.values()),
+                };
                 writer.write(&wanted, &standing, &outcome.sourced.revisions).await;
             }
             tokio::select! {
@@ -111,11 +117,13 @@ impl Status {
     }
 }
 
-/// What was compiled last, and the nodes that each policy has pods on: found once, as it takes a look at every pod.
+/// What was compiled last, the nodes that each policy has pods on and those that routes are for: found once, as it takes a look at
+/// every pod.
 #[derive(Default)]
 struct Compiled {
     outcome: Arc<Outcome>,
     bound: BTreeMap<Key, BTreeSet<Arc<str>>>,
+    routed: Routed,
 }
 
 impl Compiled {
@@ -124,6 +132,6 @@ impl Compiled {
             Some(edition) => compile::bound_nodes(&outcome.sourced.objects, &edition.snapshot, settings),
             None => BTreeMap::new(),
         };
-        Self { outcome, bound }
+        Self { routed: Routed::of(&outcome, settings), outcome, bound }
     }
 }

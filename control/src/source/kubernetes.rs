@@ -27,10 +27,12 @@ mod objects;
 mod raw;
 mod resource;
 mod section;
+mod stands;
 
-pub use cabinet::{Cabinet, Read, Seen, Standing};
+pub use cabinet::{Cabinet, Read, Seen};
 pub use health::Health;
 pub use resource::{plural, resource};
+pub use stands::{AllAsked, Asked, Standing, Stands};
 
 use section::Section;
 
@@ -59,7 +61,7 @@ pub struct Kubernetes {
 pub struct Ends {
     /// The objects in force.
     pub sourced: watch::Sender<Arc<Sourced>>,
-    /// What stands on the policies' status now.
+    /// What stands on the policies' and routes' status now.
     pub standing: watch::Sender<Arc<Standing>>,
 }
 

@@ -32,7 +32,7 @@ mod typed;
 
 pub use meta::MESH_LABEL;
 pub use pod::{NETNS_ANNOTATION, WEIGHT_ANNOTATION};
-pub(super) use route::kind_of as route_kind;
+pub(crate) use route::{asked, kind_of as route_kind};
 pub(super) use typed::is_unknown_field;
 
 /// The object in `value`, of this kind and name, and its problems. None where one of them is fatal.

@@ -144,7 +144,7 @@ impl Shelf {
             objects.insert(key, object.clone());
             places.insert(key.clone(), place.clone());
         }
-        Sourced { objects, places, diagnostics, revisions: Arc::default() }
+        Sourced { objects, places, diagnostics, revisions: Arc::default(), asked: Arc::default() }
     }
 }
 

@@ -42,22 +42,23 @@ impl Holds {
 /// The conditions to write for `wanted` of this generation, given those that stand; None where they say so already. A condition that
 /// keeps its status keeps the time at which that turned.
 pub fn change(wanted: &[Wanted], standing: &[Condition], generation: i64, now: Timestamp) -> Option<Vec<Condition>> {
-    let next: Vec<Condition> = wanted
-        .iter()
-        .map(|Wanted { name, holds, reason, message }| {
-            let before = standing.iter().find(|one| one.type_ == *name && one.status == holds.text());
-            Condition {
-                type_: (*name).to_owned(),
-                status: holds.text().to_owned(),
-                reason: (*reason).to_owned(),
-                message: bounded(message),
-                observed_generation: Some(generation),
-                last_transition_time: before.map_or(Time(now), |one| one.last_transition_time.clone()),
-            }
-        })
-        .collect();
+    let next: Vec<Condition> = wanted.iter().map(|one| next(one, standing, generation, now)).collect();
     let stands = next.iter().all(|one| standing.contains(one));
     (!stands).then_some(next)
+}
+
+/// The condition to stand for this one, given those that stand.
+pub(super) fn next(wanted: &Wanted, standing: &[Condition], generation: i64, now: Timestamp) -> Condition {
+    let Wanted { name, holds, reason, message } = wanted;
+    let before = standing.iter().find(|one| one.type_ == *name && one.status == holds.text());
+    Condition {
+        type_: (*name).to_owned(),
+        status: holds.text().to_owned(),
+        reason: (*reason).to_owned(),
+        message: bounded(message),
+        observed_generation: Some(generation),
+        last_transition_time: before.map_or(Time(now), |one| one.last_transition_time.clone()),
+    }
 }
 
 fn bounded(text: &str) -> String {

@@ -1,4 +1,5 @@
 //! Decides what stands on each policy: whether it can be read, and on which of the nodes that it is for it is in force. Pure.
+//! What stands on a route is `route`'s to decide.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -71,6 +72,7 @@ pub fn decide<'a>(
         .sourced
         .revisions
         .iter()
+        .filter(|(key, _)| key.kind.is_own())
         .map(|(key, revision)| {
             let faults = faults.get(key).map(Vec::as_slice).unwrap_or_default();
             let nodes = bound.get(key).unwrap_or(&nobody);
@@ -92,7 +94,7 @@ fn accepted(faults: &[&Diagnostic]) -> Wanted {
 }
 
 /// The faults, as every other place says them, without naming the object that they stand on.
-fn sentences(faults: &[&Diagnostic]) -> String {
+pub(super) fn sentences(faults: &[&Diagnostic]) -> String {
     let mut text: Vec<String> = faults
         .iter()
         .take(LISTED)
@@ -125,7 +127,7 @@ fn unless_refused(faults: &[&Diagnostic], enforced: Wanted) -> Wanted {
     }
 }
 
-fn enforced<'a>(
+pub(super) fn enforced<'a>(
     key: &Key,
     revision: &Revision,
     nodes: &BTreeSet<Arc<str>>,

@@ -16,11 +16,13 @@ use super::{
     condition::{self, Holds, Wanted},
     decide::Conditions,
     lease,
+    parents::{self, Entry, PARTIALLY_INVALID},
+    route::Entries,
 };
 use crate::{
     diagnostic::Key,
     metrics::Metrics,
-    source::kubernetes::{Revision, Revisions, Standing, resource},
+    source::kubernetes::{Revision, Revisions, Standing, Stands, resource},
 };
 
 /// As whom fields of a status are managed.
@@ -34,7 +36,13 @@ const CALL: Duration = Duration::from_secs(5);
 /// The longest note that an Event holds.
 const MAX_NOTE: usize = 1000;
 
-/// Writes what should stand on the policies.
+/// What should stand on all objects that have a status of ours.
+pub(super) struct AllWanted {
+    pub(super) policies: Conditions,
+    pub(super) routes: Entries,
+}
+
+/// Writes what should stand on the policies and routes.
 pub(super) struct Writer {
     client: Client,
     recorder: Recorder,
@@ -44,15 +52,16 @@ pub(super) struct Writer {
 }
 
 struct Written {
-    over: Option<Arc<Vec<Condition>>>,
-    conditions: Vec<Condition>,
+    over: Option<Arc<Stands>>,
+    stands: Stands,
 }
 
 struct Write {
     key: Key,
     revision: Revision,
-    conditions: Vec<Condition>,
-    over: Option<Arc<Vec<Condition>>>,
+    /// What will stand.
+    next: Stands,
+    over: Option<Arc<Stands>>,
     event: Option<Event>,
 }
 
@@ -64,28 +73,34 @@ impl Writer {
     }
 
     /// Writes what differs from what stands.
-    pub(super) async fn write(&mut self, wanted: &Conditions, standing: &Standing, revisions: &Revisions) {
-        self.written.retain(|key, written| wanted.contains_key(key) && same(standing.get(key), written.over.as_ref()));
+    pub(super) async fn write(&mut self, wanted: &AllWanted, standing: &Standing, revisions: &Revisions) {
+        let AllWanted { policies, routes } = wanted;
+        let is_wanted = |key: &Key| policies.contains_key(key) || routes.contains_key(key);
+        self.written.retain(|key, written| is_wanted(key) && same(standing.get(key), written.over.as_ref()));
         let now = lease::timestamp();
-        let mut writes = Vec::new();
-        for (key, wanted) in wanted {
-            let Some(revision) = revisions.get(key) else { continue };
-            let stands = match self.written.get(key) {
-                Some(written) => written.conditions.as_slice(),
-                None => standing.get(key).map(|list| list.as_slice()).unwrap_or_default(),
+        let stands = |key: &Key| match self.written.get(key) {
+            Some(written) => Some(&written.stands),
+            None => standing.get(key).map(|stands| &**stands),
+        };
+        let of_policies = policies.iter().filter_map(|(key, wanted)| {
+            let stood = match stands(key) {
+                Some(Stands::Conditions(list)) => list.as_slice(),
+                Some(Stands::Parents { .. }) | None => &[],
             };
-            let Some(conditions) = condition::change(wanted, stands, revision.generation, now) else { continue };
-            writes.push(Write {
-                key: key.clone(),
-                revision: revision.clone(),
-                event: news(wanted, stands),
-                conditions,
-                over: standing.get(key).cloned(),
-            });
-            if writes.len() >= ROUND {
-                break;
-            }
-        }
+            let next = condition::change(wanted, stood, revisions.get(key)?.generation, now)?;
+            Some((key, Stands::Conditions(next), news(wanted, stood)))
+        });
+        let of_routes = routes.iter().filter_map(|(key, wanted)| {
+            // One that no watch has shown is not there to be written over.
+            let Some(Stands::Parents { parents, version }) = stands(key) else { return None };
+            let next = parents::change(wanted, parents, now)?;
+            Some((key, Stands::Parents { parents: next, version: version.clone() }, news_of_parents(wanted, parents)))
+        });
+        let write = |(key, next, event): (&Key, Stands, Option<Event>)| {
+            let (revision, over) = (revisions.get(key)?.clone(), standing.get(key).cloned());
+            Some(Write { key: key.clone(), revision, next, over, event })
+        };
+        let writes: Vec<Write> = of_policies.chain(of_routes).filter_map(write).take(ROUND).collect();
         let this = &*self;
         let done: Vec<(Key, Written)> = stream::iter(writes)
             .map(|write| Box::pin(this.one(write)))
@@ -97,25 +112,34 @@ impl Writer {
     }
 
     async fn one(&self, write: Write) -> Option<(Key, Written)> {
-        let Write { key, revision, conditions, over, event } = write;
+        let Write { key, revision, next, over, event } = write;
         let resource = resource(key.kind);
         let api: Api<DynamicObject> = if key.kind.is_cluster_scoped() {
             Api::all_with(self.client.clone(), &resource)
         } else {
             Api::namespaced_with(self.client.clone(), &key.name.namespace, &resource)
         };
+        // With the uid it is refused where another object took the name.
+        let (name, uid) = (&*key.name.name, &*revision.uid);
+        let (meta, status) = match &next {
+            Stands::Conditions(conditions) => (json!({"name": name, "uid": uid}), json!({"conditions": conditions})),
+            // And with the version, where others' entries were put there since they were read.
+            Stands::Parents { parents, version } => {
+                (json!({"name": name, "uid": uid, "resourceVersion": &**version}), json!({"parents": parents}))
+            }
+        };
         let status = json!({
-            "apiVersion": resource.api_version, "kind": resource.kind,
-            // With the uid it is refused where another object took the name.
-            "metadata": {"name": &*key.name.name, "uid": &*revision.uid},
-            "status": {"conditions": &conditions},
+            "apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta, "status": status,
         });
         let params = PatchParams::apply(MANAGER).force();
         let patch = Patch::Apply(&status);
         let patched = api.patch_status(&key.name.name, &params, &patch);
-        match tokio::time::timeout(CALL, patched).await {
-            Ok(Ok(_)) => self.metrics.status_written("written"),
-            // It is gone, or another has its name: the watch will say so.
+        let version = match tokio::time::timeout(CALL, patched).await {
+            Ok(Ok(object)) => {
+                self.metrics.status_written("written");
+                object.metadata.resource_version.unwrap_or_default()
+            }
+            // It is gone, or another has its name, or somebody else wrote meanwhile: the watch will say so.
             Ok(Err(kube::Error::Api(status))) if status.code == 404 || status.code == 409 => {
                 self.metrics.status_written("gone");
                 return None;
@@ -130,11 +154,15 @@ impl Writer {
                 tracing::warn!(object = %key, "its status can't be written in time");
                 return None;
             }
-        }
+        };
         if let Some(event) = event {
             Box::pin(self.tell(&key, &revision, event)).await;
         }
-        Some((key, Written { over, conditions }))
+        let stands = match next {
+            Stands::Conditions(_) => next,
+            Stands::Parents { parents, .. } => Stands::Parents { parents, version: version.into() },
+        };
+        Some((key, Written { over, stands }))
     }
 
     async fn tell(&self, key: &Key, revision: &Revision, event: Event) {
@@ -153,7 +181,7 @@ impl Writer {
     }
 }
 
-fn same(a: Option<&Arc<Vec<Condition>>>, b: Option<&Arc<Vec<Condition>>>) -> bool {
+fn same(a: Option<&Arc<Stands>>, b: Option<&Arc<Stands>>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b),
         (None, None) => true,
@@ -167,9 +195,8 @@ fn news(wanted: &[Wanted], stands: &[Condition]) -> Option<Event> {
     let stood = |name: &str| stands.iter().find(|one| one.type_ == name);
     for Wanted { name, holds, reason, message } in wanted {
         let before = stood(name);
-        let is_fault = *holds == Holds::False && (*name == "Accepted" || *reason == "Failed");
-        let was_fault =
-            before.is_some_and(|one| one.status == "False" && (*name == "Accepted" || one.reason == "Failed"));
+        let is_fault = is_fault(name, *holds == Holds::True, reason);
+        let was_fault = before.is_some_and(|one| self::is_fault(name, one.status == "True", &one.reason));
         let is_new = before.is_none_or(|one| one.reason != *reason || one.message != *message);
         if is_fault && is_new {
             return Some(event(EventType::Warning, reason, message));
@@ -179,6 +206,23 @@ fn news(wanted: &[Wanted], stands: &[Condition]) -> Option<Event> {
         }
     }
     None
+}
+
+/// What stands of the other parents is told too, one event at a time: the first that is news.
+fn news_of_parents(wanted: &[Entry], standing: &[serde_json::Value]) -> Option<Event> {
+    wanted.iter().find_map(|Entry { parent, conditions }| {
+        let wanted: Vec<Wanted> = conditions.iter().map(|(one, _)| one.clone()).collect();
+        news(&wanted, &parents::of(parent, standing))
+    })
+}
+
+/// Whether a condition is one that a person should mend something for.
+fn is_fault(name: &str, holds: bool, reason: &str) -> bool {
+    match name {
+        "Accepted" | "ResolvedRefs" => !holds,
+        PARTIALLY_INVALID => holds,
+        _ => !holds && reason == "Failed",
+    }
 }
 
 fn event(type_: EventType, reason: &str, message: &str) -> Event {

@@ -28,14 +28,19 @@ pub fn review(body: &[u8], settings: &Settings) -> Option<Answer> {
     let uid = request.get("uid")?.as_str()?;
     let text = |path: &str| request.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
     let kind = text("/kind/kind")?;
-    let known = Kind::ALL.into_iter().find(|known| known.is_own() && known.name() == kind);
+    let known = Kind::ALL.into_iter().find(|known| (known.is_own() || known.is_route()) && known.name() == kind);
     let object = request.get("object").filter(|object| object.is_object());
     let problems = match (known, object) {
         (Some(kind), Some(object)) => {
             let namespace = if kind.is_cluster_scoped() { "" } else { text("/namespace").unwrap_or_default() };
             let name = text("/name").or_else(|| text("/object/metadata/name")).unwrap_or(UNNAMED);
             let key = Key { kind, name: ObjectName::new(namespace, name) };
-            object::read(&key, object.clone(), settings).1
+            match whose(kind, &key, object) {
+                Whose::Ours => object::read(&key, object.clone(), settings).1,
+                // A gateway may know what the mesh does not: it is told, and no more.
+                Whose::Shared => warned(object::read(&key, object.clone(), settings).1),
+                Whose::Others => Vec::new(),
+            }
         }
         // A kind of a newer version, or a deletion: nothing that this version could say a word on.
         _ => Vec::new(),
@@ -53,6 +58,32 @@ pub fn review(body: &[u8], settings: &Settings) -> Option<Answer> {
     let result = if fatal.is_empty() { "allowed" } else { "refused" };
     let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
     Some(Answer { body, result })
+}
+
+/// Whose business an object is.
+enum Whose {
+    Ours,
+    Shared,
+    Others,
+}
+
+/// A route's is who its parents are; a policy is ours.
+fn whose(kind: Kind, key: &Key, object: &Value) -> Whose {
+    if !kind.is_route() {
+        return Whose::Ours;
+    }
+    let n_parents = object.pointer("/spec/parentRefs").and_then(Value::as_array).map_or(0, Vec::len);
+    let n_services = object::asked(&key.name, object).parents.len();
+    match n_services {
+        0 => Whose::Others,
+        n if n == n_parents => Whose::Ours,
+        _ => Whose::Shared,
+    }
+}
+
+fn warned(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.iter_mut().for_each(|problem| problem.weight = Weight::Slight);
+    problems
 }
 
 /// As a diagnostic says it, of an object that both sides know.
@@ -96,6 +127,25 @@ mod tests {
         for part in ["spec.rules[0].from[0].namespaces[0]: ", "spec.rules[0].from[1].ipBlocks[0]: ", "; write "] {
             assert!(message.contains(part), "{message}");
         }
+    }
+
+    fn route(parents: &Value) -> Value {
+        let backend = json!([{"name": "web", "port": 80}]);
+        json!({"metadata": {"name": "guard", "namespace": "shop"}, "spec": {"parentRefs": parents, "rules": [{
+            "matches": [{"path": {"type": "RegularExpression", "value": "/("}}], "backendRefs": backend}]}})
+    }
+
+    #[test]
+    fn a_wrong_route_is_refused_where_it_is_the_meshs_alone() {
+        let service = json!({"group": "", "kind": "Service", "name": "web"});
+        let answer = ask("HTTPRoute", &route(&json!([service])));
+        let message = answer["response"]["status"]["message"].as_str().unwrap();
+        assert!(message.starts_with("spec.rules[0].matches[0].path.value: "), "{message}");
+        let answer = ask("HTTPRoute", &route(&json!([service, {"name": "front"}])));
+        assert_eq!(answer["response"]["allowed"], json!(true), "a gateway may know what the mesh does not");
+        assert!(answer["response"]["warnings"][0].as_str().is_some_and(|text| text.contains("spec.rules[0]")));
+        let answer = ask("HTTPRoute", &route(&json!([{"name": "front"}])));
+        assert_eq!((&answer["response"]["allowed"], &answer["response"]["warnings"]), (&json!(true), &json!([])));
     }
 
     #[test]

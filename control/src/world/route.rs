@@ -53,6 +53,13 @@ pub struct Parent {
     pub port: Option<u16>,
 }
 
+impl Parent {
+    /// True for a Service: anything else is another controller's to speak of.
+    pub fn is_service(&self) -> bool {
+        (&*self.group, &*self.kind) == ("", "Service")
+    }
+}
+
 /// Whether something was written, or taken from elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {

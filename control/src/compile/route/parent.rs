@@ -44,7 +44,7 @@ pub(super) fn found<'w>(
     route: &'w Route,
 ) -> Vec<Found<'w>> {
     let parents = route.parents.iter().enumerate();
-    let ours = parents.filter(|(_, parent)| (&*parent.group, &*parent.kind) == ("", "Service"));
+    let ours = parents.filter(|(_, parent)| parent.is_service());
     ours.map(|(index, parent)| {
         let own = parent.name.namespace == route.name.name.namespace;
         let clients = if own { Clients::All } else { Clients::Namespace(route.name.name.namespace.clone()) };

@@ -6,18 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use millrace_model::ObjectName;
 
-use super::{Revision, Revisions};
+use super::{AllAsked, Asked, Revision, Revisions, Standing, Stands};
 use crate::{
     diagnostic::{self, Diagnostic, Effect, Key, Kind, Problem},
     source::{Object, Sourced},
     world::Objects,
 };
-
-/// The conditions on the status of the objects that have one, by name.
-pub type Standing = BTreeMap<Key, Arc<Vec<Condition>>>;
 
 /// What one watch is of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,8 +31,10 @@ pub struct Read {
     pub key: Key,
     /// Which version of it.
     pub revision: Revision,
-    /// What stands on its status.
-    pub conditions: Vec<Condition>,
+    /// What stands on its status, where the mesh writes one.
+    pub stands: Option<Stands>,
+    /// What it asks for, of a route.
+    pub asked: Option<Asked>,
     /// What the World holds of it, where it is fit for use.
     pub object: Option<Object>,
     /// What is wrong with it.
@@ -80,6 +78,7 @@ pub struct Cabinet {
     objects: Objects,
     faults: BTreeMap<Key, (Vec<Problem>, Effect)>,
     revisions: Arc<Revisions>,
+    asked: Arc<AllAsked>,
     standing: Standing,
 }
 
@@ -119,6 +118,7 @@ impl Cabinet {
             places: BTreeMap::new(),
             diagnostics,
             revisions: self.revisions.clone(),
+            asked: self.asked.clone(),
         }
     }
 
@@ -149,7 +149,7 @@ impl Cabinet {
     }
 
     fn put(&mut self, read: Read) -> Change {
-        let Read { key, revision, conditions, object, problems } = read;
+        let Read { key, revision, stands, asked, object, problems } = read;
         let mut change = Change::default();
         let before = self.objects.get(&key);
         // Another object of the same name is no later version of it: what the first one said does not hold for the second.
@@ -175,14 +175,26 @@ impl Cabinet {
                 None => drop(self.faults.remove(&key)),
             }
         }
-        if key.kind.is_own() {
+        if let Some(mut asked) = asked {
+            let before = self.asked.get(&key);
+            asked.in_force = match effect {
+                Effect::Applied => Some(revision.generation),
+                Effect::Kept => before.and_then(|before| before.in_force),
+                Effect::Refused => None,
+            };
+            if before != Some(&asked) {
+                change.objects = true;
+                Arc::make_mut(&mut self.asked).insert(key.clone(), asked);
+            }
+        }
+        if let Some(stands) = stands {
             if self.revisions.get(&key) != Some(&revision) {
                 change.objects = true;
                 Arc::make_mut(&mut self.revisions).insert(key.clone(), revision);
             }
-            if self.standing.get(&key).is_none_or(|known| **known != conditions) {
+            if self.standing.get(&key).is_none_or(|known| **known != stands) {
                 change.standing = true;
-                self.standing.insert(key, Arc::new(conditions));
+                self.standing.insert(key, Arc::new(stands));
             }
         }
         change
@@ -194,6 +206,9 @@ impl Cabinet {
         let revised = self.revisions.contains_key(key);
         if revised {
             Arc::make_mut(&mut self.revisions).remove(key);
+        }
+        if self.asked.contains_key(key) {
+            Arc::make_mut(&mut self.asked).remove(key);
         }
         Change { objects: known || faulty || revised, standing: self.standing.remove(key).is_some() }
     }

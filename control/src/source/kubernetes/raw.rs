@@ -13,6 +13,9 @@ use kube::{
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::Stands;
+use crate::diagnostic::Kind;
+
 /// An object as it came.
 #[derive(Clone, Debug)]
 pub(super) struct Raw {
@@ -49,9 +52,21 @@ impl From<Value> for Raw {
 
 impl Raw {
     /// The conditions on its status that are conditions.
-    pub(super) fn conditions(&self) -> Vec<Condition> {
+    fn conditions(&self) -> Vec<Condition> {
         let list = self.value.pointer("/status/conditions").and_then(Value::as_array);
         list.into_iter().flatten().filter_map(|one| Condition::deserialize(one).ok()).collect()
+    }
+}
+
+impl Raw {
+    /// What stands on the status of an object of this kind; None for one that the mesh writes none on.
+    pub(super) fn stands(&self, kind: Kind) -> Option<Stands> {
+        if kind.is_own() {
+            return Some(Stands::Conditions(self.conditions()));
+        }
+        let parents = || self.value.pointer("/status/parents").and_then(Value::as_array).cloned().unwrap_or_default();
+        let version = || self.meta.resource_version.as_deref().unwrap_or_default().into();
+        kind.is_route().then(|| Stands::Parents { parents: parents(), version: version() })
     }
 }
 

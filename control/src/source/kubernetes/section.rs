@@ -174,12 +174,13 @@ impl Section {
         let namespace = if self.id.kind.is_cluster_scoped() { "" } else { meta.namespace.as_deref()? };
         let key =
             crate::diagnostic::Key { kind: self.id.kind, name: ObjectName::new(namespace, meta.name.as_deref()?) };
-        let conditions = if self.id.kind.is_own() { raw.conditions() } else { Vec::new() };
+        let stands = raw.stands(self.id.kind);
+        let asked = self.id.kind.is_route().then(|| object::asked(&key.name, &raw.value));
         let (object, mut problems) = object::read(&key, raw.value, &self.settings);
         // The API server is newer than this program, or it would not have taken the field: nobody misspelt it. Of a route it is
         // told all the same, since what it asks for is not done.
         problems.retain(|problem| self.id.kind.is_gateway() || !object::is_unknown_field(problem));
-        Some(Read { key, revision, conditions, object, problems })
+        Some(Read { key, revision, stands, asked, object, problems })
     }
 }
 

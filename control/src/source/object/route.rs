@@ -11,19 +11,21 @@ mod refs;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use gateway_api::experimental::{
-    httproutes::{HttpRoute, HttpRouteRules, HttpRouteRulesTimeouts},
+    httproutes::{HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesTimeouts},
     referencegrants::ReferenceGrant,
 };
 use millrace_model::{
     ObjectName,
     route::{Filter, Host, PathMatch, RequestMatch, RouteKind, RouteName, Timeouts},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize as _, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{duration::duration, meta};
 use crate::{
     diagnostic::{Kind, Problem, Problems, Weight},
-    world::route::{Age, Backend, Grant, GrantFrom, GrantTo, Route, RouteFilter, Rule},
+    source::kubernetes::Asked,
+    world::route::{Age, Backend, Grant, GrantFrom, GrantTo, Parent, Route, RouteFilter, Rule},
 };
 
 pub(super) use grpc::grpc;
@@ -40,8 +42,19 @@ const MAX_FILTERS: usize = 16;
 const MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// The kind of route that a kind of object is.
-pub(in crate::source) fn kind_of(kind: Kind) -> RouteKind {
+pub(crate) fn kind_of(kind: Kind) -> RouteKind {
     if kind == Kind::GrpcRoute { RouteKind::Grpc } else { RouteKind::Http }
+}
+
+/// What the route in `value` asks for, as far as that can be read.
+pub(crate) fn asked(name: &ObjectName, value: &Value) -> Asked {
+    let list = |field: &str| value.pointer(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let refs: Vec<HttpRouteParentRefs> =
+        list("/spec/parentRefs").iter().filter_map(|one| HttpRouteParentRefs::deserialize(one).ok()).collect();
+    // What is wrong with them is told by whoever reads the route.
+    let mut parents = refs::parents(name, &refs, &mut Problems::default());
+    parents.retain(Parent::is_service);
+    Asked { parents, n_rules: list("/spec/rules").len(), in_force: None }
 }
 
 /// A field of a match that nobody knows here is fatal: without it the match would fit more.

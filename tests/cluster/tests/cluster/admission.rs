@@ -27,6 +27,13 @@ async fn with_webhook(server: &Server, root: &str) -> Mesh {
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": root}},
                 "rules": [{"apiGroups": ["millrace.dev"], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE"],
                     "resources": ["*"]}],
+            }, {
+                "name": "routes.millrace.dev", "failurePolicy": "Ignore", "sideEffects": "None",
+                "admissionReviewVersions": ["v1"], "timeoutSeconds": 5, "clientConfig": {"url": url},
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": root}},
+                "matchConditions": conditions(),
+                "rules": [{"apiGroups": ["gateway.networking.k8s.io"], "apiVersions": ["*"],
+                    "operations": ["CREATE", "UPDATE"], "resources": ["httproutes", "grpcroutes"]}],
             }],
         })
         .to_string()
@@ -41,7 +48,7 @@ async fn with_webhook(server: &Server, root: &str) -> Mesh {
                 "validatingwebhookconfiguration",
                 "millrace-control",
                 "-o",
-                "jsonpath={.webhooks[0].clientConfig.caBundle}",
+                "jsonpath={.webhooks[1].clientConfig.caBundle}",
             ],
             "",
         );
@@ -51,6 +58,21 @@ async fn with_webhook(server: &Server, root: &str) -> Mesh {
         assert!(began.elapsed() < PATIENCE, "the registration never got the webhook's certificate");
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
+}
+
+/// Of which routes the manifest has the API server ask.
+fn conditions() -> Value {
+    let text = include_str!("../../../../deploy/control/webhook.yaml");
+    let registration: Value = serde_yaml_ng::from_str(text.split("\n---\n").nth(1).unwrap()).unwrap();
+    registration["webhooks"][1]["matchConditions"].clone()
+}
+
+/// A route whose second rule no proxy could follow, which the API server's own schema lets pass.
+fn wrong_route(shop: &str, name: &str, parents: &Value) -> String {
+    let wrong = json!([{"path": {"type": "RegularExpression", "value": "/("}}]);
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": name, "namespace": shop}, "spec": {"parentRefs": parents, "rules": [{}, {"matches": wrong}]}})
+    .to_string()
 }
 
 #[expect(clippy::too_many_lines, reason = "a list")]
@@ -237,6 +259,18 @@ async fn wrong_policies_are_refused_with_field_and_mend_and_good_ones_are_not_di
         assert!(unescaped.contains(sentence), "{sentence}\n{text}");
     }
     assert_eq!(mesh.generation(), generation, "the good policy was disturbed");
+
+    // A route is the mesh's to refuse where all its parents are services; beside a gateway it is told; without a service nobody asks.
+    let service = json!({"group": "", "kind": "Service", "name": "web"});
+    let gateway = json!({"name": "front"});
+    let said = server.kubectl(&["create", "-f", "-"], &wrong_route(&shop, "ours", &json!([service])));
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(!said.status.success() && text.contains("spec.rules[1].matches[0].path.value: "), "{text}");
+    let said = server.kubectl(&["create", "-f", "-"], &wrong_route(&shop, "shared", &json!([service, gateway])));
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.status.success() && text.contains("Warning: spec.rules[1].matches[0].path.value: "), "{text}");
+    let said = server.kubectl(&["create", "-f", "-"], &wrong_route(&shop, "theirs", &json!([gateway])));
+    assert!(said.status.success() && said.stderr.is_empty(), "{}", String::from_utf8_lossy(&said.stderr));
     mesh.stop().await;
     let said = server.kubectl(&["delete", "validatingwebhookconfiguration", "millrace-control"], "");
     assert!(said.status.success());

@@ -15,6 +15,7 @@ mod node;
 mod outage;
 mod process;
 mod replicas;
+mod routes;
 mod server;
 mod size;
 mod source;

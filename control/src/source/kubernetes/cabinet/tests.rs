@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use super::{Cabinet, Change, Id, Read, Seen};
 use crate::{
     diagnostic::{Effect, Key, Kind},
-    source::{kubernetes::Revision, object},
+    source::{
+        kubernetes::{Revision, Stands},
+        object,
+    },
     world::Settings,
 };
 
@@ -24,7 +27,8 @@ fn read(kind: Kind, name: &str, (uid, generation): (&str, i64), rest: &Value) ->
     let settings = Settings { trust_domain: "cluster.local".into(), root_namespace: "millrace-system".into() };
     let key = Key { kind, name: ObjectName::new("shop", name) };
     let (object, problems) = object::read(&key, value, &settings);
-    Read { key, revision: Revision { uid: uid.into(), generation }, conditions: Vec::new(), object, problems }
+    let stands = kind.is_own().then(|| Stands::Conditions(Vec::new()));
+    Read { key, revision: Revision { uid: uid.into(), generation }, stands, asked: None, object, problems }
 }
 
 fn account(name: &str) -> Read {
@@ -123,14 +127,15 @@ fn a_condition_written_by_anybody_is_no_change_of_objects() {
     let mut cabinet = Cabinet::new([].into());
     put(&mut cabinet, policy("1", 1, &json!({})));
     let mut next = policy("1", 1, &json!({}));
-    next.conditions = vec![
+    next.stands = Some(Stands::Conditions(vec![
         serde_json::from_value(json!({"type": "Accepted", "status": "True", "reason": "x", "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z"}))
         .unwrap(),
-    ];
+    ]));
     assert_eq!(put(&mut cabinet, next), Change { objects: false, standing: true });
     let key = Key { kind: Kind::AccessPolicy, name: ObjectName::new("shop", "p") };
-    assert_eq!(cabinet.standing().get(&key).map(|list| list.len()), Some(1));
+    let stands = cabinet.standing().get(&key).map(|stands| &**stands);
+    assert!(matches!(stands, Some(Stands::Conditions(list)) if list.len() == 1));
     assert_eq!(cabinet.take(Seen::Gone(id(Kind::AccessPolicy), key)), Change { objects: true, standing: true });
     assert!(cabinet.standing().is_empty());
 }

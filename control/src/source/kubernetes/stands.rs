@@ -1,0 +1,40 @@
+//! Holds what stands on an object's status, and what of an object its status is to speak of.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde_json::Value;
+
+use crate::{diagnostic::Key, world::route::Parent};
+
+/// What stands on the status of the objects that the mesh writes one on, by name.
+pub type Standing = BTreeMap<Key, Arc<Stands>>;
+
+/// What stands on an object's status.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stands {
+    /// A policy's conditions: a map by their type, of which each controller writes its own.
+    Conditions(Vec<Condition>),
+    /// What stands on a route of each parent, everybody's and as it came: a list that is written whole, so only over the version
+    /// that was read.
+    Parents {
+        /// The list.
+        parents: Vec<Value>,
+        /// The version of the object that it stood on.
+        version: Arc<str>,
+    },
+}
+
+/// What each route asks for, by name.
+pub type AllAsked = BTreeMap<Key, Asked>;
+
+/// What a route asks for, as far as its status must say so though the rest of it can't be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The services that it asks to be attached to.
+    pub parents: Vec<Parent>,
+    /// How many rules it has.
+    pub n_rules: usize,
+    /// The generation of it that is in force: its own, an earlier one's, or none.
+    pub in_force: Option<i64>,
+}
