@@ -9,7 +9,7 @@ use crate::{
     console,
     cross_node::Session,
     figure::Figure,
-    kernel,
+    http, kernel,
     machine::Machine,
     programs,
     report::{self, Report, Table},
@@ -45,6 +45,7 @@ pub fn run(options: &Run) -> Result<bool> {
     let known: Vec<&str> = CROSS_NODE
         .iter()
         .flat_map(|names| names.iter().copied())
+        .chain(http::NAMES)
         .chain(kernel::names())
         .chain([programs::NAME])
         .chain(scale::NAMES)
@@ -111,6 +112,9 @@ fn small(options: &Run) -> Result<Found> {
             _ => session.latency(5000)?,
         };
         figures.extend(shown(found));
+    }
+    for name in http::NAMES.iter().filter(|name| is_asked(&options.only, &[name])) {
+        figures.extend(shown(session.requests(name)?));
     }
     for name in kernel::names().filter(|name| is_asked(&options.only, &[name])) {
         figures.extend(shown(session.kernel(name)?));

@@ -29,32 +29,32 @@ pub struct Session<'s> {
 pub const ROUNDS: usize = 7;
 
 /// Connections of an HTTP load.
-const CONNECTIONS: usize = 64;
+pub(crate) const CONNECTIONS: usize = 64;
 
 /// Load before anything is counted: windows and buffers have grown, tunnels stand.
-const WARM: Duration = Duration::from_millis(400);
+pub(crate) const WARM: Duration = Duration::from_millis(400);
 
 /// A window for a rate.
-const WINDOW: Duration = Duration::from_millis(1500);
+pub(crate) const WINDOW: Duration = Duration::from_millis(1500);
 
 /// A window at 1,000 requests a second: 3,500 samples, 35 above their p99.
 const SLOW: Duration = Duration::from_millis(3500);
 
 /// From the end of the loads until memory is looked at.
-const REST: Duration = Duration::from_secs(12);
+pub(crate) const REST: Duration = Duration::from_secs(12);
 
 /// Of one core, what must be idle at the rate at which latency is compared.
 const IDLE: f64 = 1.0 / 3.0;
 
 /// A figure's samples of one route.
-type Samples = (Route, Vec<f64>);
+pub(crate) type Samples = (Route, Vec<f64>);
 
 impl Session<'_> {
-    fn rounds(&mut self, contest: &Contest<'_>, routes: &[Route]) -> Result<Rounds> {
+    pub(crate) fn rounds(&mut self, contest: &Contest<'_>, routes: &[Route]) -> Result<Rounds> {
         contest.run(self.stage, routes, &mut self.surroundings)
     }
 
-    fn n_rounds(&self) -> usize {
+    pub(crate) fn n_rounds(&self) -> usize {
         self.n_rounds.unwrap_or(ROUNDS)
     }
 
@@ -164,21 +164,31 @@ impl Session<'_> {
     /// `cross-node.latency-1k` and `-5k`.
     pub fn latency(&mut self, asked: u32) -> Result<Vec<Figure>> {
         let name = format!("cross-node.latency-{}k", asked / 1000);
-        let (rate, window) = (self.rate_held(asked)?, if asked <= 1000 { SLOW } else { WINDOW });
+        let mut routes = vec![Route::Direct, Route::Mesh];
+        routes.extend(self.envoys(Way::Http));
+        self.latency_of((&name, Goal::at_most(0.7, 0.5)), asked, &routes)
+    }
+
+    /// p50 and p99 at a fixed rate by these routes.
+    pub(crate) fn latency_of(
+        &mut self,
+        (name, goal): (&str, Goal),
+        asked: u32,
+        routes: &[Route],
+    ) -> Result<Vec<Figure>> {
+        let (rate, window) = (self.rate_held(asked, routes)?, if asked <= 1000 { SLOW } else { WINDOW });
         let contest = Contest {
-            what: &name,
+            what: name,
             port: HTTP,
             load: Load::Open { connections: CONNECTIONS, rate },
             times: [WARM, window],
             n_rounds: self.n_rounds(),
         };
-        let mut routes = vec![Route::Direct, Route::Mesh];
-        routes.extend(self.envoys(Way::Http));
-        let rounds = self.rounds(&contest, &routes)?;
+        let rounds = self.rounds(&contest, routes)?;
         let mut figures = Vec::new();
         for (case, value) in [("p50", (|m| m.p50_us) as fn(&Measured) -> f64), ("p99", |m| m.p99_us)] {
             let all: Vec<Samples> = routes.iter().map(|route| (*route, rounds.of(*route, value))).collect();
-            let mut found = against_all(&name, "us", Goal::at_most(0.7, 0.5), &all, case)?;
+            let mut found = against_all(name, "us", goal, &all, case)?;
             if rate != asked {
                 let why = format!("at {rate}/s: the Envoys do not hold {asked}/s with a third of a core idle");
                 found = found.into_iter().map(|figure| figure.note(&why)).collect();
@@ -189,10 +199,10 @@ impl Session<'_> {
     }
 
     /// The rate asked for, or the highest below it, in steps of a tenth, that the better Envoys hold with a third of a core idle.
-    fn rate_held(&self, asked: u32) -> Result<u32> {
+    fn rate_held(&self, asked: u32, routes: &[Route]) -> Result<u32> {
         for tenths in (1..=10).rev() {
             let rate = asked / 10 * tenths;
-            for route in self.envoys(Way::Http) {
+            for route in routes.iter().copied().filter(|route| route.is_envoy()) {
                 let load = Load::Open { connections: CONNECTIONS, rate };
                 let Ok(measured) = self.stage.run(route, HTTP, load, [WARM, WINDOW]) else { continue };
                 if measured.cpu.idle / measured.seconds >= IDLE {
@@ -247,10 +257,9 @@ fn per_second(measured: &Measured) -> f64 {
 }
 
 /// The figure, ours against the better Envoys, and further rows against everybody else.
-fn against_all(name: &str, unit: &str, goal: Goal, all: &[Samples], case: &str) -> Result<Vec<Figure>> {
-    let (envoys, others): (Vec<&Samples>, Vec<&Samples>) =
-        all.iter().partition(|(route, _)| matches!(route, Route::Envoy(..)));
-    let ours = others.iter().find(|(route, _)| *route == Route::Mesh).context("ours is measured")?;
+pub(crate) fn against_all(name: &str, unit: &str, goal: Goal, all: &[Samples], case: &str) -> Result<Vec<Figure>> {
+    let (envoys, others): (Vec<&Samples>, Vec<&Samples>) = all.iter().partition(|(route, _)| route.is_envoy());
+    let ours = others.iter().find(|(route, _)| route.is_ours()).context("ours is measured")?;
     let envoys: Vec<Samples> = envoys.into_iter().cloned().collect();
     let is_better = |a, b| match goal.better {
         Better::Higher => a > b,
@@ -259,7 +268,7 @@ fn against_all(name: &str, unit: &str, goal: Goal, all: &[Samples], case: &str) 
     let (peer, theirs) = best(&envoys, is_better).context("no Envoy runs: set up with `cargo xtask bench`")?;
     let mut figures = vec![Figure::compared(name, unit, goal, &ours.1, theirs).case(case).against(&peer.name())];
     for (route, samples) in
-        all.iter().filter(|(route, samples)| route != peer && *route != Route::Mesh && !samples.is_empty())
+        all.iter().filter(|(route, samples)| route != peer && !route.is_ours() && !samples.is_empty())
     {
         figures.push(further((name, unit, goal.better), (&ours.1, samples), *route, case));
     }

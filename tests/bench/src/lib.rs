@@ -1,7 +1,7 @@
 //! Measures the mesh against no mesh, and against other proxies, on one machine: real nodes of the lab, real programs.
 //!
 //! [`figure`], [`stats`] and [`report`] are values and pure functions; [`load`] and [`serve`] are what runs in pods; [`stage`] brings
-//! everything up; [`rounds`] measures, and [`kernel`] and [`cross_node`] say what.
+//! everything up; [`rounds`] measures, and [`kernel`], [`cross_node`] and [`http`] say what.
 
 pub mod args;
 pub mod catalogue;
@@ -9,6 +9,7 @@ pub mod clock;
 pub mod console;
 pub mod cross_node;
 pub mod figure;
+pub mod http;
 pub mod kernel;
 pub mod load;
 pub mod machine;

@@ -3,6 +3,7 @@
 
 mod bulk;
 mod http;
+mod http2;
 mod ping;
 mod reply;
 mod short;
@@ -35,6 +36,16 @@ pub enum Load {
     Http {
         /// On so many connections
         connections: usize,
+    },
+    /// Asks for 1 KiB by HTTP/2 in one connection, again as soon as it has come
+    Http2 {
+        /// In so many streams at once
+        streams: usize,
+    },
+    /// Makes unary gRPC calls in one connection, 64 bytes there and 1 KiB back
+    Grpc {
+        /// In so many streams at once
+        streams: usize,
     },
     /// Asks for 1 KiB by HTTP/1.1 at fixed times, whatever the answers do: what is late is counted from when it was due
     Open {
@@ -83,6 +94,8 @@ impl Load {
             Self::Ping => ping::run(task),
             Self::Short { at_once } => short::run(task, at_once),
             Self::Http { connections } => http::closed(task, connections),
+            Self::Http2 { streams } => http2::run(task, streams, http2::Kind::Plain),
+            Self::Grpc { streams } => http2::run(task, streams, http2::Kind::Grpc),
             Self::Open { connections, rate } => http::open(task, connections, rate),
         }
     }
@@ -94,6 +107,8 @@ impl Load {
             Self::Ping => vec!["ping".to_owned()],
             Self::Short { at_once } => vec!["short".to_owned(), at_once.to_string()],
             Self::Http { connections } => vec!["http".to_owned(), connections.to_string()],
+            Self::Http2 { streams } => vec!["http2".to_owned(), streams.to_string()],
+            Self::Grpc { streams } => vec!["grpc".to_owned(), streams.to_string()],
             Self::Open { connections, rate } => vec!["open".to_owned(), connections.to_string(), rate.to_string()],
         }
     }

@@ -88,7 +88,7 @@ impl Contest<'_> {
                 }
                 let measured = match stage.run(*route, self.port, self.load, self.times) {
                     // A further row that can't be had must not cost the figure.
-                    Err(error) if *route == Route::Haproxy => {
+                    Err(error) if matches!(route, Route::Haproxy | Route::NearHaproxy) => {
                         console::progress(&format!("{}: left out: {error:#}", route.name()));
                         rounds.given_up.push(*route);
                         continue;

@@ -1,4 +1,6 @@
-//! The far end of every load: swallows bytes, echoes them, answers HTTP/1.1 with 1 KiB. `millrace-bench serve`.
+//! The far end of every load: swallows bytes, echoes them, answers HTTP/1.1 and HTTP/2 with 1 KiB. `millrace-bench serve`.
+
+mod http2;
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -10,6 +12,8 @@ use std::{
 use anyhow::Result;
 use socket2::{Domain, Socket, Type};
 
+pub(crate) use http2::message;
+
 use crate::poll::{Change, Poll};
 
 /// Swallows what it is sent.
@@ -18,6 +22,10 @@ pub const SINK: u16 = 5001;
 pub const ECHO: u16 = 5002;
 /// Answers HTTP/1.1.
 pub const HTTP: u16 = 5003;
+/// Answers HTTP/2 by prior knowledge, and gRPC.
+pub const HTTP2: u16 = 5004;
+/// As a service has it: [`HTTP`] with a route, so that a mesh parses it.
+pub const ROUTED: u16 = 5005;
 
 /// Connections that wait to be accepted: no load connects more at once.
 const BACKLOG: i32 = 4096;
@@ -29,7 +37,7 @@ const BULK: usize = 256 * 1024;
 const CHUNK: usize = 8 * 1024;
 
 /// The body of an answer.
-const BODY: usize = 1024;
+pub(crate) const BODY: usize = 1024;
 
 /// How long nothing may happen before the loop looks around; nothing depends on it.
 const QUIET: Duration = Duration::from_secs(3600);
@@ -55,9 +63,10 @@ struct Client {
     matched: usize,
 }
 
-/// Serves on all three ports until the process is ended; `listening` is called when it does.
+/// Serves on all ports until the process is ended; `listening` is called when it does.
 pub fn run(listening: impl FnOnce()) -> Result<()> {
-    let (sink, echo, http) = (listen(SINK)?, listen(ECHO)?, listen(HTTP)?);
+    let (sink, echo, http, two) = (listen(SINK)?, listen(ECHO)?, listen(HTTP)?, listen(HTTP2)?);
+    thread::spawn(move || http2::serve(two));
     echo.set_nonblocking(true)?;
     http.set_nonblocking(true)?;
     thread::spawn(move || {

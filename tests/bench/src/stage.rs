@@ -4,7 +4,7 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -17,6 +17,8 @@ use millrace_lab::{
     process::{Process, run},
 };
 
+use serde_json::{Value, json};
+
 use crate::{
     load::{Load, Measured, Task},
     machine::Memory,
@@ -25,7 +27,7 @@ use crate::{
         envoy::{self, Way},
         haproxy,
     },
-    serve::{ECHO, HTTP, SINK},
+    serve::{ECHO, HTTP, HTTP2, ROUTED, SINK},
 };
 
 /// How long a proxy or server may take to listen.
@@ -68,17 +70,40 @@ pub enum Route {
     NearMesh,
     /// Within the node in the mesh, by a service.
     NearService,
+    /// To the other node through the mesh, by a service whose requests have a route.
+    Routed,
+    /// To the other node through two Envoys with so many workers each, which carry requests alone.
+    Requests(u16, Way),
+    /// Within the node in the mesh, by a service whose requests have a route.
+    NearRouted,
+    /// Within the node through one Envoy with so many workers, without TLS.
+    NearEnvoy(u16),
+    /// Within the node through one haproxy, without TLS.
+    NearHaproxy,
 }
 
 impl Route {
+    /// Whether the mesh carries it.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Mesh | Self::NearMesh | Self::NearService | Self::Routed | Self::NearRouted)
+    }
+
+    /// Whether Envoys do.
+    pub fn is_envoy(self) -> bool {
+        matches!(self, Self::Envoy(..) | Self::Requests(..) | Self::NearEnvoy(_))
+    }
+
     /// As the table calls it.
     pub fn name(self) -> String {
         match self {
             Self::Direct | Self::NearDirect => "no mesh".to_owned(),
-            Self::Mesh | Self::NearMesh => "Millrace".to_owned(),
+            Self::Mesh | Self::NearMesh | Self::Routed | Self::NearRouted => "Millrace".to_owned(),
             Self::NearService => "Millrace, by service".to_owned(),
-            Self::Envoy(1, way) => format!("two Envoys, 1 worker{}", parsing(way)),
-            Self::Envoy(n, way) => format!("two Envoys, {n} workers{}", parsing(way)),
+            Self::Envoy(1, way) | Self::Requests(1, way) => format!("two Envoys, 1 worker{}", parsing(way)),
+            Self::Envoy(n, way) | Self::Requests(n, way) => format!("two Envoys, {n} workers{}", parsing(way)),
+            Self::NearEnvoy(1) => "an Envoy, 1 worker".to_owned(),
+            Self::NearEnvoy(n) => format!("an Envoy, {n} workers"),
+            Self::NearHaproxy => "a haproxy, 2 threads".to_owned(),
             Self::Haproxy => "two haproxys, 2 threads".to_owned(),
         }
     }
@@ -88,6 +113,7 @@ fn parsing(way: Way) -> &'static str {
     match way {
         Way::Tcp => " (TCP)",
         Way::Http => " (HTTP)",
+        Way::Http2 => " (HTTP/2)",
     }
 }
 
@@ -97,13 +123,15 @@ pub struct Stage {
     mesh: Lab,
     plain: Lab,
     envoys: Vec<(u16, [u32; 2])>,
+    /// Those that carry requests alone.
+    requests: Vec<(u16, [u32; 2])>,
     holders: Vec<u32>,
     has_haproxy: bool,
     own: PathBuf,
 }
 
 fn plan(name: &str) -> Plan {
-    let ports = [SINK, ECHO, HTTP].map(|port| (port, port));
+    let ports = [(SINK, SINK), (ECHO, ECHO), (HTTP, HTTP), (ROUTED, HTTP), (HTTP2, HTTP2)];
     Plan::new(name)
         .node("a", [Pod::new(CLIENT), Pod::new(NEAR)])
         .node("b", [Pod::new(FAR)])
@@ -137,9 +165,43 @@ impl Stage {
             holders.push(holder.pid());
             mesh.adopt(holder);
         }
-        let mut stage = Self { mesh, plain, envoys: Vec::new(), holders, has_haproxy: false, own };
+        let mut stage =
+            Self { mesh, plain, envoys: Vec::new(), requests: Vec::new(), holders, has_haproxy: false, own };
+        stage.route()?;
         stage.start_others(programs)?;
         Ok(stage)
+    }
+
+    /// Gives both services' requests a route each, and waits until the client's node parses them.
+    fn route(&self) -> Result<()> {
+        for service in [NEAR, FAR] {
+            for (kind, port) in [("HTTPRoute", ROUTED), ("GRPCRoute", HTTP2)] {
+                self.mesh.apply(&a_route(kind, service, port)?)?;
+                let target = SocketAddr::new(self.mesh.topology().service(service)?.addresses.v4.into(), port);
+                let counted = || -> Result<f64> {
+                    Ok(self.mesh.admin(Part::Proxy("a")).metrics()?.sum("millrace_proxy_http_requests_total", &[]))
+                };
+                until(READY, &format!("{service}'s {kind} is in force"), || {
+                    let before = counted()?;
+                    let how = if port == HTTP2 { "--http2-prior-knowledge" } else { "--http1.1" };
+                    let url = format!("http://{target}/bench.Echo/Get");
+                    let said = self.mesh.pod(CLIENT)?.run(&[
+                        "curl",
+                        "-sS",
+                        "--max-time",
+                        "5",
+                        "-o",
+                        "/dev/null",
+                        how,
+                        &url,
+                    ])?;
+                    said.ok()?;
+                    ensure!(counted()? > before, "no request was parsed");
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// The lab that has the mesh.
@@ -150,6 +212,11 @@ impl Stage {
     /// How many workers each set of Envoys has.
     pub fn envoys(&self) -> Vec<u16> {
         self.envoys.iter().map(|(n_workers, _)| *n_workers).collect()
+    }
+
+    /// The same of those that carry requests alone.
+    pub fn requests_envoys(&self) -> Vec<u16> {
+        self.requests.iter().map(|(n_workers, _)| *n_workers).collect()
     }
 
     /// Whether haproxy can be measured.
@@ -171,18 +238,25 @@ impl Stage {
 
     fn target(&self, route: Route, port: u16) -> Result<(&Lab, SocketAddr)> {
         let pod = |lab: &Lab, pod: &str| -> Result<SocketAddr> { Ok(lab.pod(pod)?.at(port)) };
-        let service = |name: &str| -> Result<SocketAddr> {
+        let service = |name: &str, port: u16| -> Result<SocketAddr> {
             Ok(SocketAddr::new(self.mesh.topology().service(name)?.addresses.v4.into(), port))
         };
+        // The same server, by the port of the service that has a route.
+        let routed = if port == HTTP { ROUTED } else { port };
         let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         Ok(match route {
             Route::Direct => (&self.plain, pod(&self.plain, FAR)?),
-            Route::Mesh => (&self.mesh, service(FAR)?),
+            Route::Mesh => (&self.mesh, service(FAR, port)?),
             Route::Envoy(n_workers, way) => (&self.plain, local(envoy::port(n_workers, port, way))),
             Route::Haproxy => (&self.plain, local(haproxy::port(port))),
             Route::NearDirect => (&self.plain, pod(&self.plain, NEAR)?),
             Route::NearMesh => (&self.mesh, pod(&self.mesh, NEAR)?),
-            Route::NearService => (&self.mesh, service(NEAR)?),
+            Route::NearService => (&self.mesh, service(NEAR, port)?),
+            Route::NearRouted => (&self.mesh, service(NEAR, routed)?),
+            Route::Routed => (&self.mesh, service(FAR, routed)?),
+            Route::Requests(n_workers, way) => (&self.plain, local(envoy::requests_port(n_workers, port, way))),
+            Route::NearEnvoy(n_workers) => (&self.plain, local(envoy::near_port(n_workers))),
+            Route::NearHaproxy => (&self.plain, local(haproxy::NEAR)),
         })
     }
 
@@ -199,33 +273,38 @@ impl Stage {
 
     /// Memory of two Envoys, by how many workers each has.
     pub fn envoys_memory(&self) -> Result<Vec<(u16, Memory)>> {
-        let of = |(n, [a, b]): &(u16, [u32; 2])| -> Result<_> { Ok((*n, Memory::of(*a)?.plus(Memory::of(*b)?))) };
-        self.envoys.iter().map(of).collect()
+        memory_of(&self.envoys)
+    }
+
+    /// The same of those that carry requests alone.
+    pub fn requests_memory(&self) -> Result<Vec<(u16, Memory)>> {
+        memory_of(&self.requests)
     }
 
     fn start_others(&mut self, programs: &Programs) -> Result<()> {
         let certificates = Certificates::make(&self.plain.directory().join("certificates"))?;
         let server: IpAddr = self.plain.pod(FAR)?.addresses().v4.into();
+        let both: [IpAddr; 2] = [self.plain.pod(NEAR)?.addresses().v4.into(), server];
         if let Some(program) = &programs.envoy {
             for n_workers in [1, 2] {
-                let near = envoy::client(n_workers, server, &certificates).to_string();
-                let far = envoy::server(n_workers, &certificates).to_string();
-                let mut pids = [0; 2];
-                for ((end, pod, text), pid) in [("client", CLIENT, near), ("server", FAR, far)].iter().zip(&mut pids) {
-                    let file = self.plain.directory().join(format!("envoy-{n_workers}-{end}.json"));
-                    fs::write(&file, text)?;
-                    let mut command = self.plain.place(pod)?.command(program)?;
-                    command.arg("--config-path").arg(&file).args(["--concurrency", &n_workers.to_string()]);
-                    command.args(["--disable-hot-restart", "--log-level", "warning"]);
-                    let port = envoy::port(n_workers, ECHO, Way::Tcp);
-                    *pid = self.start_other(command, &format!("envoy-{n_workers}-{end}"), pod, port)?;
-                }
+                let texts = [envoy::client(n_workers, server, &certificates), envoy::server(n_workers, &certificates)];
+                let port = envoy::port(n_workers, ECHO, Way::Tcp);
+                let pids = self.start_envoys(program, (&n_workers.to_string(), n_workers), &texts, port)?;
                 self.envoys.push((n_workers, pids));
+            }
+            for n_workers in [1, 2] {
+                let texts = [
+                    envoy::requests_client(n_workers, both, &certificates),
+                    envoy::requests_server(n_workers, &certificates),
+                ];
+                let port = envoy::requests_port(n_workers, HTTP, Way::Http);
+                let pids = self.start_envoys(program, (&format!("requests-{n_workers}"), n_workers), &texts, port)?;
+                self.requests.push((n_workers, pids));
             }
         }
         if let Some(program) = &programs.haproxy {
             let n_threads = 2;
-            let near = haproxy::client(server, n_threads, &certificates);
+            let near = haproxy::client(both, n_threads, &certificates);
             let far = haproxy::server(n_threads, &certificates);
             for (end, pod, text) in [("client", CLIENT, near), ("server", FAR, far)] {
                 let file = self.plain.directory().join(format!("haproxy-{end}.cfg"));
@@ -237,6 +316,26 @@ impl Stage {
             self.has_haproxy = true;
         }
         Ok(())
+    }
+
+    /// The client's and the server's, which listen on this port once they are ready.
+    fn start_envoys(
+        &mut self,
+        program: &Path,
+        (set, n_workers): (&str, u16),
+        texts: &[Value; 2],
+        port: u16,
+    ) -> Result<[u32; 2]> {
+        let mut pids = [0; 2];
+        for (((end, pod), text), pid) in [("client", CLIENT), ("server", FAR)].iter().zip(texts).zip(&mut pids) {
+            let file = self.plain.directory().join(format!("envoy-{set}-{end}.json"));
+            fs::write(&file, text.to_string())?;
+            let mut command = self.plain.place(pod)?.command(program)?;
+            command.arg("--config-path").arg(&file).args(["--concurrency", &n_workers.to_string()]);
+            command.args(["--disable-hot-restart", "--log-level", "warning"]);
+            *pid = self.start_other(command, &format!("envoy-{set}-{end}"), pod, port)?;
+        }
+        Ok(pids)
     }
 
     fn start_other(&mut self, command: Command, name: &str, pod: &str, port: u16) -> Result<u32> {
@@ -252,6 +351,24 @@ impl Stage {
         self.plain.adopt(process);
         Ok(pid)
     }
+}
+
+/// A route of everything on this port of a service to the service itself.
+fn a_route(kind: &str, service: &str, port: u16) -> Result<Value> {
+    let (namespace, name) = service.split_once('/').context("a service's name")?;
+    Ok(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": kind,
+        "metadata": {"namespace": namespace, "name": format!("{name}-{port}")},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": name, "port": port}],
+            "rules": [{"backendRefs": [{"name": name, "port": port}]}],
+        },
+    }))
+}
+
+fn memory_of(envoys: &[(u16, [u32; 2])]) -> Result<Vec<(u16, Memory)>> {
+    let of = |(n, [a, b]): &(u16, [u32; 2])| -> Result<_> { Ok((*n, Memory::of(*a)?.plus(Memory::of(*b)?))) };
+    envoys.iter().map(of).collect()
 }
 
 fn widen(place: &Place) -> Result<()> {

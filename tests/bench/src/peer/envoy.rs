@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::certificates::{CLIENT, Certificates, SERVER};
-use crate::serve::{ECHO, HTTP, SINK};
+use crate::serve::{ECHO, HTTP, HTTP2, SINK};
 
 /// Added to a port of the server: where the client's Envoy listens for it, and where the server's does.
 const OFFSET: u16 = 10_000;
@@ -18,8 +18,17 @@ const OFFSET: u16 = 10_000;
 /// Added once more for what the HTTP connection manager carries.
 const PARSED: u16 = 100;
 
+/// And once more for HTTP/2.
+const PARSED_TWO: u16 = 200;
+
 /// And for each set of them: one with a worker, one with two.
 const SET: u16 = 1_000;
+
+/// The first of the sets that carry requests alone, which have nothing to hold for bulk.
+const REQUESTS: u16 = 2;
+
+/// Added to where the set that carries requests listens: for the server of the same node, with one Envoy and no TLS between.
+const NEAR: u16 = 50;
 
 /// Connections that an Envoy may have to the next: more than any load makes.
 const MOST: u32 = 100_000;
@@ -31,6 +40,18 @@ pub enum Way {
     Tcp,
     /// As requests.
     Http,
+    /// As requests of HTTP/2, both ways.
+    Http2,
+}
+
+/// Where the one Envoy of the set that carries requests listens for a server of its own node.
+pub fn near_port(n_workers: u16) -> u16 {
+    port(n_workers + REQUESTS, HTTP, Way::Http) + NEAR
+}
+
+/// Where the Envoys that carry requests alone listen for this port of the server, on either side.
+pub fn requests_port(n_workers: u16, server: u16, way: Way) -> u16 {
+    port(n_workers + REQUESTS, server, way)
 }
 
 /// Where the Envoys of set `set` listen for this port of the server, on either side.
@@ -38,6 +59,7 @@ pub fn port(set: u16, server: u16, way: Way) -> u16 {
     let parsed = match way {
         Way::Tcp => 0,
         Way::Http => PARSED,
+        Way::Http2 => PARSED_TWO,
     };
     server + OFFSET + set * SET + parsed
 }
@@ -45,33 +67,64 @@ pub fn port(set: u16, server: u16, way: Way) -> u16 {
 /// Every port that is carried, and how.
 const CARRIED: [(u16, Way); 4] = [(SINK, Way::Tcp), (ECHO, Way::Tcp), (HTTP, Way::Tcp), (HTTP, Way::Http)];
 
+/// The same for those that carry requests alone.
+const CARRIED_REQUESTS: [(u16, Way); 2] = [(HTTP, Way::Http), (HTTP2, Way::Http2)];
+
 /// The client's end: plain on loopback, to the server's Envoy by mutual TLS.
-pub fn client(set: u16, server: IpAddr, certificates: &Certificates) -> Value {
+pub fn client(n_workers: u16, server: IpAddr, certificates: &Certificates) -> Value {
+    let (listeners, clusters) = client_end((n_workers, &CARRIED), server, certificates);
+    bootstrap(listeners, clusters)
+}
+
+/// The server's end: mutual TLS from the client's Envoy, plain to the server on loopback.
+pub fn server(n_workers: u16, certificates: &Certificates) -> Value {
+    server_end((n_workers, &CARRIED), certificates)
+}
+
+/// The client's end of those that carry requests alone; it also carries them to a server of its node, without TLS.
+pub fn requests_client(n_workers: u16, [near, far]: [IpAddr; 2], certificates: &Certificates) -> Value {
+    let set = n_workers + REQUESTS;
+    let (mut listeners, mut clusters) = client_end((set, &CARRIED_REQUESTS), far, certificates);
+    let port = near_port(n_workers);
+    listeners.push(listener("127.0.0.1".to_owned(), port, Way::Http, None));
+    clusters.push(cluster((port, Way::Http), near.to_string(), HTTP, None));
+    bootstrap(listeners, clusters)
+}
+
+/// The server's end of those.
+pub fn requests_server(n_workers: u16, certificates: &Certificates) -> Value {
+    server_end((n_workers + REQUESTS, &CARRIED_REQUESTS), certificates)
+}
+
+/// Listeners and clusters.
+type End = (Vec<Value>, Vec<Value>);
+
+fn client_end((set, carried): (u16, &[(u16, Way)]), server: IpAddr, certificates: &Certificates) -> End {
     let tls = json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
         "common_tls_context": common_tls("client", SERVER, certificates),
     });
-    let listeners = CARRIED.iter().map(|(of, way)| {
+    let listeners = carried.iter().map(|(of, way)| {
         let port = port(set, *of, *way);
         listener("127.0.0.1".to_owned(), port, *way, None)
     });
-    let clusters = CARRIED.iter().map(|(of, way)| {
+    let clusters = carried.iter().map(|(of, way)| {
         let port = port(set, *of, *way);
-        cluster(port, server.to_string(), port, Some(&tls))
+        cluster((port, *way), server.to_string(), port, Some(&tls))
     });
-    bootstrap(listeners.collect(), clusters.collect())
+    (listeners.collect(), clusters.collect())
 }
 
-/// The server's end: mutual TLS from the client's Envoy, plain to the server on loopback.
-pub fn server(set: u16, certificates: &Certificates) -> Value {
+fn server_end((set, carried): (u16, &[(u16, Way)]), certificates: &Certificates) -> Value {
     let tls = json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         "require_client_certificate": true,
         "common_tls_context": common_tls("server", CLIENT, certificates),
     });
     let listeners =
-        CARRIED.iter().map(|(of, way)| listener("0.0.0.0".to_owned(), port(set, *of, *way), *way, Some(&tls)));
-    let clusters = CARRIED.iter().map(|(of, way)| cluster(port(set, *of, *way), "127.0.0.1".to_owned(), *of, None));
+        carried.iter().map(|(of, way)| listener("0.0.0.0".to_owned(), port(set, *of, *way), *way, Some(&tls)));
+    let clusters =
+        carried.iter().map(|(of, way)| cluster((port(set, *of, *way), *way), "127.0.0.1".to_owned(), *of, None));
     bootstrap(listeners.collect(), clusters.collect())
 }
 
@@ -100,7 +153,8 @@ fn common_tls(name: &str, expects: &str, certificates: &Certificates) -> Value {
 fn listener(address: String, port: u16, way: Way, tls: Option<&Value>) -> Value {
     let mut chain = json!({"filters": [match way {
         Way::Tcp => tcp(port),
-        Way::Http => http(port),
+        Way::Http => http(port, "HTTP1"),
+        Way::Http2 => http(port, "HTTP2"),
     }]});
     if let (Some(tls), Some(chain)) = (tls, chain.as_object_mut()) {
         chain.insert("transport_socket".to_owned(), json!({"name": "tls", "typed_config": tls}));
@@ -122,11 +176,11 @@ fn tcp(port: u16) -> Value {
     }})
 }
 
-fn http(port: u16) -> Value {
+fn http(port: u16, codec: &str) -> Value {
     json!({"name": "http", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "h",
-        "codec_type": "HTTP1",
+        "codec_type": codec,
         "generate_request_id": false,
         "skip_xff_append": true,
         "server_header_transformation": "PASS_THROUGH",
@@ -142,7 +196,7 @@ fn http(port: u16) -> Value {
     }})
 }
 
-fn cluster(named: u16, address: String, port: u16, tls: Option<&Value>) -> Value {
+fn cluster((named, way): (u16, Way), address: String, port: u16, tls: Option<&Value>) -> Value {
     let limits = |priority: &str| json!({"priority": priority, "max_connections": MOST, "max_pending_requests": MOST, "max_requests": MOST});
     let mut cluster = json!({
         "name": format!("c{named}"),
@@ -153,6 +207,13 @@ fn cluster(named: u16, address: String, port: u16, tls: Option<&Value>) -> Value
             {"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}},
         ]}]},
     });
+    if let (Way::Http2, Some(cluster)) = (way, cluster.as_object_mut()) {
+        let options = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }});
+        cluster.insert("typed_extension_protocol_options".to_owned(), options);
+    }
     if let (Some(tls), Some(cluster)) = (tls, cluster.as_object_mut()) {
         cluster.insert("transport_socket".to_owned(), json!({"name": "tls", "typed_config": tls}));
     }

@@ -1,4 +1,5 @@
-//! What two haproxys are told: TCP mode, mutual TLS 1.3 between them, both cores, its own default of buffers.
+//! What two haproxys are told: TCP mode, mutual TLS 1.3 between them, both cores, its own default of buffers. And one of them
+//! within a node: HTTP mode, no TLS, connections to the server shared among all clients.
 
 use std::net::IpAddr;
 
@@ -12,6 +13,9 @@ const OFFSET: u16 = 20_000;
 pub fn port(server: u16) -> u16 {
     server + OFFSET
 }
+
+/// Where the client's listens for a server of its node.
+pub const NEAR: u16 = HTTP + OFFSET + 100;
 
 const CARRIED: [u16; 3] = [SINK, ECHO, HTTP];
 
@@ -35,7 +39,7 @@ defaults
 }
 
 /// The client's end.
-pub fn client(server: IpAddr, n_threads: usize, certificates: &Certificates) -> String {
+pub fn client([near, server]: [IpAddr; 2], n_threads: usize, certificates: &Certificates) -> String {
     let mut text = common(n_threads);
     let (both, root) = (certificates.path("client-both.pem"), certificates.path("root.pem"));
     for of in CARRIED {
@@ -49,6 +53,14 @@ pub fn client(server: IpAddr, n_threads: usize, certificates: &Certificates) -> 
             root.display()
         ));
     }
+    text.push_str(&format!(
+        "listen near
+    mode http
+    http-reuse always
+    bind 127.0.0.1:{NEAR}
+    server s {near}:{HTTP}
+"
+    ));
     text
 }
 
