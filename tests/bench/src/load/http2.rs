@@ -22,6 +22,9 @@ use crate::{
 /// What a gRPC call sends.
 const SENT: usize = 64;
 
+/// A service and its method: what a route of gRPC has besides.
+const PATH: &str = "/bench.Echo/Get";
+
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -64,10 +67,10 @@ fn request(target: SocketAddr, kind: Kind) -> Result<Request<Full<Bytes>>> {
     let request = Request::builder().header("user-agent", "millrace-bench");
     let uri = |path: &str| format!("http://{target}{path}");
     Ok(match kind {
-        Kind::Plain => request.uri(uri("/1k")).body(Full::default())?,
+        Kind::Plain => request.uri(uri(PATH)).body(Full::default())?,
         Kind::Grpc => request
             .method(Method::POST)
-            .uri(uri("/bench.Echo/Get"))
+            .uri(uri(PATH))
             .header(CONTENT_TYPE, "application/grpc")
             .header("te", "trailers")
             .body(Full::new(message(&[b'm'; SENT])))?,

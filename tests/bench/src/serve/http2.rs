@@ -32,7 +32,7 @@ pub(super) fn serve(listener: TcpListener) -> Result<()> {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
             let (plain, message) = (plain.clone(), message.clone());
-            let answer = service_fn(move |request| ready(Ok::<_, Infallible>(answer(&request, &plain, &message))));
+            let answer = service_fn(move |request| answer(request, plain.clone(), message.clone()));
             // A load that has ended breaks its connections: nobody is left to be told.
             tokio::spawn(
                 http2::Builder::new(TokioExecutor::new())
@@ -52,17 +52,18 @@ pub(crate) fn message(bytes: &[u8]) -> Bytes {
     message.freeze()
 }
 
-/// Said at once: a request is so small that it has come whole with its head, or will.
-fn answer(request: &Request<Incoming>, plain: &Bytes, message: &Bytes) -> Response<Answer> {
+/// Said once the request has come whole: a stream that ends before it does is reset, and a client that sees many of those gives up.
+async fn answer(request: Request<Incoming>, plain: Bytes, message: Bytes) -> Result<Response<Answer>, hyper::Error> {
     let grpc = HeaderValue::from_static("application/grpc");
     let (body, kind, trailers) = match request.headers().get(CONTENT_TYPE) {
         Some(kind) if kind == grpc => {
             let status = (http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"));
-            (message.clone(), grpc, Some(Ok(HeaderMap::from_iter([status]))))
+            (message, grpc, Some(Ok(HeaderMap::from_iter([status]))))
         }
-        _ => (plain.clone(), HeaderValue::from_static("text/plain"), None),
+        _ => (plain, HeaderValue::from_static("text/plain"), None),
     };
+    request.into_body().collect().await?;
     let mut response = Response::new(Full::new(body).with_trailers(ready(trailers)));
     response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
+    Ok(response)
 }
