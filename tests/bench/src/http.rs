@@ -118,7 +118,7 @@ impl Session<'_> {
     }
 
     /// `http1.two-nodes.memory`: idle, and after requests of every kind.
-    fn requests_memory(&mut self) -> Result<Vec<Figure>> {
+    fn requests_memory(&self) -> Result<Vec<Figure>> {
         let mut figures = self.requests_memory_now("idle")?;
         let loads = [
             (HTTP, Load::Http { connections: CONNECTIONS }, Way::Http),
