@@ -96,10 +96,13 @@ pub fn requests_server(n_workers: u16, certificates: &Certificates) -> Value {
     server_end((n_workers + REQUESTS, &CARRIED_REQUESTS), certificates)
 }
 
+/// A set, and what it carries.
+type Set<'c> = (u16, &'c [(u16, Way)]);
+
 /// Listeners and clusters.
 type End = (Vec<Value>, Vec<Value>);
 
-fn client_end((set, carried): (u16, &[(u16, Way)]), server: IpAddr, certificates: &Certificates) -> End {
+fn client_end((set, carried): Set<'_>, server: IpAddr, certificates: &Certificates) -> End {
     let tls = json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
         "common_tls_context": common_tls("client", SERVER, certificates),
@@ -115,7 +118,7 @@ fn client_end((set, carried): (u16, &[(u16, Way)]), server: IpAddr, certificates
     (listeners.collect(), clusters.collect())
 }
 
-fn server_end((set, carried): (u16, &[(u16, Way)]), certificates: &Certificates) -> Value {
+fn server_end((set, carried): Set<'_>, certificates: &Certificates) -> Value {
     let tls = json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         "require_client_certificate": true,
