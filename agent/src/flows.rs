@@ -1,9 +1,13 @@
-//! Turns decisions of kernel and proxy into flow records, keeps the last ones, and streams them to who follows.
+//! Turns what kernel and proxy tell of connections into flow records, keeps the last ones, and streams them to who follows.
 
+mod decided;
+mod edges;
+mod ended;
+mod names;
 mod time;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -12,8 +16,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::StatusCode;
-use millrace_abi::{Addr, FlowEvent, Port, Reason};
-use millrace_model::{Mesh, ObjectName, outlier::Change};
+use millrace_abi::{Addr, Port, Reason};
+use millrace_model::{ObjectName, outlier::Change};
 use millrace_node::{
     admin::{self, Request, Response},
     wire::node::Denial,
@@ -22,11 +26,15 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
+pub use decided::Decided;
+pub use edges::Edges;
+pub use ended::Ended;
+pub use names::Names;
 pub use time::rfc3339;
 
 use crate::revoke::Why;
 
-/// Records kept for who asks later: what a person scrolls through, and under a megabyte.
+/// Records kept for who asks later: what a person scrolls through, and about a megabyte.
 const KEPT: usize = 4096;
 
 /// Records that wait for a follower. One who reads slower than this misses some; the agent waits for nobody.
@@ -34,11 +42,16 @@ const WAITING: usize = 4096;
 
 const NDJSON: &str = "application/x-ndjson";
 
+/// What a [`Flow`] tells, beside what an end does.
+const DECIDED: &str = "decided";
+
 /// One decision on a connection, as it is printed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Flow {
     /// When, in RFC 3339.
     pub at: String,
+    /// `decided`.
+    pub event: &'static str,
     /// The reason's name.
     pub verdict: String,
     /// The calling workload, as namespace/name; empty where unknown.
@@ -53,24 +66,6 @@ pub struct Flow {
     pub policy: String,
 }
 
-/// The ids of the kernel's records, by name.
-#[derive(Debug, Default)]
-pub struct Names {
-    workloads: BTreeMap<u64, String>,
-    policies: BTreeMap<u64, String>,
-}
-
-impl Names {
-    /// The names of everything in `mesh`.
-    pub fn of(mesh: &Mesh) -> Self {
-        let snapshot = &mesh.snapshot;
-        Self {
-            workloads: snapshot.workloads.values().map(|w| (w.id(), w.name.to_string())).collect(),
-            policies: snapshot.policies.keys().map(|name| (name.id(), name.to_string())).collect(),
-        }
-    }
-}
-
 /// Where clocks stood at one moment: the kernel stamps its records with the monotonic one.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
@@ -80,18 +75,10 @@ pub struct Moment {
     pub monotonic: Duration,
 }
 
-/// A kernel's record, with its ids named as far as they are known.
-pub fn from_kernel(event: &FlowEvent, names: &Names, now: Moment) -> Flow {
-    let ago = now.monotonic.saturating_sub(Duration::from_nanos(event.at_ns));
-    Flow {
-        at: rfc3339(now.unix.saturating_sub(ago)),
-        verdict: Reason::from_number(event.reason)
-            .map_or_else(|| format!("reason_{}", event.reason), |reason| reason.name().to_owned()),
-        source: named(&names.workloads, event.source),
-        netns: event.netns,
-        asked: endpoint(event.asked, event.asked_port),
-        target: endpoint(event.target, event.target_port),
-        policy: named(&names.policies, event.policy),
+impl Moment {
+    /// The time, from the Unix epoch, of a moment on the monotonic clock.
+    fn of(self, monotonic_ns: u64) -> Duration {
+        self.unix.saturating_sub(self.monotonic.saturating_sub(Duration::from_nanos(monotonic_ns)))
     }
 }
 
@@ -105,12 +92,13 @@ pub fn revoked(caller: (u64, u64), remote: SocketAddr, why: Why, names: &Names, 
     };
     Flow {
         at: rfc3339(now.unix),
+        event: DECIDED,
         verdict: verdict.to_owned(),
-        source: named(&names.workloads, source),
+        source: names.who(source).to_string(),
         netns,
         asked: remote.to_string(),
         target: remote.to_string(),
-        policy: named(&names.policies, policy),
+        policy: names.policy(policy).to_string(),
     }
 }
 
@@ -122,6 +110,7 @@ pub fn outlier((service, port): (&ObjectName, u16), change: &Change, now: Moment
     };
     Flow {
         at: rfc3339(now.unix),
+        event: DECIDED,
         verdict: verdict.to_owned(),
         source: String::new(),
         netns: 0,
@@ -134,24 +123,61 @@ pub fn outlier((service, port): (&ObjectName, u16), change: &Change, now: Moment
 /// A proxy's refusal.
 pub fn from_proxy(denial: Denial, now: Moment) -> Flow {
     let Denial { source, target, reason, policy } = denial;
-    Flow { at: rfc3339(now.unix), verdict: reason, source, netns: 0, asked: target.clone(), target, policy }
+    let at = rfc3339(now.unix);
+    Flow { at, event: DECIDED, verdict: reason, source, netns: 0, asked: target.clone(), target, policy }
 }
 
-fn named(names: &BTreeMap<u64, String>, id: u64) -> String {
-    match id {
-        0 => String::new(),
-        id => names.get(&id).cloned().unwrap_or_else(|| format!("#{id:016x}")),
+fn address(addr: Addr, port: Port) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(Ipv6Addr::from(addr)).to_canonical(), u16::from_be_bytes(port))
+}
+
+/// What becomes a line when somebody reads it. Most are never read: to name what an id means now is cheap, to print it is not.
+#[derive(Clone, Debug)]
+pub enum Line {
+    /// What was said in words.
+    Said(Flow),
+    /// A decision of the kernel's.
+    Decided(Decided),
+    /// An end that the kernel told.
+    Ended(Ended),
+}
+
+impl Line {
+    fn bytes(&self) -> Bytes {
+        // Nothing in it can fail to be printed.
+        let mut line = match self {
+            Self::Said(flow) => serde_json::to_vec(flow),
+            Self::Decided(decided) => serde_json::to_vec(&decided.printed()),
+            Self::Ended(ended) => serde_json::to_vec(&ended.printed()),
+        }
+        .unwrap_or_default();
+        line.push(b'\n');
+        line.into()
     }
 }
 
-fn endpoint(addr: Addr, port: Port) -> String {
-    SocketAddr::new(IpAddr::from(Ipv6Addr::from(addr)).to_canonical(), u16::from_be_bytes(port)).to_string()
+impl From<Flow> for Line {
+    fn from(flow: Flow) -> Self {
+        Self::Said(flow)
+    }
+}
+
+impl From<Decided> for Line {
+    fn from(decided: Decided) -> Self {
+        Self::Decided(decided)
+    }
+}
+
+impl From<Ended> for Line {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
 }
 
 /// The last records, and who follows.
 #[derive(Debug)]
 pub struct Flows {
-    kept: Mutex<VecDeque<Bytes>>,
+    kept: Mutex<VecDeque<Line>>,
     live: broadcast::Sender<Bytes>,
 }
 
@@ -163,18 +189,18 @@ impl Default for Flows {
 
 impl Flows {
     /// Keeps a record, and sends it to who follows.
-    pub fn record(&self, flow: &Flow) {
-        let Ok(mut line) = serde_json::to_vec(flow) else { return };
-        line.push(b'\n');
-        let line = Bytes::from(line);
+    pub fn record(&self, line: impl Into<Line>) {
+        let line = line.into();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT {
             kept.pop_front();
         }
-        kept.push_back(line.clone());
-        // Sent while the lock is held, so that a follower who begins now neither misses a record nor sees it twice.
-        // An error says that nobody follows.
-        drop(self.live.send(line));
+        // Sent while the lock is held, so that a follower who begins now neither misses a record nor sees it twice. An error
+        // says that nobody follows.
+        if self.live.receiver_count() > 0 {
+            drop(self.live.send(line.bytes()));
+        }
+        kept.push_back(line);
     }
 
     /// Answers `GET /flows`: the records kept, then each new one; with `?follow=false` only the former.
@@ -186,9 +212,9 @@ impl Flows {
         };
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.live.subscribe();
-        let lines: Vec<Bytes> = kept.iter().cloned().collect();
+        let lines: Vec<Line> = kept.iter().cloned().collect();
         drop(kept);
-        let lines = futures_util::stream::iter(lines);
+        let lines = futures_util::stream::iter(lines).map(|line| line.bytes());
         if follow {
             // A follower who fell behind goes on at what is still there.
             let live = BroadcastStream::new(live).filter_map(async |line| line.ok());
@@ -200,4 +226,4 @@ impl Flows {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -20,6 +20,7 @@ use std::{
 use millrace_model::Mesh;
 use millrace_node::{clock, drain::Drain, handover::seal, wire::encode_snapshot};
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     sync::{mpsc, watch},
     time::{Interval, MissedTickBehavior, interval, sleep_until},
 };
@@ -30,7 +31,7 @@ use crate::{
     control::{Connected, Enrolled, replace},
     flows::{self, Moment, Names},
     join::Credentials,
-    kernel::{Kernel, State, reconcile::Outcome},
+    kernel::{Kernel, Record, State, reconcile::Outcome},
     pods::Pods,
     proxy::{Ended, Event, Proxies, Said, Wanted},
     seat::Seat,
@@ -46,7 +47,8 @@ const PROXY_FIRST: Duration = Duration::from_millis(100);
 /// mount, for which the kernel gives no event.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How often flow records are read: their writer wakes nobody, as that would cost each connect 3 us.
+/// How often flow records are read: their writer wakes nobody before half of their room is full, as that would cost each connect
+/// 3 us.
 const FLOWS: Duration = Duration::from_millis(75);
 
 /// How long after its start an agent waits for a proxy before it says which listeners are open: until then what was
@@ -88,6 +90,8 @@ pub struct Node {
     maps: [Arc<OwnedFd>; 2],
     /// ENDS, for listing sockets with it.
     ends: Arc<OwnedFd>,
+    /// Readable as the ring of flow records becomes half full.
+    told: Arc<AsyncFd<OwnedFd>>,
     /// What the kernel's maps hold.
     have: State,
     /// The generation that they hold.
@@ -151,6 +155,7 @@ impl Node {
             name,
             maps: [Arc::new(original), Arc::new(client)],
             ends: Arc::new(kernel.ends()?),
+            told: Arc::new(watched(kernel.told()?)?),
             have,
             kernel,
             enforced: 0,
@@ -187,7 +192,7 @@ impl Node {
 
     /// Runs until the drain begins or a newer agent comes, and leaves kernel programs, maps and pods as they are.
     pub async fn run(mut self, mut inputs: Inputs) -> End {
-        let (mut retry, mut flows) = (ticks(RETRY), ticks(FLOWS));
+        let (mut retry, mut flows, told) = (ticks(RETRY), ticks(FLOWS), self.told.clone());
         inputs.mesh.mark_changed();
         inputs.credentials.mark_changed();
         loop {
@@ -221,6 +226,10 @@ impl Node {
                     self.again().await;
                 }
                 _ = flows.tick() => self.drain_flows(),
+                Ok(mut half_full) = told.readable() => {
+                    half_full.clear_ready();
+                    self.drain_flows();
+                }
             }
         }
     }
@@ -293,7 +302,7 @@ impl Node {
             }
             Said::Denial(denial) => {
                 self.outputs.metrics.flows.inc();
-                self.outputs.flows.record(&flows::from_proxy(denial, moment()));
+                self.outputs.flows.record(flows::from_proxy(denial, moment()));
             }
             Said::Outcome(endpoint, failed) => self.hear_outcome(endpoint, failed),
             Said::Left(why) => self.left(proxy, why),
@@ -372,10 +381,23 @@ impl Node {
 
     fn drain_flows(&mut self) {
         let (names, now, outputs) = (&self.names, moment(), &self.outputs);
-        self.kernel.flows(&mut |event| {
+        let at = clock::now();
+        self.kernel.records(&mut |record| {
             outputs.metrics.flows.inc();
-            outputs.flows.record(&flows::from_kernel(&event, names, now));
+            match record {
+                Record::Decided(event) => {
+                    let decided = flows::Decided::of(&event, names, now);
+                    outputs.edges.decided(&decided, names, at);
+                    outputs.flows.record(decided);
+                }
+                Record::Ended(event) => {
+                    let ended = flows::Ended::of(&event, names, now);
+                    outputs.edges.ended(&ended, at);
+                    outputs.flows.record(ended);
+                }
+            }
         });
+        outputs.edges.sweep(at);
         match self.kernel.counters() {
             Ok(counters) => {
                 outputs.metrics.decided(&counters);
@@ -389,6 +411,12 @@ impl Node {
             log.flush();
         }
     }
+}
+
+#[expect(unsafe_code, reason = "tokio asks for proof that the descriptor stays open")]
+fn watched(ring: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open, names one descriptor, and is moved in here: nothing closes it before the AsyncFd does.
+    Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?)
 }
 
 fn moment() -> Moment {

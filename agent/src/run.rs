@@ -1,6 +1,10 @@
 //! Lists what the agent of a node does, from its start to SIGTERM.
 
-use std::{os::unix::fs::DirBuilderExt as _, sync::Arc, time::Duration};
+use std::{
+    os::unix::fs::DirBuilderExt as _,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use http::StatusCode;
@@ -20,7 +24,7 @@ use crate::{
     certificates::{self, Keeper},
     config::{Config, Place, Switch},
     control::{self, Connected, Link, Report},
-    flows::Flows,
+    flows::{Edges, Flows},
     join,
     kernel::{
         self, Capacities, Kernel, Missing, Options,
@@ -94,8 +98,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (events, events_seen) = mpsc::channel(PROXY_EVENTS);
     let (metrics, registry) = Metrics::registered();
     let flows = Arc::new(Flows::default());
+    let edges = Arc::new(Edges::default());
+    registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(Box::new(edges.clone()));
 
-    let outputs = Outputs { report, status, ready, flows: flows.clone(), metrics, counted: Counted::default() };
+    let outputs = Outputs { report, status, ready, flows: flows.clone(), edges, metrics, counted: Counted::default() };
     let mut node = Node::new(config.node.clone(), (kernel, have), pods, (dir.clone(), outputs))?;
     if config.kernel_log == Switch::On {
         node.log_kernel();

@@ -31,6 +31,14 @@ struct Flow {
     asked: String,
     target: String,
     policy: String,
+    /// `ended` for one end of a connection that closed, which has the fields below; else a decision.
+    event: String,
+    side: String,
+    /// The called workload, where its address was not known.
+    target_workload: String,
+    bytes_sent: u64,
+    bytes_received: u64,
+    duration_us: u64,
     #[serde(flatten)]
     more: BTreeMap<String, Value>,
 }
@@ -142,7 +150,7 @@ fn wanted(flow: &Flow, filter: &Flows, mesh: &Mesh) -> bool {
     let Flows { from, to, verdict, last: _, no_follow: _, output: _ } = filter;
     let from_fits = from.as_ref().is_none_or(|from| names_it(from, &flow.source));
     let to_fits = to.as_ref().is_none_or(|to| {
-        [&flow.asked, &flow.target].into_iter().any(|address| {
+        [&flow.asked, &flow.target, &flow.target_workload].into_iter().any(|address| {
             let socket = address.parse::<SocketAddr>().ok();
             names_it(to, address)
                 || socket.is_some_and(|s| s.ip().to_string() == *to)
@@ -161,7 +169,8 @@ fn names_it(wanted: &str, name: &str) -> bool {
     wanted == name || (wanted.ends_with('/') && name.starts_with(wanted))
 }
 
-fn row(Flow { at, verdict, source, asked, target, policy, more: _ }: &Flow, mesh: &Mesh) -> String {
+fn row(flow: &Flow, mesh: &Mesh) -> String {
+    let Flow { at, verdict, source, asked, target, policy, .. } = flow;
     let shown = |address: &str| match address.parse().ok().and_then(|a| Owner::of(mesh, a)) {
         Some(owner) => format!("{owner}:{}", address.rsplit_once(':').map_or("", |(_, port)| port)),
         None => address.to_owned(),
@@ -176,7 +185,16 @@ fn row(Flow { at, verdict, source, asked, target, policy, more: _ }: &Flow, mesh
     if !policy.is_empty() {
         line.push_str(&format!("  by {policy}"));
     }
+    if flow.event == "ended" {
+        line.push_str(&end(flow));
+    }
     plain(&line) + "\n"
+}
+
+/// What is told of an end: by whom, how much, how long.
+fn end(Flow { side, bytes_sent, bytes_received, duration_us, .. }: &Flow) -> String {
+    let (seconds, thousandths) = (duration_us / 1_000_000, duration_us / 1000 % 1000);
+    format!("  {side}: {bytes_sent} B sent, {bytes_received} B received in {seconds}.{thousandths:03} s")
 }
 
 #[cfg(test)]
@@ -204,6 +222,19 @@ mod tests {
         assert_eq!(
             row(&flow(), &names::tests::mesh()),
             "03:04:05.678  denied             shop/web                  reviews.shop:80 -> shop/web:8080  by shop/only-api\n"
+        );
+    }
+
+    #[test]
+    fn an_end_says_how_much_and_how_long() {
+        let ended: Flow = serde_json::from_str(
+            r#"{"at":"2026-01-02T03:04:05.678901Z","event":"ended","verdict":"closed","side":"client","source":"shop/web",
+                "asked":"10.96.0.1:80","target":"","bytes_sent":100,"bytes_received":2000,"duration_us":61005999,"rtt_us":7}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            row(&ended, &names::tests::mesh()),
+            "03:04:05.678  closed             shop/web                  reviews.shop:80  client: 100 B sent, 2000 B received in 61.005 s\n"
         );
     }
 

@@ -237,7 +237,12 @@ impl Kernel {
         Reason::ALL.into_iter().map(count).collect()
     }
 
-    /// Hands every record that waits to `each`. Nobody is woken by a record: call this on a timer.
+    /// What becomes readable as the records that wait fill half of their room.
+    pub fn told(&self) -> io::Result<OwnedFd> {
+        self.flows.as_fd().try_clone_to_owned()
+    }
+
+    /// Hands every record that waits to `each`. Call this on a timer, and as [`Self::told`] says.
     pub fn records(&mut self, each: &mut dyn FnMut(Record)) {
         flows::drain(&mut self.flows, each);
     }

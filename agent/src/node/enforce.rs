@@ -118,7 +118,7 @@ impl Node {
             Ok(()) if (*why, *end) == (Why::Gone, Side::Callee) || *end == Side::Caller => {
                 self.outputs.metrics.revoked.inc();
                 let flow = flows::revoked((*netns, *source), remote, *why, &self.names, moment());
-                self.outputs.flows.record(&flow);
+                self.outputs.flows.record(flow);
             }
             Ok(()) => {}
             Err(error) => {

@@ -197,7 +197,7 @@ impl Node {
                 Change::Returned(endpoint) => tracing::info!(%service, port, %endpoint, "an endpoint returns"),
             }
             self.outputs.metrics.flows.inc();
-            self.outputs.flows.record(&flows::outlier((service, *port), change, moment()));
+            self.outputs.flows.record(flows::outlier((service, *port), change, moment()));
         }
         self.due.get_or_insert_with(clock::now);
         self.publish();

@@ -14,7 +14,7 @@ use super::{Joined, Node, SETTLE, Settled};
 use crate::{
     clock::{monotonic, wall_time},
     control::Report,
-    flows::Flows,
+    flows::{Edges, Flows},
     metrics::Metrics,
     status::{Control, Proxy, Status, Usage, Workload, unready},
 };
@@ -32,6 +32,8 @@ pub struct Outputs {
     pub ready: watch::Sender<Vec<String>>,
     /// For `/flows`.
     pub flows: Arc<Flows>,
+    /// For `/metrics`, by who calls whom.
+    pub edges: Arc<Edges>,
     /// For `/metrics`.
     pub metrics: Metrics,
     /// How many hand-offs there were.

@@ -59,8 +59,8 @@ pub struct EndEvent {
     pub state: u8,
     /// A [`crate::Reason`]: the way it took.
     pub path: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 where the kernel vouches for both ends, which are pods of this node: the other end does not tell.
+    pub is_attested: u8,
 }
 
 /// States that a connection closes from, as linux/tcp_states.h numbers them.

@@ -433,8 +433,10 @@ pub struct FlowEvent {
     pub target_port: Port,
     /// A [`crate::Reason`].
     pub reason: u32,
-    /// Program run time or 0.
-    pub reserved: u64,
+    /// 1: a datagram, of which nothing is opened nor ends. 0: a connection.
+    pub is_datagram: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 macro_rules! sizes {

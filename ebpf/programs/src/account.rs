@@ -5,7 +5,7 @@
 //! proxy opens and accepts for itself is told by nobody, nor is what stays on a pod's own loopback.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_NO_WAKEUP, BPF_TCP_CLOSE, bpf_sock_ops},
+    bindings::{BPF_TCP_CLOSE, bpf_sock_ops},
     helpers::generated::{bpf_ktime_get_ns, bpf_skc_to_tcp_sock},
 };
 use core::{
@@ -126,10 +126,10 @@ pub fn closed(ops: *mut bpf_sock_ops, socket: Socket, end: &End, (local, remote)
         (*event).side = if end.is_caller == 1 { Side::Client as u8 } else { Side::Server as u8 };
         (*event).state = state as u8;
         (*event).path = end.path;
-        (*event).reserved = 0;
+        (*event).is_attested = end.is_attested;
         write_ends(&mut *event, socket, local, remote);
     }
-    entry.submit(BPF_RB_NO_WAKEUP.into());
+    entry.submit(flow::wakes());
 }
 
 /// From where, what was asked for, and to where, as the applications mean them.

@@ -70,6 +70,6 @@ extern "C" fn millrace_tell(told: *const Told) -> u32 {
     let Told { netns, source, policy, asked, target, .. } = told;
     // SAFETY: the number is a reason's: whoever fills it in writes it of one.
     let reason = unsafe { core::mem::transmute::<u32, Reason>(reason) };
-    flow::write(reason, &Flow { netns: *netns, source: *source, policy: *policy, asked, target });
+    flow::write(reason, &Flow { netns: *netns, source: *source, policy: *policy, asked, target }, 1);
     1
 }

@@ -1,6 +1,10 @@
 //! Flow records and counters: what is written of a decision, when it is, and what becomes of one that has no room.
 
 use millrace_abi::{FlowEvent, Reason, capacity};
+use rustix::{
+    buffer::spare_capacity,
+    event::{Timespec, epoll},
+};
 
 use crate::node::{Family, Node, addr};
 
@@ -68,4 +72,36 @@ fn a_record_that_has_no_room_is_counted_and_the_connection_is_not_held_up() {
     // Once it was read there is room again.
     client.connects("10.96.0.10:80".parse().unwrap()).unwrap_err();
     assert_eq!(records(&node).len(), 1);
+}
+
+#[test]
+fn the_agent_is_woken_as_the_ring_is_half_full_and_not_before() {
+    let node = Node::new();
+    let client = node.pod();
+    node.service("10.96.0.10:80", 1, &[]);
+    node.record_flows();
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let told = node.kernel().told().unwrap();
+    let on_change = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&epoll, &told, epoll::EventData::new_u64(0), on_change).unwrap();
+    let is_woken = |within_s| {
+        let (mut events, within) = (Vec::with_capacity(1), Timespec { tv_sec: within_s, tv_nsec: 0 });
+        epoll::wait(&epoll, spare_capacity(&mut events), Some(&within)).unwrap();
+        !events.is_empty()
+    };
+    let record = |n| {
+        client.run(|| {
+            for _ in 0..n {
+                std::net::TcpStream::connect("10.96.0.10:80").unwrap_err();
+            }
+        });
+    };
+    let half = u64::from(capacity::FLOW_BYTES) / 2 / (size_of::<FlowEvent>() as u64 + 8);
+    for _ in 0..2 {
+        record(half - 100);
+        assert!(!is_woken(0), "woken too soon");
+        record(200);
+        assert!(is_woken(5), "nobody is woken");
+        assert_eq!(records(&node).len() as u64, half + 100);
+    }
 }

@@ -246,6 +246,7 @@ fn a_denied_datagram_fails_at_once_and_its_record_names_the_policy() {
     let events = flows(&node);
     assert!(events.iter().all(|event| event.reason == Reason::Denied as u32 && event.policy == 7), "{events:?}");
     assert_eq!(events.len(), 4, "one for each address that was asked for: {events:?}");
+    assert!(events.iter().all(|event| event.is_datagram == 1), "{events:?}");
     assert_eq!((node.count(Reason::Denied), echo.heard()), (12, 0));
     // No verdict at all is a no.
     node.write(&Write::RemoveVerdict(millrace_abi::VerdictKey {

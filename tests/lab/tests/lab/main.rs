@@ -67,6 +67,8 @@ mod survival;
 #[cfg(test)]
 mod taken_out;
 #[cfg(test)]
+mod telemetry;
+#[cfg(test)]
 mod tuning;
 #[cfg(test)]
 mod wire;
