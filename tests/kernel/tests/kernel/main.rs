@@ -35,6 +35,7 @@ mod outcome;
 mod pending;
 mod ports;
 mod service;
+mod services;
 mod sockops;
 mod spoof;
 mod storage;
