@@ -21,6 +21,9 @@ const VIP: &str = "10.96.0.10:80";
 /// The first of the backends on other nodes.
 const BACKENDS: u32 = 0x0a58_0000;
 
+/// Their ids begin above those of the node's own pods: a pod's connect to its own id stays within it.
+const IDS: u64 = 1 << 32;
+
 fn backend(n: usize) -> Addr {
     bytes(Ipv4Addr::from(BACKENDS + u32::try_from(n).unwrap()).into())
 }
@@ -41,7 +44,7 @@ fn weighted(node: &Node, all: &[usize]) -> State {
     state.slots = slots.collect();
     state.services = [(service_key(VIP), value(1, u32::try_from(all.len()).unwrap()))].into();
     for n in all {
-        let dest = Dest { id: *n as u64, group: 0, kind: DestKind::Remote as u32, udp: 0 };
+        let dest = Dest { id: IDS + *n as u64, group: 0, kind: DestKind::Remote as u32, udp: 0 };
         state.dests.insert(backend(*n), dest);
     }
     state

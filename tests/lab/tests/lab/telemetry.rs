@@ -1,5 +1,7 @@
 //! What is told of connections is what clients really did: bytes to the last one, both ends, proxied or not, and failures by name.
 
+use std::net::{IpAddr, SocketAddr};
+
 use anyhow::{Context as _, Result, ensure};
 use millrace_lab::{Lab, Part, Plan, Pod, clock};
 use serde_json::Value;
@@ -10,6 +12,8 @@ use crate::scene;
 const UP: u64 = 3_000_001;
 const DOWN: u64 = 1_000_003;
 const CHUNK: usize = 40_000;
+/// With the line that the lab's client says before it sends.
+const SENT: u64 = UP + "duplex 3000001 1000003 40000\n".len() as u64;
 
 fn plan() -> Plan {
     Plan::new("telemetry")
@@ -47,51 +51,64 @@ fn sum(lab: &Lab, node: &str, name: &str, labels: &[(&str, &str)]) -> Result<f64
     Ok(lab.admin(Part::Agent(node)).metrics()?.sum(name, labels))
 }
 
+/// Calls the service at this address, and looks at what each end tells of it. Returns the bytes that came back.
+fn is_told(lab: &Lab, name: &str, (asked, from, target): (SocketAddr, IpAddr, SocketAddr)) -> Result<u64> {
+    let (client, server) = (lab.pod("shop/client")?, lab.pod(name)?);
+    let (is_near, node) = (server.node() == "a", server.node());
+    let _serving = server.serves("[::]:8080", &[])?;
+    client.exchanges(asked, UP, DOWN, CHUNK)?;
+
+    let own = end(lab, "a", "client", "closed", |end| end["asked"] == asked.to_string())?;
+    let (path, target_workload) = if is_near { ("direct", name) } else { ("proxied", "") };
+    ensure!(own["service"] == name && own["path"] == path, "{own:#}");
+    ensure!(own["target_workload"] == target_workload, "{own:#}");
+    ensure!(own["connect_us"].as_u64() > Some(0), "{own:#}");
+    let mut all = vec![own.clone()];
+    if is_near {
+        ensure!(own["target"] == target.to_string(), "{own:#}");
+        ensure!(ends(lab, node, "server")?.is_empty(), "one record speaks for both ends");
+    } else {
+        let is_it = |end: &Value| end["target"] == target.to_string() && end["target_workload"] == name;
+        all.push(end(lab, node, "server", "closed", is_it)?);
+    }
+    for told in &all {
+        ensure!(told["bytes_sent"] == SENT, "{SENT} bytes were sent: {told:#}");
+        ensure!(told["bytes_received"].as_u64() > Some(DOWN), "the greeting and {DOWN} bytes came: {told:#}");
+        ensure!(told["bytes_received"] == own["bytes_received"], "{told:#} {own:#}");
+        ensure!(told["duration_us"].as_u64() > Some(0) && told["rtt_us"].as_u64() > Some(0), "{told:#}");
+        let source: SocketAddr = told["source_address"].as_str().unwrap_or_default().parse()?;
+        ensure!(source.ip() == from, "the client's true address, {from}: {told:#}");
+        ensure!(told["source_address"] == own["source_address"], "{told:#} {own:#}");
+    }
+    own["bytes_received"].as_u64().context("a number")
+}
+
 #[test]
 fn every_connection_is_told_with_the_very_bytes_on_each_node_that_it_touches() {
     scene::mesh(&plan(), |lab| {
-        let client = lab.pod("shop/client")?;
-        // What the lab's client says before it sends.
-        let command = format!("duplex {UP} {DOWN} {CHUNK}\n").len() as u64;
-        for (service, node, path) in [("near", "a", "direct"), ("far", "b", "proxied")] {
-            let name = format!("shop/{service}");
-            let server = lab.pod(&name)?;
-            let _serving = server.serves("[::]:8080", &[])?;
-            client.exchanges(format!("{service}:80"), UP, DOWN, CHUNK)?;
-            let own = end(lab, "a", "client", "closed", |end| end["service"] == *name)?;
-            ensure!(own["path"] == path && own["target_workload"] == if node == "a" { &*name } else { "" }, "{own:#}");
-            ensure!(own["connect_us"].as_u64() > Some(0), "{own:#}");
-            let mut all = vec![own.clone()];
-            if node == "b" {
-                let other = end(lab, node, "server", "closed", |end| end["target_workload"] == *name)?;
-                ensure!(other["target"] == server.at(8080).to_string(), "{other:#}");
-                all.push(other);
-            } else {
-                ensure!(ends(lab, node, "server")?.is_empty(), "one record speaks for both ends");
-            }
-            for told in &all {
-                ensure!(told["bytes_sent"] == UP + command, "{} bytes were sent: {told:#}", UP + command);
-                ensure!(told["bytes_received"].as_u64() > Some(DOWN), "the greeting and {DOWN} bytes came: {told:#}");
-                ensure!(told["bytes_received"] == own["bytes_received"], "{told:#} {own:#}");
-                ensure!(told["duration_us"].as_u64() > Some(0) && told["rtt_us"].as_u64() > Some(0), "{told:#}");
-                let from = told["source_address"].as_str().unwrap_or_default();
-                ensure!(
-                    from.starts_with(&format!("{}:", client.addresses().v4)),
-                    "the client's true address: {told:#}"
-                );
-                ensure!(told["source_address"] == own["source_address"], "{told:#} {own:#}");
+        let client = lab.pod("shop/client")?.addresses();
+        for name in ["shop/near", "shop/far"] {
+            let (server, vip) = (lab.pod(name)?, lab.topology().service(name)?.addresses);
+            let families: [[IpAddr; 3]; 2] = [
+                [vip.v4, client.v4, server.addresses().v4].map(IpAddr::V4),
+                [vip.v6, client.v6, server.addresses().v6].map(IpAddr::V6),
+            ];
+            let mut came = 0;
+            for [vip, from, to] in families {
+                came += is_told(lab, name, (SocketAddr::new(vip, 80), from, SocketAddr::new(to, 8080)))?;
             }
 
+            let (node, service) = (server.node(), name.trim_start_matches("shop/"));
             let of_client = [("reporter", "client"), ("source_workload", "client"), ("destination_service", service)];
             let of_server = [("reporter", "server"), ("source_workload", "client"), ("destination_workload", service)];
             for (node, labels) in [("a", of_client), (node, of_server)] {
                 let sent = sum(lab, node, "millrace_tcp_sent_bytes_total", &labels)?;
-                ensure!(sent == (UP + command) as f64, "{node} {labels:?}: {sent} bytes were sent");
+                ensure!(sent == (2 * SENT) as f64, "{node} {labels:?}: {sent} bytes were sent");
                 let received = sum(lab, node, "millrace_tcp_received_bytes_total", &labels)?;
-                ensure!(Some(received) == own["bytes_received"].as_f64(), "{node} {labels:?}: {received} bytes came");
-                ensure!(sum(lab, node, "millrace_tcp_connections_closed_total", &labels)? == 1.0, "{node} {labels:?}");
+                ensure!(received == came as f64, "{node} {labels:?}: {received} bytes came, not {came}");
+                ensure!(sum(lab, node, "millrace_tcp_connections_closed_total", &labels)? == 2.0, "{node} {labels:?}");
             }
-            ensure!(sum(lab, "a", "millrace_tcp_connections_opened_total", &of_client)? == 1.0, "{of_client:?}");
+            ensure!(sum(lab, "a", "millrace_tcp_connections_opened_total", &of_client)? == 2.0, "{of_client:?}");
         }
         ensure!(
             sum(lab, "a", "millrace_kernel_decisions_total", &[("reason", "flow_dropped")])? == 0.0,
