@@ -29,7 +29,7 @@ fn backend(n: usize) -> Addr {
 }
 
 fn value(table: u32, n_slots: u32) -> ServiceValue {
-    ServiceValue { table, n_slots, affinity_s: 0, local: 0 }
+    ServiceValue { table, n_slots, affinity_s: 0, flags: 0 }
 }
 
 /// One service with the backends of these numbers, whose weights are 1 to 4 in turn.
