@@ -356,6 +356,7 @@ impl Node {
         if self.due.is_none() {
             self.pods.release();
         }
+        self.pods.sweep().await;
         self.take_over();
         if self.judges_again {
             self.revoke(enforce::Look::All).await;

@@ -4,6 +4,7 @@
 //! captured is pending, with the reason on status, and tried again: its namespace appears by a mount, which gives no event.
 
 mod entrant;
+mod gone;
 mod guard;
 pub mod hosts;
 mod links;
@@ -53,6 +54,7 @@ pub struct Pods {
     guards: guard::Guards,
     hosts: hosts::Hosts,
     pods: BTreeMap<ObjectName, Pod>,
+    gone: gone::Gone,
 }
 
 /// What an agent before this one left in the kernel.
@@ -142,7 +144,17 @@ impl Pods {
         let inherited = attached.iter().map(owner).collect();
         let guards = guard::Guards::new(anti_spoofing, guards);
         let hosts = hosts::Hosts::new(cgroup);
-        Ok(Self { node, entrant, host, attached, inherited, guards, hosts, pods: BTreeMap::new() })
+        Ok(Self {
+            node,
+            entrant,
+            host,
+            attached,
+            inherited,
+            guards,
+            hosts,
+            pods: BTreeMap::new(),
+            gone: gone::Gone::default(),
+        })
     }
 
     /// Every pod, by name.
@@ -198,16 +210,27 @@ impl Pods {
 
     /// Closes what belongs to pods that are gone, or were made again under their old name.
     fn forget(&mut self, mesh: &Mesh) -> bool {
-        let before = self.pods.len();
+        let (before, at) = (self.pods.len(), clock::now());
+        let gone = &mut self.gone;
         self.pods.retain(|name, pod| {
             let now = mesh.snapshot.workloads.get(name);
-            now.is_some_and(|now| {
+            let stays = now.is_some_and(|now| {
                 now.instance == pod.workload.instance
                     && now.node == pod.workload.node
                     && now.netns == pod.workload.netns
-            })
+            });
+            if let Some(found) = pod.found.as_ref().filter(|_| !stays) {
+                gone.add(found, at);
+            }
+            stays
         });
         self.pods.len() != before
+    }
+
+    /// Ends what pods that are gone have left in their namespaces.
+    pub async fn sweep(&mut self) {
+        let in_use = self.pods.values().filter_map(Pod::cookie).collect();
+        self.gone.sweep(&self.entrant, &in_use, clock::now()).await;
     }
 
     /// Closes the listeners of pods that left the mesh, once the kernel sends nothing there any more.

@@ -19,7 +19,7 @@ use std::{
 
 use millrace_abi::{Addr, Dest, DestKind, End, Pod, PodKind, Reason, Verdict, VerdictKey, decide};
 
-pub use diag::{Connection, close, see, see_datagrams};
+pub use diag::{Connection, close, orphans, see, see_datagrams};
 
 use crate::kernel::{State, plan::addr};
 

@@ -29,6 +29,10 @@ const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << T
 
 /// ESTABLISHED is what the kernel calls a UDP socket that is connected.
 const CONNECTED: u32 = 1 << 1;
+/// FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING: those that a socket may be in that nobody has open.
+const CLOSED: u32 = 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11;
+/// Where `struct inet_diag_msg` has the inode of who has a socket open; 0 where nobody has.
+const INODE_AT: usize = 68;
 
 /// `struct inet_diag_sockid`, and where it stands in `struct inet_diag_msg`.
 const ID: usize = 48;
@@ -83,6 +87,21 @@ pub fn see(ends: Option<BorrowedFd<'_>>) -> io::Result<Seen> {
         })?;
     }
     Ok(seen)
+}
+
+/// The TCP sockets of the calling thread's namespace that were closed, and have something to send or to hear still.
+pub fn orphans() -> io::Result<Vec<Connection>> {
+    let mut seen = Seen::default();
+    for family in [AF_INET, AF_INET6] {
+        let body = request((family, IPPROTO_TCP), CLOSED, &[0; ID]);
+        ask(NETLINK_SOCK_DIAG, (SOCK_DIAG_BY_FAMILY, Ask::All), &body, &mut |message| {
+            match u32_at(message, INODE_AT)? {
+                0 => note(message, IPPROTO_TCP, &mut seen),
+                _ => Some(()),
+            }
+        })?;
+    }
+    Ok(seen.connections)
 }
 
 /// Adds the connected UDP sockets of the calling thread's namespace. The kernel lists no storage with them.

@@ -2,6 +2,7 @@
 //!
 //! Each fact has a test of a round or two that always runs, and the same in twenty rounds, which end with a table.
 
+mod churn;
 mod faults;
 mod handover;
 mod killed;
