@@ -55,14 +55,18 @@ impl Gone {
     pub(super) async fn sweep(&mut self, entrant: &Entrant, in_use: &BTreeSet<u64>, now: Instant) {
         for (since, found) in std::mem::take(&mut self.0) {
             let age = now.saturating_duration_since(since);
-            let goes_on = age < GRACE || !in_use.contains(&found.cookie) && {
-                let left = entrant.within(found.namespace.clone(), end).await;
-                let left = left.unwrap_or_else(|why| {
-                    tracing::debug!(error = &why as &dyn std::error::Error, "what a pod left can't be looked through");
-                    Left::Nothing
-                });
-                left == Left::Some && age < GRACE + LOOKS
-            };
+            let goes_on = age < GRACE
+                || !in_use.contains(&found.cookie) && {
+                    let left = entrant.within(found.namespace.clone(), end).await;
+                    let left = left.unwrap_or_else(|why| {
+                        tracing::debug!(
+                            error = &why as &dyn std::error::Error,
+                            "what a pod left can't be looked through"
+                        );
+                        Left::Nothing
+                    });
+                    left == Left::Some && age < GRACE + LOOKS
+                };
             if goes_on {
                 self.0.push((since, found));
             }

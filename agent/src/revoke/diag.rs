@@ -94,12 +94,15 @@ pub fn orphans() -> io::Result<Vec<Connection>> {
     let mut seen = Seen::default();
     for family in [AF_INET, AF_INET6] {
         let body = request((family, IPPROTO_TCP), CLOSED, &[0; ID]);
-        ask(NETLINK_SOCK_DIAG, (SOCK_DIAG_BY_FAMILY, Ask::All), &body, &mut |message| {
-            match u32_at(message, INODE_AT)? {
+        ask(
+            NETLINK_SOCK_DIAG,
+            (SOCK_DIAG_BY_FAMILY, Ask::All),
+            &body,
+            &mut |message| match u32_at(message, INODE_AT)? {
                 0 => note(message, IPPROTO_TCP, &mut seen),
                 _ => Some(()),
-            }
-        })?;
+            },
+        )?;
     }
     Ok(seen.connections)
 }
