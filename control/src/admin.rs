@@ -150,7 +150,7 @@ impl Admin {
             (&Method::GET, "/root") => self.root(),
             (&Method::POST, "/root") => self.change_root(&body),
             (&Method::GET, "/revoked") => self.revoked(),
-            (&Method::POST, "/revoked") => self.revoke(&body),
+            (&Method::POST, "/revoked") => self.revoke(&body).await,
             (&Method::GET, "/log-level") => match &self.log {
                 Some(log) => text(StatusCode::OK, log.get() + "\n"),
                 None => text(StatusCode::NOT_FOUND, NO_LOG),

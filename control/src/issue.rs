@@ -9,6 +9,7 @@ use crate::{scope::Edition, world::Settings};
 
 pub mod authority;
 pub mod bundle;
+pub mod given;
 pub mod request;
 pub mod review;
 pub mod revocation;

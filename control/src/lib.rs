@@ -5,6 +5,7 @@
 //! directory and its inotify, the gRPC server and the admin socket. The control plane never opens a connection by itself.
 
 pub mod admin;
+pub mod agreement;
 pub mod clock;
 pub mod compile;
 pub mod config;

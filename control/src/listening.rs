@@ -30,6 +30,8 @@ use crate::{
 mod lease;
 pub mod ledger;
 
+pub(crate) use lease::owner;
+
 use ledger::{Due, Ledger, Written};
 
 /// Its name among the watches that `/readyz` and `/status` tell of.

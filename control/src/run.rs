@@ -21,6 +21,7 @@ use tonic::transport::Server;
 
 use crate::{
     admin::{self, Admin},
+    agreement::{self, Agreement},
     clock,
     config::{Config, Source},
     generation::Generations,
@@ -29,7 +30,7 @@ use crate::{
         authority::{Lifetimes, Wanted},
         review::Reviewer,
         revocation::mark,
-        roots::Roots,
+        roots::{Ask, Roots},
         token::Tokens,
     },
     listening,
@@ -97,7 +98,8 @@ impl Control {
         let nodes = Arc::new(Nodes::default());
         store::folder(&config.state_dir).with_context(|| format!("{}", config.state_dir.display()))?;
         let Begun { source_end, standing, health, cluster, task: source } = Box::pin(begin(&config, &metrics)).await?;
-        let issuer = Arc::new(open_issuer(&config, cluster.as_ref())?);
+        let (asks, asked) = mpsc::channel(agreement::ASKS);
+        let issuer = Arc::new(open_issuer(&config, cluster.as_ref(), asks)?);
         metrics.root_expires.set(i64::try_from(issuer.roots.authority().root_expires_unix()).unwrap_or(i64::MAX));
 
         let (reports, reports_end) = mpsc::channel(publish::REPORTS);
@@ -195,8 +197,17 @@ impl Control {
         let mut webhook = None;
         if let Some(cluster) = cluster {
             if let Some(ends) = shared {
-                cluster.share(&mut tasks, &mesh, (reported.clone(), health), ends);
+                cluster.share(&mut tasks, &mesh, (reported.clone(), health.clone()), ends);
             }
+            let agreement = Agreement {
+                client: cluster.client.clone(),
+                settings: mesh.clone(),
+                issuer: issuer.clone(),
+                nodes: reported.clone(),
+                history: history_end.clone(),
+                health,
+            };
+            cluster.agree(&mut tasks, agreement, asked);
             let standing = standing.clone();
             let inputs = status::Inputs { outcome: outcome_end, standing, nodes: reported, stopping: halted };
             webhook = Box::pin(cluster.spawn(&mut tasks, (mesh, counted), inputs, done)).await?;
@@ -246,16 +257,21 @@ fn kept(path: &Path) -> Listening {
         .unwrap_or_default()
 }
 
-fn open_issuer(config: &Config, cluster: Option<&Cluster>) -> anyhow::Result<Issuer> {
+fn open_issuer(config: &Config, cluster: Option<&Cluster>, asks: mpsc::Sender<Ask>) -> anyhow::Result<Issuer> {
     let lifetimes = Lifetimes { leaf: config.leaf_lifetime, node: config.node_lifetime };
     let (state, now) = (&config.state_dir, clock::unix_time());
     let roots = match cluster {
-        Some(cluster) => Roots::given(&cluster.root, state, &config.mesh, (lifetimes, now)),
+        Some(Cluster { kept, .. }) => Roots::given((&kept.pair, kept.revoked.at(now)), &config.mesh, lifetimes, asks),
         None => Roots::open(state, &config.mesh, lifetimes, now),
     };
     let roots = roots.context("the certificate authority")?;
     let tokens = config.state_dir.join(TOKENS);
-    let tokens = Tokens::open(&tokens).with_context(|| format!("{}", tokens.display()))?;
+    let kept_in = tokens.display().to_string();
+    let tokens = Tokens::open(&tokens).with_context(|| kept_in.clone())?;
+    // A node may have been taken out at another replica while this one was away; a token from before readmits nobody.
+    for node in roots.revoked().out() {
+        tokens.forget(&node).with_context(|| kept_in.clone())?;
+    }
     Ok(Issuer { settings: config.mesh.clone(), roots, tokens })
 }
 

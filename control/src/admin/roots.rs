@@ -120,52 +120,48 @@ impl Admin {
     }
 
     /// Takes a node out, or lets it in again.
-    pub(super) fn revoke(&self, body: &[u8]) -> Response<Full<Bytes>> {
+    pub(super) async fn revoke(&self, body: &[u8]) -> Response<Full<Bytes>> {
         let wanted: Standing = match serde_json::from_slice(body) {
             Ok(wanted) => wanted,
             Err(error) => {
                 return text(StatusCode::BAD_REQUEST, format!("the body is not {{\"revoke\": \"node\"}}: {error}\n"));
             }
         };
-        let roots = &self.issuer.roots;
-        let done = match &wanted {
-            Standing::Revoke(node) if !is_dns_subdomain(node) => {
-                return text(StatusCode::BAD_REQUEST, format!("{node:?} is no node's name\n"));
-            }
+        if let Standing::Revoke(node) = &wanted
+            && !is_dns_subdomain(node)
+        {
+            return text(StatusCode::BAD_REQUEST, format!("{node:?} is no node's name\n"));
+        }
+        let issuer = self.issuer.clone();
+        let told = format!("{wanted:?}");
+        let done = tokio::task::spawn_blocking(move || match &wanted {
             Standing::Revoke(node) => {
                 // Whoever stole the node may have stolen a token that waits there.
-                if let Err(error) = self.issuer.tokens.forget(node) {
-                    return text(StatusCode::INTERNAL_SERVER_ERROR, format!("tokens.json can't be written: {error}\n"));
-                }
-                roots.revoke(node, clock::unix_time())
+                issuer.tokens.forget(node).map_err(Unchanged::Tokens)?;
+                issuer.roots.revoke(node, clock::unix_time())
             }
-            Standing::Readmit(node) => roots.readmit(node),
-        };
-        match done {
-            Ok(()) => {
-                tracing::warn!(?wanted, "who is in the mesh was changed");
+            Standing::Readmit(node) => issuer.roots.readmit(node),
+        });
+        match done.await {
+            Ok(Ok(())) => {
+                tracing::warn!(wanted = told, "who is in the mesh was changed");
                 self.revoked()
             }
-            Err(why) => unchanged(&why),
+            Ok(Err(why)) => unchanged(&why),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
 
-    /// What every node that matters said of what it holds: those with pods, and those that are connected. None for one that is
-    /// away: its processes may go on with what they have.
     fn said(&self) -> BTreeMap<Arc<str>, Option<Trusting>> {
         let out = self.issuer.roots.revoked().out();
-        let edition = self.history.borrow().now().cloned();
-        let with_pods = edition.iter().flat_map(|edition| edition.nodes()).map(|node| (node.clone(), None));
-        let connected = self.nodes.all().into_iter().filter(|(_, node)| node.streams > 0);
-        // One that is connected and has not said yet is behind.
-        let connected = connected.map(|(name, node)| (name, Some(node.trusting.unwrap_or_default())));
-        with_pods.chain(connected).filter(|(node, _)| !out.contains(node)).collect()
+        self.nodes.said(self.history.borrow().now().map(|edition| &**edition), &out)
     }
 }
 
 fn unchanged(why: &Unchanged) -> Response<Full<Bytes>> {
     let status = match why {
-        Unchanged::Fault(_) | Unchanged::Kept(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Unchanged::Fault(_) | Unchanged::Kept(_) | Unchanged::Tokens(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Unchanged::NotTaken(_) => StatusCode::SERVICE_UNAVAILABLE,
         Unchanged::TooMany => StatusCode::TOO_MANY_REQUESTS,
         Unchanged::NextWaits
         | Unchanged::NoNext

@@ -111,6 +111,9 @@ pub enum Fault {
     /// No randomness.
     #[error("the system gives no random bytes")]
     Random,
+    /// More than nodes take.
+    #[error("{0} roots would be believed at one time, of at most {max}", max = super::given::MAX_ROOTS)]
+    TooManyRoots(usize),
 }
 
 impl Authority {
@@ -181,8 +184,13 @@ impl Authority {
 
     /// True where the same roots are believed, and the same one signs.
     pub fn is_same(&self, other: &Self) -> bool {
-        let known = |one: &Self| (one.root.clone(), one.bundle.clone(), one.intermediates.clone(), one.next.clone());
-        known(self) == known(other) && self.issuer.key().public_key_raw() == other.issuer.key().public_key_raw()
+        self.signs_as(other) && self.bundle == other.bundle && self.next == other.next
+    }
+
+    /// True where the same key signs, under the same root.
+    pub fn signs_as(&self, other: &Self) -> bool {
+        let key = |one: &Self| one.issuer.key().public_key_raw().to_vec();
+        key(self) == key(other) && self.root == other.root && self.intermediates == other.intermediates
     }
 
     /// The root that will sign once it is activated.
@@ -259,9 +267,10 @@ pub(super) fn keep_only(state: &Path, kept: &[CertificateDer<'static>]) -> Resul
     write(&state.join(CERTIFICATES), pem(kept).as_bytes())
 }
 
-fn pem(certificates: &[CertificateDer<'_>]) -> String {
+/// Certificates, in PEM.
+pub(crate) fn pem(certificates: &[CertificateDer<'_>]) -> String {
     let blocks: Vec<pem::Pem> = certificates.iter().map(|c| pem::Pem::new("CERTIFICATE", c.to_vec())).collect();
-    pem::encode_many(&blocks)
+    pem::encode_many_config(&blocks, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
 }
 
 fn key_of(path: &Path) -> Result<KeyPair, Fault> {

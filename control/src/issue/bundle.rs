@@ -9,7 +9,9 @@ use kube::{
     core::{ApiResource, DynamicObject, GroupVersionKind},
 };
 use serde_json::json;
+use tokio::sync::watch;
 
+use super::{authority::pem, roots::Trusted};
 use crate::world::Settings;
 
 /// The ConfigMap, with the roots in `ca.crt`: what an agent is given to know the control plane by, before it has a certificate.
@@ -28,9 +30,9 @@ const AGAIN: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Keeps the roots published until the process ends. Every replica writes the same, so none has to lead.
-#[expect(clippy::infinite_loop, reason = "it publishes for as long as the process lives")]
-pub async fn publish(client: Client, settings: Settings, roots: String) -> anyhow::Result<()> {
+pub async fn publish(client: Client, settings: Settings, mut trusted: watch::Receiver<Trusted>) -> anyhow::Result<()> {
     loop {
+        let roots = pem(trusted.borrow_and_update().authority.bundle());
         let wait = match try_publish(&client, &settings, &roots).await {
             Ok(()) => AGAIN,
             Err(error) => {
@@ -38,7 +40,10 @@ pub async fn publish(client: Client, settings: Settings, roots: String) -> anyho
                 RETRY
             }
         };
-        tokio::time::sleep(wait).await;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            Ok(()) = trusted.changed() => {}
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Holds what certificates are signed and judged by now, and changes it: a root after another, a node taken out.
 //!
-//! Every change is one rename of a file: whatever moment a crash chooses, the next start finds an authority that works.
+//! Every change is one rename of a file: whatever moment a crash chooses, the next start finds an authority that works. In a cluster
+//! roots are given and revocations are all replicas': who agrees with the others is asked, and puts in force what they hold.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +13,7 @@ use std::{
 use millrace_wire::mesh;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     authority::{self, Authority, Lifetimes},
@@ -71,6 +72,9 @@ pub enum Unchanged {
     /// What was revoked can't be kept.
     #[error("revoked.json can't be written")]
     Kept(#[source] std::io::Error),
+    /// Nor can it be kept that tokens are forgotten.
+    #[error("tokens.json can't be written")]
+    Tokens(#[source] std::io::Error),
     /// There is a next root already.
     #[error("a next root is waiting already: activate it first")]
     NextWaits,
@@ -97,6 +101,27 @@ pub enum Unchanged {
     /// It is not out.
     #[error("node {0} is not revoked")]
     NotRevoked(String),
+    /// All replicas or none.
+    #[error("nothing was changed, as the other replicas could not be told of it: {0}; try again")]
+    NotTaken(String),
+}
+
+/// What becomes of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is taken out.
+    Revoke(Arc<str>),
+    /// It is let in again.
+    Readmit(Arc<str>),
+}
+
+/// One that all replicas are to make.
+#[derive(Debug)]
+pub struct Ask {
+    /// What.
+    pub change: Change,
+    /// Who waits for it.
+    pub told: oneshot::Sender<Result<(), Unchanged>>,
 }
 
 /// Whether a change waits for the nodes.
@@ -109,18 +134,17 @@ pub enum Nodes<'n> {
 }
 
 /// Where the root is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Kept {
     /// In the state directory: it is changed here.
-    Here,
-    /// Somebody gives it, and changes it: see `replace`.
-    Given,
+    Here(PathBuf),
+    /// Somebody gives it, and changes it: see `replace`. Who was taken out is agreed on there too.
+    Given(mpsc::Sender<Ask>),
 }
 
 /// What certificates are signed and judged by.
 #[derive(Debug)]
 pub struct Roots {
-    state: PathBuf,
     kept: Kept,
     settings: Settings,
     lifetimes: Lifetimes,
@@ -133,30 +157,24 @@ impl Roots {
     /// Those of this state directory; a root is made where there is none.
     pub fn open(state: &Path, settings: &Settings, lifetimes: Lifetimes, now: Duration) -> Result<Self, Unchanged> {
         let authority = Authority::open(state, settings, lifetimes, now)?;
-        Self::with(Kept::Here, authority, state, (settings, now))
+        let revoked = Revocations::read(&state.join(REVOKED)).map_err(Unchanged::Kept)?.at(now);
+        Ok(Self::with(Kept::Here(state.to_owned()), authority, revoked, settings))
     }
 
-    /// Those that are given; only who was taken out is kept in the state directory.
+    /// Those that are given; `asks` is where a change of who was taken out is asked for.
     pub fn given(
-        pair: &Pair,
-        state: &Path,
+        (pair, revoked): (&Pair, Revocations),
         settings: &Settings,
-        (lifetimes, now): (Lifetimes, Duration),
+        lifetimes: Lifetimes,
+        asks: mpsc::Sender<Ask>,
     ) -> Result<Self, Unchanged> {
-        Self::with(Kept::Given, Authority::given(pair, lifetimes)?, state, (settings, now))
+        Ok(Self::with(Kept::Given(asks), Authority::given(pair, lifetimes)?, revoked, settings))
     }
 
-    fn with(
-        kept: Kept,
-        authority: Authority,
-        state: &Path,
-        (settings, now): (&Settings, Duration),
-    ) -> Result<Self, Unchanged> {
-        let revoked = Arc::new(Revocations::read(&state.join(REVOKED)).map_err(Unchanged::Kept)?.at(now));
-        let (lifetimes, authority) = (authority.lifetimes(), Arc::new(authority));
+    fn with(kept: Kept, authority: Authority, revoked: Revocations, settings: &Settings) -> Self {
+        let (lifetimes, authority, revoked) = (authority.lifetimes(), Arc::new(authority), Arc::new(revoked));
         let now = watch::Sender::new(Trusted { authority, revoked });
-        let (state, settings) = (state.to_owned(), settings.clone());
-        Ok(Self { state, kept, settings, lifetimes, now, changing: Mutex::new(()) })
+        Self { kept, settings: settings.clone(), lifetimes, now, changing: Mutex::new(()) }
     }
 
     /// Who signs now.
@@ -177,26 +195,38 @@ impl Roots {
     /// Takes the files in as they are now, where they changed. Unusable ones change nothing.
     pub fn reload(&self) -> Result<bool, Unchanged> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.kept {
-            Kept::Here => self.load(),
-            Kept::Given => Ok(false),
+        match &self.kept {
+            Kept::Here(state) => self.load(state),
+            Kept::Given(_) => Ok(false),
         }
+    }
+
+    /// Puts in force what all replicas hold.
+    pub fn replace(&self, authority: Authority, revoked: Revocations) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.now.send_if_modified(|trusted| {
+            let differs = !authority.is_same(&trusted.authority) || revoked != *trusted.revoked;
+            if differs {
+                *trusted = Trusted { authority: Arc::new(authority), revoked: Arc::new(revoked) };
+            }
+            differs
+        });
     }
 
     /// Makes the next root, and has it believed beside the others. It signs nothing yet.
     pub fn add(&self, now: Duration) -> Result<(), Unchanged> {
-        self.is_kept_here()?;
+        let state = self.state()?;
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.authority().next().is_some() {
             return Err(Unchanged::NextWaits);
         }
-        authority::add_next(&self.state, self.authority().bundle(), &self.settings, now)?;
-        self.load().map(drop)
+        authority::add_next(state, self.authority().bundle(), &self.settings, now)?;
+        self.load(state).map(drop)
     }
 
     /// Has the next root sign, once every node believes it.
     pub fn activate(&self, nodes: &Nodes<'_>) -> Result<(), Unchanged> {
-        self.is_kept_here()?;
+        let state = self.state()?;
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let authority = self.authority();
         if authority.next().is_none() {
@@ -210,13 +240,13 @@ impl Roots {
                 return Err(Unchanged::Behind(behind));
             }
         }
-        authority::activate_next(&self.state)?;
-        self.load().map(drop)
+        authority::activate_next(state)?;
+        self.load(state).map(drop)
     }
 
     /// Has every root but the one that signs, and the next, believed no more, once no certificate is under one of them.
     pub fn retire(&self, nodes: &Nodes<'_>) -> Result<(), Unchanged> {
-        self.is_kept_here()?;
+        let state = self.state()?;
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let authority = self.authority();
         let kept: Vec<CertificateDer<'static>> =
@@ -234,39 +264,50 @@ impl Roots {
                 return Err(Unchanged::InUse(in_use));
             }
         }
-        authority::keep_only(&self.state, &kept)?;
-        self.load().map(drop)
+        authority::keep_only(state, &kept)?;
+        self.load(state).map(drop)
     }
 
-    /// Takes a node out of the mesh.
+    /// Takes a node out of the mesh. Not on a thread that serves: it waits for the disk, or for the API server.
     pub fn revoke(&self, node: &str, now: Duration) -> Result<(), Unchanged> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = self.revoked().with(node, self.lifetimes.longest(), now).ok_or(Unchanged::TooMany)?;
-        self.keep(next)
-    }
-
-    /// Lets it in again: by a person's word, or because it joined with a new token.
-    pub fn readmit(&self, node: &str) -> Result<(), Unchanged> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = self.revoked().readmitting(node).ok_or_else(|| Unchanged::NotRevoked(node.to_owned()))?;
-        self.keep(next)
-    }
-
-    fn is_kept_here(&self) -> Result<(), Unchanged> {
-        match self.kept {
-            Kept::Here => Ok(()),
-            Kept::Given => Err(Unchanged::Given),
+        match &self.kept {
+            Kept::Here(state) => {
+                self.keep(state, |revoked| revoked.with(node, self.lifetimes.longest(), now).ok_or(Unchanged::TooMany))
+            }
+            Kept::Given(asks) => ask(asks, Change::Revoke(node.into())),
         }
     }
 
-    fn keep(&self, revoked: Revocations) -> Result<(), Unchanged> {
-        revoked.write(&self.state.join(REVOKED)).map_err(Unchanged::Kept)?;
+    /// Lets it in again: by a person's word, or because it joined with a new token. Not on a thread that serves.
+    pub fn readmit(&self, node: &str) -> Result<(), Unchanged> {
+        match &self.kept {
+            Kept::Here(state) => self
+                .keep(state, |revoked| revoked.readmitting(node).ok_or_else(|| Unchanged::NotRevoked(node.to_owned()))),
+            Kept::Given(asks) => ask(asks, Change::Readmit(node.into())),
+        }
+    }
+
+    fn state(&self) -> Result<&Path, Unchanged> {
+        match &self.kept {
+            Kept::Here(state) => Ok(state),
+            Kept::Given(_) => Err(Unchanged::Given),
+        }
+    }
+
+    fn keep(
+        &self,
+        state: &Path,
+        change: impl FnOnce(&Revocations) -> Result<Revocations, Unchanged>,
+    ) -> Result<(), Unchanged> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let revoked = change(&self.revoked())?;
+        revoked.write(&state.join(REVOKED)).map_err(Unchanged::Kept)?;
         self.now.send_modify(|trusted| trusted.revoked = Arc::new(revoked));
         Ok(())
     }
 
-    fn load(&self) -> Result<bool, Unchanged> {
-        let next = Authority::load(&self.state, self.lifetimes)?;
+    fn load(&self, state: &Path) -> Result<bool, Unchanged> {
+        let next = Authority::load(state, self.lifetimes)?;
         Ok(self.take(next))
     }
 
@@ -279,6 +320,13 @@ impl Roots {
             differs
         })
     }
+}
+
+fn ask(asks: &mpsc::Sender<Ask>, change: Change) -> Result<(), Unchanged> {
+    let ending = || Unchanged::NotTaken("the control plane is ending".to_owned());
+    let (told, answer) = oneshot::channel();
+    asks.blocking_send(Ask { change, told }).map_err(|_ended| ending())?;
+    answer.blocking_recv().map_err(|_ended| ending())?
 }
 
 fn named((node, _): (&Arc<str>, &Option<Trusting>)) -> String {

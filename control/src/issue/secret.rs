@@ -15,6 +15,9 @@ const AUTHORITIES: &str = "ca.crt";
 /// How long to wait for an API server that is away.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What Kubernetes calls a Secret with a key and its certificates.
+pub(crate) const KIND: &str = "kubernetes.io/tls";
+
 /// A key and its certificates, as PEM.
 #[derive(Clone)]
 pub struct Pair {
@@ -47,21 +50,12 @@ pub async fn shared(client: &Client, namespace: &str, name: &str, made: &Pair) -
 
 async fn try_shared(secrets: &Api<Secret>, name: &str, made: &Pair) -> kube::Result<Option<Pair>> {
     if let Some(secret) = secrets.get_opt(name).await? {
-        let data = secret.data.unwrap_or_default();
-        let text = |name: &str| {
-            data.get(name).map(|ByteString(bytes)| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
-        };
-        let certificates = text(CERTIFICATES);
-        // A self-signed issuer of cert-manager's leaves it out, as the certificate is its own.
-        let authorities = Some(text(AUTHORITIES)).filter(|pem| !pem.is_empty()).unwrap_or_else(|| certificates.clone());
-        return Ok(Some(Pair { certificates, key: text(KEY), authorities }));
+        return Ok(Some(pair(&secret)));
     }
-    let data = [(CERTIFICATES, &made.certificates), (KEY, &made.key), (AUTHORITIES, &made.authorities)];
-    let data = data.map(|(name, text)| (name.to_owned(), ByteString(text.as_bytes().to_vec())));
     let secret = Secret {
         metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
-        type_: Some("kubernetes.io/tls".to_owned()),
-        data: Some(BTreeMap::from(data)),
+        type_: Some(KIND.to_owned()),
+        data: Some(data(made)),
         ..Secret::default()
     };
     match secrets.create(&PostParams::default(), &secret).await {
@@ -69,4 +63,23 @@ async fn try_shared(secrets: &Api<Secret>, name: &str, made: &Pair) -> kube::Res
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What a Secret holds; empty where it holds none.
+pub(crate) fn pair(secret: &Secret) -> Pair {
+    let text = |name: &str| {
+        let data = secret.data.as_ref().and_then(|data| data.get(name));
+        data.map(|ByteString(bytes)| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
+    };
+    let certificates = text(CERTIFICATES);
+    // A self-signed issuer of cert-manager's leaves it out, as the certificate is its own.
+    let authorities = Some(text(AUTHORITIES)).filter(|pem| !pem.is_empty()).unwrap_or_else(|| certificates.clone());
+    Pair { certificates, key: text(KEY), authorities }
+}
+
+/// A Secret's data, with this in it.
+pub(crate) fn data(pair: &Pair) -> BTreeMap<String, ByteString> {
+    let Pair { certificates, key, authorities } = pair;
+    let data = [(CERTIFICATES, certificates), (KEY, key), (AUTHORITIES, authorities)];
+    data.map(|(name, text)| (name.to_owned(), ByteString(text.as_bytes().to_vec()))).into()
 }

@@ -109,7 +109,8 @@ async fn try_write(client: Client, settings: &Settings, replica: &str, said: Wor
     }
 }
 
-async fn owner(client: Client, node: &str) -> kube::Result<Option<OwnerReference>> {
+/// What has an object of a node's gone with it; None where there is no such Node.
+pub(crate) async fn owner(client: Client, node: &str) -> kube::Result<Option<OwnerReference>> {
     let found = Api::<Node>::all(client).get_metadata_opt(node).await?;
     Ok(found.and_then(|found| found.metadata.uid).map(|uid| OwnerReference {
         api_version: "v1".to_owned(),

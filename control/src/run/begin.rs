@@ -7,18 +7,15 @@ use futures_util::future::BoxFuture;
 use kube::Client;
 use rustls::crypto::aws_lc_rs;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 
 use crate::{
+    agreement::{self, Agreement, kept::Kept},
     clock,
     config::{Config, Source},
-    issue::{
-        authority::Authority,
-        bundle,
-        secret::{self, Pair},
-    },
+    issue::{authority::Authority, bundle, roots::Ask, secret},
     listening::{self, Sharing},
     metrics::Metrics,
     nodes::Nodes,
@@ -34,8 +31,6 @@ use crate::{
 
 /// Copies of the files that were good throughout.
 const COPIES: &str = "manifests";
-/// The Secret that the mesh's root is kept in, or that an intermediate is given in.
-const ROOT: &str = "millrace-root";
 
 /// The source of objects, before its task runs.
 pub(super) struct Begun {
@@ -51,7 +46,8 @@ pub(super) struct Begun {
 /// What a control plane in a cluster has beside the source.
 pub(super) struct Cluster {
     pub(super) client: Client,
-    pub(super) root: Pair,
+    /// What is in force, as all replicas agree.
+    pub(super) kept: Kept,
     webhook: Option<SocketAddr>,
     replica: Arc<str>,
 }
@@ -72,7 +68,9 @@ pub(super) async fn begin(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Re
             let (sourced, source_end) = watch::channel(Arc::default());
             let client = kubernetes::client::connect(kubeconfig.as_deref()).await?;
             let made = Authority::new_root(&config.mesh, clock::unix_time())?;
-            let root = secret::shared(&client, &config.mesh.root_namespace, ROOT, &made).await.context("the root")?;
+            let namespace = &config.mesh.root_namespace;
+            let root = secret::shared(&client, namespace, agreement::ROOT, &made).await.context("the root")?;
+            let kept = agreement::kept::first(&client, namespace, &root, clock::unix_time()).await?;
             let watched = Kubernetes {
                 client: client.clone(),
                 settings: config.mesh.clone(),
@@ -82,7 +80,7 @@ pub(super) async fn begin(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Re
             };
             let ends = kubernetes::Ends { sourced, standing: standing_sender };
             let task = Box::pin(async move { watched.follow(ends).await.context("watching the API server") });
-            let cluster = Some(Cluster { client, root, webhook: *webhook, replica: replica()? });
+            let cluster = Some(Cluster { client, kept, webhook: *webhook, replica: replica()? });
             Ok(Begun { source_end, standing, health, cluster, task })
         }
     }
@@ -105,6 +103,22 @@ impl Cluster {
         });
     }
 
+    /// Starts to agree with other replicas on whom the mesh believes.
+    pub(super) fn agree(
+        &self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        agreement: Agreement,
+        asks: mpsc::Receiver<Ask>,
+    ) {
+        let Agreement { client, settings, issuer, .. } = &agreement;
+        tasks.spawn(bundle::publish(client.clone(), settings.clone(), issuer.roots.watch()));
+        let kept = self.kept.clone();
+        tasks.spawn(async move {
+            Box::pin(agreement.run(kept, asks)).await;
+            anyhow::bail!("whom the mesh believes is agreed on no more")
+        });
+    }
+
     /// Starts the parts, and says where the webhook listens, if it does.
     pub(super) async fn spawn(
         self,
@@ -113,14 +127,13 @@ impl Cluster {
         inputs: status::Inputs,
         done: oneshot::Sender<()>,
     ) -> anyhow::Result<Option<SocketAddr>> {
-        let Self { client, root, webhook, replica } = self;
+        let Self { client, kept: _, webhook, replica } = self;
         let mut listens = None;
         if let Some(address) = webhook {
             let webhook = Webhook::bind(address, client.clone(), &settings, metrics.clone()).await?;
             listens = Some(webhook.address);
             tasks.spawn(async move { webhook.serve().await.map(|never| match never {}).context("the webhook") });
         }
-        tasks.spawn(bundle::publish(client.clone(), settings.clone(), root.authorities));
         let status = Status { client, settings, replica, metrics, leading: watch::Sender::default() };
         tasks.spawn(async move {
             Box::pin(status.run(inputs, done)).await;

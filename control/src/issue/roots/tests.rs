@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 use super::{Nodes, Roots, Trusting, Unchanged, bundle_sha256};
 use crate::{
     issue::{
-        authority::{Lifetimes, Wanted},
-        revocation::mark,
+        authority::{Authority, Lifetimes, Wanted},
+        revocation::{Revocations, mark},
         roots::Trusted,
         secret::Pair,
     },
@@ -168,16 +168,16 @@ fn given(name: &str) -> (Pair, rcgen::Issuer<'static, rcgen::KeyPair>, rcgen::Ce
     (Pair { certificates: between.pem(), key: key.serialize_pem(), authorities: top.pem() }, issuer, top)
 }
 
-fn take_given(pair: &Pair, state: &Path) -> Result<Roots, Unchanged> {
-    Roots::given(pair, state, &settings(), (Lifetimes { leaf: DAY, node: DAY }, NOW))
+fn take_given(pair: &Pair) -> Result<Roots, Unchanged> {
+    let (asks, _) = tokio::sync::mpsc::channel(1);
+    Roots::given((pair, Revocations::default()), &settings(), Lifetimes { leaf: DAY, node: DAY }, asks)
 }
 
 /// Somebody else keeps it: what is changed here would be undone there.
 #[test]
 fn an_authority_that_is_given_signs_through_its_intermediate_and_is_changed_where_it_is_given() {
-    let state = tempfile::tempdir().unwrap();
     let (pair, _, top) = given("root");
-    let roots = take_given(&pair, state.path()).unwrap();
+    let roots = take_given(&pair).unwrap();
     assert_eq!((roots.authority().intermediates().len(), roots.authority().bundle().len()), (1, 1));
     assert_eq!(roots.authority().root(), top.der(), "what tokens pin and what peers know is the root");
     assert_eq!(roots.watch().borrow().trust().issuer_sha256, roots.authority().root_sha256());
@@ -185,22 +185,21 @@ fn an_authority_that_is_given_signs_through_its_intermediate_and_is_changed_wher
     assert!(matches!(roots.activate(&Nodes::Forced), Err(Unchanged::Given)));
     assert!(matches!(roots.retire(&Nodes::Forced), Err(Unchanged::Given)));
     assert!(!roots.reload().unwrap());
-    assert!(fs::read_dir(state.path()).unwrap().next().is_none(), "no key is written");
-    roots.revoke("a", NOW).unwrap();
-    assert!(
-        take_given(&pair, state.path()).unwrap().revoked().is_out("a"),
-        "who was taken out is known after a restart"
-    );
+    let refused = roots.revoke("a", NOW);
+    assert!(matches!(refused, Err(Unchanged::NotTaken(_))), "nobody is there to tell the others");
+    assert!(!roots.revoked().is_out("a"), "here alone it would not hold");
+    let revoked = Revocations::default().with("a", DAY, NOW).unwrap();
+    roots.replace(Authority::given(&pair, roots.authority().lifetimes()).unwrap(), revoked);
+    assert!(roots.revoked().is_out("a"));
 }
 
 /// While one takes the other's place both are given, and as a rule they bear the same name.
 #[test]
 fn of_the_roots_that_are_given_the_one_that_has_signed_is_found_by_its_signature() {
-    let state = tempfile::tempdir().unwrap();
     let ((mut pair, _, top), (other, ..)) = (given("root"), given("root"));
     pair.authorities = format!("{}{}", other.authorities, pair.authorities);
-    let roots = take_given(&pair, state.path()).unwrap();
+    let roots = take_given(&pair).unwrap();
     assert_eq!((roots.authority().root(), roots.authority().bundle().len()), (top.der(), 2));
     pair.authorities = other.authorities;
-    assert!(matches!(take_given(&pair, state.path()), Err(Unchanged::Fault(_))), "nobody would believe what it signs");
+    assert!(matches!(take_given(&pair), Err(Unchanged::Fault(_))), "nobody would believe what it signs");
 }

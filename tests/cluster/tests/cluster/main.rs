@@ -5,6 +5,7 @@
 #![cfg(test)]
 
 mod admission;
+mod agent;
 mod cli;
 mod deploy;
 mod equal;
@@ -20,5 +21,6 @@ mod server;
 mod size;
 mod source;
 mod status;
+mod trusting;
 mod wire;
 mod world;

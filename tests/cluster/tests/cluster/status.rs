@@ -151,5 +151,20 @@ async fn the_rights_that_the_manifests_grant_are_enough_to_read_write_status_and
     assert!(String::from_utf8_lossy(&events.stdout).contains("ipBlocks"), "no event was written");
     let roots = server.kubectl(&["get", "configmap", "millrace-roots", "-n", "millrace-system"], "");
     assert!(roots.status.success(), "{}", String::from_utf8_lossy(&roots.stderr));
+    let roots = mesh.control.issuer.clone();
+    let revoked = move || roots.roots.revoke("nobody-s-node", millrace_control::clock::unix_time());
+    tokio::task::spawn_blocking(revoked).await.unwrap().expect("what is in force may be replaced");
+    let began = millrace_control::clock::now();
+    for name in ["roots and revoked nodes", "the root that is given", "what nodes believe"] {
+        let listed = async || {
+            let said = mesh.ask("/status").await;
+            let status: Value = serde_json::from_str(said.rsplit_once("\r\n\r\n").unwrap().1).unwrap();
+            status["watches"][name].clone()
+        };
+        while listed().await["listed"] != json!(true) {
+            assert!(began.elapsed() < PATIENCE, "a watch of {name} is allowed: {:?}", listed().await);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
     mesh.stop().await;
 }
