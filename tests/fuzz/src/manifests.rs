@@ -30,7 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let files = BTreeMap::from([(file, Arc::new(reading))]);
     let (_, sourced) = Shelf::default().settle(&files);
-    let (snapshot, _) = compile(&World { settings, objects: sourced.objects, listening: BTreeMap::new(), revoked: BTreeSet::new() });
+    let (snapshot, _) =
+        compile(&World { settings, objects: sourced.objects, listening: BTreeMap::new(), revoked: BTreeSet::new() });
     let arrived = decode_snapshot(&encode_snapshot(&snapshot)).expect("what compiles can be sent");
     assert_eq!(arrived, snapshot, "the wire carries every field");
 });
