@@ -132,6 +132,13 @@ impl<T> Counted<T> {
         let meter = Meter::new(role, carried.clone());
         (Self { inner, meter, carried: carried.clone(), head: None }, carried)
     }
+
+    /// The same of an application's own HTTP/2, whose requests are work for the application and may be as many as it answers.
+    pub(crate) fn of_requests(inner: T) -> (Self, Carried) {
+        let carried = Carried::default();
+        let meter = Meter::of_requests(carried.clone());
+        (Self { inner, meter, carried: carried.clone(), head: None }, carried)
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {

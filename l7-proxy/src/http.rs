@@ -2,38 +2,54 @@
 //!
 //! Reads from [`serve`], the life of a connection; `request` is the life of a request. `heads` and `wire` let nothing through that
 //! HTTP's specification does not, before anybody parses; `tables` says which rule; `filter` what becomes of heads; `upstream` and
-//! `reach` by which connection an endpoint is asked; `body` and `stream` move bytes. Nothing here decides policy or a route.
+//! `reach` by which connection an endpoint is asked; `forwarded` says who
+//! asks; `body`, `received`, `pipe` and `stream` move bytes, `unread` and `waiting` charge for those that wait; `two` is a client's
+//! HTTP/2, `upgrade` what is HTTP no more. Nothing here decides policy or a route.
 
 mod body;
 mod counts;
 mod endpoint;
 mod fault;
 mod filter;
+pub mod foreign;
+mod forwarded;
 mod heads;
+mod pipe;
 mod reach;
+mod received;
 mod request;
 mod stream;
 mod tables;
+mod turn;
+mod two;
+mod unread;
+mod upgrade;
 mod upstream;
+mod waiting;
 mod wire;
 
-use std::{net::SocketAddr, os::fd::AsFd as _, pin::Pin, sync::Arc, task::Poll, time::Duration};
-
-use http::Request;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    os::fd::AsFd as _,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use http::{HeaderValue, Request, StatusCode, header::CONNECTION};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use millrace_model::Protocol;
 use socket2::SockRef;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 use crate::{accept::Accepted, fault::Why, record::Record, unrouted, worker::Worker};
 use fault::Fault;
-use heads::Version;
+use heads::{Bad, Version};
+use received::Received;
 use request::Callers;
+use waiting::Waiting;
 use wire::Checked;
 
 pub(crate) use counts::Counts;
@@ -46,17 +62,14 @@ const FIRST_HEAD: Duration = Duration::from_secs(60);
 /// How long it may be silent between two requests, and take for a head: connections are kept for as long by most pools.
 const NEXT_HEAD: Duration = Duration::from_secs(600);
 
+/// How long a connection without a request is kept when the proxy is to end: its client's next one ends it.
+const LAST_REQUEST: Duration = Duration::from_secs(5);
+
 /// Fields of a head: what `heads` lets through.
 const MAX_FIELDS: usize = 128;
 
 /// What may wait to be parsed or written: the longest head whole.
 const BUFFER: usize = heads::MAX_HEAD + 16 * 1024;
-
-/// Requests at once in one client's HTTP/2 connection.
-const STREAMS: u32 = 256;
-
-/// What a client may have under way in one stream.
-const WINDOW: u32 = 1024 * 1024;
 
 /// How long a client that was refused is still listened to, so that what it sends does not reset what it is told.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -107,7 +120,7 @@ async fn serve(
 ) -> Result<(), Why> {
     record.carrying();
     let callers = Arc::new(Callers::new(worker.clone(), accepted, asked));
-    let mut checked = Checked::new(socket);
+    let mut checked = Checked::new(socket, callers.turn.clone());
     let version = match timeout(FIRST_HEAD, checked.version()).await {
         Ok(Ok(Some(version))) => version,
         Ok(Ok(None)) => return Ok(()),
@@ -118,13 +131,14 @@ async fn serve(
         ended = async {
             match version {
                 Version::One => Box::pin(one(&callers, checked)).await,
-                Version::Two => Box::pin(two(&callers, checked)).await,
+                Version::Two => Box::pin(two::serve(&callers, checked)).await,
             }
         } => ended,
         () = accepted.home.gone() => Err(Why::Gone),
     };
-    if let Some(bad) = callers.bad() {
+    if let Some(bad) = callers.turn.bad() {
         tracing::debug!(reason = bad.name(), source = %accepted.home.pod.name, "a client's bytes are no HTTP");
+        worker.proxy.metrics.http.broken(bad.name());
     }
     ended
 }
@@ -132,33 +146,54 @@ async fn serve(
 /// HTTP/1.
 async fn one(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
     let answer = callers.clone();
-    let service = service_fn(move |request: Request<Incoming>| -> request::Answering {
-        Box::pin(answer.clone().answer(request))
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (answer, turn) = (answer.clone(), answer.turn.clone());
+        Box::pin(async move {
+            let callers = answer.clone();
+            let mut response = answer.answer(request.map(Received::One)).await?;
+            if callers.is_closing.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response.map(|body| turn.with(body)))
+        })
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(NEXT_HEAD)
         .max_headers(MAX_FIELDS + 8)
         .max_buf_size(BUFFER)
-        .pipeline_flush(true)
-        .serve_connection(TokioIo::new(checked), service);
+        .serve_connection(TokioIo::new(Waiting::new(checked, &callers.waits())), service);
     let mut drain = callers.worker.proxy.drain.clone();
-    let draining = drain.begun();
+    let draining = async {
+        drain.begun().await;
+        // Not at once: a request may be on its way just now, and would be lost. It is answered, and told that the connection closes.
+        callers.is_closing.store(true, Ordering::Relaxed);
+        tokio::time::sleep(LAST_REQUEST).await;
+    };
     tokio::pin!(draining);
     let mut is_draining = false;
     let ended = std::future::poll_fn(|cx| {
         if !is_draining && draining.as_mut().poll(cx).is_ready() {
             is_draining = true;
-            // The request under way is answered, and told that the connection closes.
+            // Nobody has asked for so long: it closes now, or with the answer that is under way.
             Pin::new(&mut connection).graceful_shutdown();
         }
         connection.poll_without_shutdown(cx)
     })
     .await;
-    let checked = connection.into_parts().io.into_inner();
-    callers.note_bad(checked.bad());
-    match (ended, checked.bad()) {
+    let parts = connection.into_parts();
+    let checked = parts.io.into_inner().into_inner();
+    if let (Ok(()), Some(mut lease)) = (&ended, callers.switch.take()) {
+        let _held = callers.waits().charge(upgrade::HELD).map_err(Why::Limited)?;
+        return Box::pin(upgrade::carry(checked.into_raw(parts.read_buf), &mut lease)).await;
+    }
+    match (ended, callers.turn.bad()) {
         (_, Some(_)) if checked.is_in_body() => {
+            orderly(checked.socket());
+            Ok(())
+        }
+        // It may speak anything: an answer in HTTP would be one more thing that it does not understand.
+        (_, Some(Bad::NotHttp)) => {
             orderly(checked.socket());
             Ok(())
         }
@@ -175,41 +210,6 @@ async fn one(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
             Err(Why::ClientReset)
         }
     }
-}
-
-/// HTTP/2, which its client began with.
-async fn two(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
-    let answer = callers.clone();
-    let service = service_fn(move |request: Request<Incoming>| -> request::Answering {
-        Box::pin(answer.clone().answer(request))
-    });
-    orderly(checked.socket());
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW * 4)
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(u32::try_from(heads::MAX_HEAD).unwrap_or(u32::MAX))
-        .serve_connection(TokioIo::new(checked), service);
-    let mut drain = callers.worker.proxy.drain.clone();
-    let draining = drain.begun();
-    tokio::pin!(connection, draining);
-    let mut is_draining = false;
-    let ended = std::future::poll_fn(|cx| {
-        if !is_draining && draining.as_mut().poll(cx).is_ready() {
-            is_draining = true;
-            connection.as_mut().graceful_shutdown();
-        }
-        match connection.as_mut().poll(cx) {
-            Poll::Ready(ended) => Poll::Ready(ended),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await;
-    ended.map_err(|error| {
-        tracing::debug!(%error, "a client's connection broke");
-        Why::ClientReset
-    })
 }
 
 /// From here on closing says no more than that.

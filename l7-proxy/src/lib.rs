@@ -45,5 +45,6 @@ mod worker;
 
 pub use agent::MakeMaps;
 pub use config::{Args, Config, Privileges};
+pub use http::foreign;
 pub use privilege::{Privileged, User};
 pub use run::{Parts, Running, run};

@@ -132,6 +132,14 @@ impl Limit {
     }
 }
 
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::error::Error for Limit {}
+
 /// Every workload's account.
 #[derive(Debug)]
 pub(crate) struct Accounts {

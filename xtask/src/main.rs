@@ -10,6 +10,7 @@ mod console;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod h2spec;
 mod lint;
 mod setup;
 mod steps;

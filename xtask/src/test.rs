@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::{
     command,
     config::Config,
-    console, demo, fuzz, setup,
+    console, demo, fuzz, h2spec, setup,
     steps::{Steps, Tally},
     tidy::tree::Tree,
 };
@@ -105,6 +105,9 @@ pub(crate) fn all(config: &Config, filter: Option<&str>, steps: &mut Steps) {
         Ok(sum)
     });
     steps.count("examples in the documentation", || examples(config, filter));
+    if root.iter().any(|binary| binary.level == Level::Lab && lists(binary, filter, "h2spec")) {
+        steps.run("build h2spec", || h2spec::prepare(config));
+    }
     for binary in &root {
         let level = if binary.level == Level::Kernel { "kernel tests" } else { "lab tests" };
         steps.count(&format!("{level}: {}", binary.target), || run_one(config, binary, filter));
@@ -121,8 +124,16 @@ pub(crate) fn all(config: &Config, filter: Option<&str>, steps: &mut Steps) {
 
 /// True where a test's name holds the filter: an API server is not built for nothing.
 fn has_test(binary: &Binary, filter: &str) -> bool {
-    let said = Command::new(&binary.executable).args(["--list", "--format", "terse", filter]).output();
-    said.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).lines().any(|line| line.ends_with(": test")))
+    lists(binary, Some(filter), "")
+}
+
+/// True where the name of a test that the filter fits holds `word` too.
+fn lists(binary: &Binary, filter: Option<&str>, word: &str) -> bool {
+    let said = Command::new(&binary.executable).args(["--list", "--format", "terse"]).args(filter).output();
+    said.is_ok_and(|said| {
+        let said = String::from_utf8_lossy(&said.stdout);
+        said.lines().any(|line| line.strip_suffix(": test").is_some_and(|name| name.contains(word)))
+    })
 }
 
 /// Builds all targets, and returns the test binaries in the order they are run.

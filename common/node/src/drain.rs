@@ -72,6 +72,15 @@ impl Drain {
         }
     }
 
+    /// Waits until there is a deadline before this one; any, where none is known.
+    pub async fn sooner(&mut self, known: Option<Instant>) -> Instant {
+        let is_sooner = |held: &Option<Instant>| held.is_some_and(|held| known.is_none_or(|known| held < known));
+        match self.0.wait_for(is_sooner).await.map(|held| *held) {
+            Ok(Some(deadline)) => deadline,
+            Ok(None) | Err(_) => pending().await,
+        }
+    }
+
     /// Waits until the drain's deadline has passed.
     pub async fn over(&mut self) {
         let mut deadline = self.begun().await;
@@ -100,7 +109,9 @@ mod tests {
         assert_eq!(drain.begun().await, now + Duration::from_secs(60));
         trigger.begin(now + Duration::from_secs(90));
         assert_eq!(drain.deadline(), Some(now + Duration::from_secs(60)));
+        assert_eq!(drain.sooner(None).await, now + Duration::from_secs(60));
         trigger.begin(now);
+        assert_eq!(drain.sooner(Some(now + Duration::from_secs(60))).await, now);
         drain.over().await;
     }
 }

@@ -66,6 +66,11 @@ impl Meter {
         Self::by_clock(role, carried, clock::now)
     }
 
+    /// Of requests: each is answered, so their number is its sender's matter. What it resets counts.
+    pub(super) fn of_requests(carried: Carried) -> Self {
+        Self { headers: Bucket::new(u32::MAX, u32::MAX), ..Self::new(Role::Server, carried) }
+    }
+
     fn by_clock(role: Role, carried: Carried, now: fn() -> Instant) -> Self {
         Self {
             now,

@@ -8,27 +8,29 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::upstream::Lease;
+use super::{received::Received, upstream::Lease};
 
 /// Why a body broke off.
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
 
+/// What comes next of a body.
+pub(crate) type Next = Option<Result<Frame<Bytes>, Broken>>;
+
 /// What an endpoint gets.
 pub(crate) enum Outgoing {
     /// The client's.
-    Client(Incoming),
+    Client(Received),
     /// None.
     Empty,
 }
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
         match self.get_mut() {
             Self::Client(body) => Pin::new(body).poll_frame(cx),
             Self::Empty => Poll::Ready(None),
@@ -55,13 +57,13 @@ pub(crate) enum Answer {
     /// Of the mesh itself.
     Own(Full<Bytes>),
     /// An application's.
-    Application(Streamed),
+    Application(Box<Streamed>),
 }
 
 /// An application's body. Dropped before its end, it closes the connection that it came by: the application sees at once that
 /// nobody listens.
 pub(crate) struct Streamed {
-    body: Incoming,
+    body: Received,
     lease: Option<Lease>,
     /// When the request's time is over.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -70,10 +72,10 @@ pub(crate) struct Streamed {
 /// The request's time was over while its answer still came.
 #[derive(Debug, thiserror::Error)]
 #[error("the request's time is over")]
-struct Late;
+pub(crate) struct Late;
 
 impl Streamed {
-    pub(crate) fn new(body: Incoming, lease: Lease, deadline: Option<Pin<Box<Sleep>>>) -> Self {
+    pub(crate) fn new(body: Received, lease: Lease, deadline: Option<Pin<Box<Sleep>>>) -> Self {
         let mut streamed = Self { body, lease: Some(lease), deadline };
         streamed.end_if_over();
         streamed
@@ -93,7 +95,7 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = Broken;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
         let streamed = match self.get_mut() {
             Self::Own(body) => return Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Application(streamed) => streamed,
@@ -108,7 +110,7 @@ impl Body for Answer {
                 streamed.end_if_over();
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(broken)) => Poll::Ready(Some(Err(broken.into()))),
+            Some(Err(broken)) => Poll::Ready(Some(Err(broken))),
             None => {
                 if let Some(lease) = streamed.lease.take() {
                     lease.give_back();

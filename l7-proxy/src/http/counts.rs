@@ -13,6 +13,13 @@ use crate::metrics::Word;
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     requests: Family<ByAnswer, Counter>,
+    broken: Family<ByReason, Counter>,
+}
+
+/// Labels of a count by reason.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: Word,
 }
 
 /// Labels of a count by answer. Statuses are three digits, and names are ours.
@@ -27,7 +34,17 @@ impl Counts {
         self.requests.get_or_create(&ByAnswer { code: status.as_u16().into(), outcome: Word(outcome) }).inc();
     }
 
+    /// A client's connection that was no HTTP, or broke its rules.
+    pub(crate) fn broken(&self, reason: &'static str) {
+        self.broken.get_or_create(&ByReason { reason: Word(reason) }).inc();
+    }
+
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("http_requests", "Requests answered, by status and by whom", self.requests.clone());
+        registry.register(
+            "http_connections_broken",
+            "Clients' connections that were ended for what they sent, by reason",
+            self.broken.clone(),
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Names every way in which a request can fail, and says in one match each what follows from it.
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
     fault::{Side, Why},
@@ -70,8 +70,15 @@ impl Fault {
         }
     }
 
+    /// What ends a call of gRPC, in trailers or in the head of an answer without a body.
+    pub(crate) fn grpc_trailers(&self) -> HeaderMap {
+        let status = (HeaderName::from_static("grpc-status"), self.grpc_status());
+        let message = (HeaderName::from_static("grpc-message"), HeaderValue::from_static(self.name()));
+        HeaderMap::from_iter([status, message])
+    }
+
     /// What a gRPC client is told in place of the status: its codes, by number.
-    pub(crate) fn grpc_status(&self) -> HeaderValue {
+    fn grpc_status(&self) -> HeaderValue {
         let code = match self {
             Self::Bad(_) => "13",                               // INTERNAL
             Self::NoRoute => "12",                              // UNIMPLEMENTED

@@ -9,10 +9,12 @@ use millrace_model::route::{HeaderEdit, PathEdit, PathMatch, Redirect, Rewrite, 
 
 /// Headers of one connection alone (RFC 9110, 7.6.1), beside those that `Connection` names.
 const HOP_BY_HOP: &[&str] =
-    &["connection", "keep-alive", "proxy-connection", "http2-settings", "transfer-encoding", "upgrade", "trailer"];
+    &["connection", "keep-alive", "proxy-connection", "http2-settings", "transfer-encoding", "upgrade"];
 
 /// Takes away what was for this connection alone.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // The one thing that TE may say across hops is that trailers are welcome.
+    let wants_trailers = headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -23,8 +25,6 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named.iter().map(HeaderName::as_str).chain(HOP_BY_HOP.iter().copied()) {
         headers.remove(name);
     }
-    // The one thing that TE may say across hops is that trailers are welcome.
-    let wants_trailers = headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     headers.remove(TE);
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));

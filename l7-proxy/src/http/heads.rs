@@ -4,8 +4,11 @@
 //! taken for the next. So nothing is forgiven here (RFC 9112 throughout), and hyper, which reads next, gets whole heads alone.
 
 mod fields;
+pub(crate) mod two;
 
 use fields::{Fields, line};
+
+pub(crate) use fields::is_no_trailer;
 
 /// The longest head: a kilobyte of path, and headers with some cookies and tokens, leave half of it free.
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
@@ -39,6 +42,8 @@ pub(crate) enum Bad {
     Target,
     /// The version is neither 1.0 nor 1.1.
     Version,
+    /// The request line ends in no version of anything.
+    NotHttp,
     /// A field's name is no token, or space stands before its colon.
     FieldName,
     /// A field's value holds a control byte.
@@ -74,6 +79,7 @@ impl Bad {
             Self::Connect => "connect",
             Self::Target => "bad_target",
             Self::Version => "bad_version",
+            Self::NotHttp => "not_http",
             Self::FieldName => "bad_field_name",
             Self::FieldValue => "bad_field_value",
             Self::Host => "bad_host",
@@ -108,6 +114,7 @@ impl Bad {
             | Self::BothLengths
             | Self::ChunkSize
             | Self::ChunkEnd
+            | Self::NotHttp
             | Self::Trailer => 400,
         }
     }
@@ -134,6 +141,7 @@ pub(crate) struct Heads {
     at: At,
     /// How much of an item that is not whole was looked at already.
     seen: usize,
+    n_heads: u64,
 }
 
 /// Which version the client began with.
@@ -147,7 +155,7 @@ pub(crate) enum Version {
 
 impl Default for Heads {
     fn default() -> Self {
-        Self { at: At::Start, seen: 0 }
+        Self { at: At::Start, seen: 0, n_heads: 0 }
     }
 }
 
@@ -166,6 +174,11 @@ impl Heads {
             At::Other => Some(Version::Two),
             At::Head | At::Body(_) | At::ChunkSize | At::Chunk(_) | At::ChunkEnd | At::Trailers => Some(Version::One),
         }
+    }
+
+    /// How many heads were good.
+    pub(crate) fn n_heads(&self) -> u64 {
+        self.n_heads
     }
 
     /// True within a message's body: who takes that message sees that it breaks off.
@@ -281,6 +294,7 @@ impl Heads {
             Framing::Length(length) => At::Body(length),
             Framing::Chunked => At::ChunkSize,
         };
+        self.n_heads += 1;
         Ok(Some(skip + end))
     }
 

@@ -1,40 +1,66 @@
 //! Reaches an endpoint, by whichever of the three ways: straight to a pod of this node, through a tunnel to another's, plainly to
 //! what is not of the mesh. Each asks the same policies and shows the same client as a connection that is not parsed.
 
-use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use bytes::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use millrace_model::{
     Facts, Mesh, Workload,
     resolve::{Backend, Hop},
 };
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    sync::{oneshot, watch},
 };
 
 use super::{
     body::Outgoing,
-    stream::Carried,
+    stream::{Filling, carried},
+    unread::{Reading, Unread},
+    upgrade::{Io, Switched},
     upstream::{Ends, Speak},
+    waiting::Waiting,
 };
 use crate::{
     application::{self, Called},
     dial::{Connected, dial},
     fault::{Fault, Why},
+    handshakes::Caller as Peer,
     home::{Home, Pod},
-    limits::Account,
+    limits::{Account, Waits},
     outbound,
     pick::{Candidate, Turn},
     stock::Family,
+    tunnel,
     worker::Worker,
 };
 
-/// What a stream or connection to an endpoint may have under way each way: a bulk answer fills no more than this for a client that
-/// has stopped reading.
-const WINDOW: u32 = 1024 * 1024;
+/// What a stream from an endpoint may have under way: a bulk answer fills no more than this for a client that has stopped reading.
+const WINDOW: u32 = 256 * 1024;
+
+/// Windows that all streams of a connection have together: one for each of those in it.
+const WINDOWS: u32 = 100;
+
+/// The longest head of an answer.
+const MAX_HEAD: u32 = 64 * 1024;
+
+/// What a stream to an endpoint may have queued to send.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// What HTTP/1 may hold of an answer: its head whole, and of a body as much as is read at once.
+const BUFFER: usize = 64 * 1024;
 
 /// A connection that speaks HTTP, and what moves its bytes.
 pub(crate) struct Opened {
@@ -45,9 +71,28 @@ pub(crate) struct Opened {
 /// By which requests are sent.
 pub(crate) enum Sender {
     /// One at a time.
-    One(http1::SendRequest<Outgoing>),
+    One(http1::SendRequest<Outgoing>, Switching),
     /// Many at once.
-    Two(http2::SendRequest<Outgoing>),
+    Two(h2::client::SendRequest<Bytes>, Unread, Arc<Waits>),
+}
+
+/// Whether and how a connection comes to speak something else than HTTP.
+#[derive(Debug)]
+pub(crate) struct Switching {
+    may_come: Arc<AtomicBool>,
+    came: oneshot::Receiver<Switched>,
+}
+
+impl Switching {
+    /// A request asks for it: what is left when HTTP has ended is kept.
+    pub(crate) fn may_come(&self) {
+        self.may_come.store(true, Ordering::Relaxed);
+    }
+
+    /// The connection, when its HTTP has ended.
+    pub(crate) async fn come(&mut self) -> Option<Switched> {
+        (&mut self.came).await.ok()
+    }
 }
 
 /// Who calls.
@@ -69,6 +114,7 @@ pub(crate) async fn open(
     (backend, ends): (&Backend, &Ends),
 ) -> Result<Opened, Fault> {
     let proxy = &worker.proxy;
+    let waits = Arc::new(caller.account.waits(Peer::at(mesh, backend.address.ip())));
     match &backend.hop {
         Hop::Local(workload) => {
             let facts = Facts {
@@ -88,7 +134,7 @@ pub(crate) async fn open(
                 tracing::debug!(reason = why.name(), "a connection to an application is closed");
                 drop((present, held));
             };
-            speak(socket, ends.speaks, stop).await
+            speak(socket, ends.speaks, &waits, Beside::new(stop)).await
         }
         Hop::Tunnel(peer) => {
             let candidate =
@@ -96,11 +142,13 @@ pub(crate) async fn open(
             let tunnel = outbound::ends((&caller.home, &caller.workload), caller.shown, &candidate);
             let (place, stream) =
                 outbound::attempt(worker, (&caller.account, &tunnel), &candidate, caller.shown).await?;
+            let waits = stream.waits.clone();
             let stop = async move {
                 let _place = place;
                 std::future::pending::<()>().await;
             };
-            speak(Carried::new(stream), ends.speaks, stop).await
+            let (stream, filling) = carried(stream);
+            speak(stream, ends.speaks, &waits, Beside { filling: Some(filling), ..Beside::new(stop) }).await
         }
         Hop::Plain => {
             let unconnected = proxy.stock.take(&caller.home.pod, Family::of(backend.address.ip())).await?;
@@ -109,7 +157,7 @@ pub(crate) async fn open(
                 let _held = held;
                 std::future::pending::<()>().await;
             };
-            speak(socket, ends.speaks, stop).await
+            speak(socket, ends.speaks, &waits, Beside::new(stop)).await
         }
         Hop::Pending(_) => Err(Why::BackendPending.into()),
     }
@@ -122,38 +170,129 @@ fn orderly(socket: &TcpStream) {
     }
 }
 
-/// Begins to speak HTTP; the driver ends with the connection, or when `stop` does.
-async fn speak(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    speaks: Speak,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> Result<Opened, Fault> {
-    let io = TokioIo::new(io);
+/// What is polled beside a connection, before it.
+struct Beside {
+    /// Its end is the connection's.
+    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+    filling: Option<Filling>,
+}
+
+impl Beside {
+    fn new(stop: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { stop: Box::pin(stop), filling: None }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(filling) = &mut self.filling {
+            filling.poll(cx);
+        }
+        self.stop.as_mut().poll(cx)
+    }
+
+    /// Charges what was not read; whether that may be.
+    fn settle(&mut self) -> bool {
+        match self.filling.as_mut().map_or(Ok(()), Filling::settle) {
+            Ok(()) => true,
+            Err(limit) => {
+                tracing::debug!(limit = limit.name(), "what an endpoint sends is broken off: too much of it waits");
+                false
+            }
+        }
+    }
+
+    /// This, of a connection that speaks HTTP no more.
+    async fn go_on(mut self) {
+        poll_fn(|cx| if self.poll(cx).is_ready() || !self.settle() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+}
+
+/// Begins to speak HTTP; the driver ends with the connection, or when what is beside it does.
+async fn speak(io: impl Io + 'static, speaks: Speak, waits: &Arc<Waits>, beside: Beside) -> Result<Opened, Fault> {
     Ok(match speaks {
         Speak::One => {
-            let (send, connection) = http1::Builder::new().handshake(io).await.map_err(|_broken| Why::ConnectFailed)?;
-            Opened { sender: Sender::One(send), driver: Box::pin(driven(connection, stop)) }
+            let io = TokioIo::new(Waiting::new(io, waits));
+            let (send, connection) =
+                http1::Builder::new().max_buf_size(BUFFER).handshake(io).await.map_err(|_broken| Why::ConnectFailed)?;
+            let may_come = Arc::new(AtomicBool::new(false));
+            let (switched, came) = oneshot::channel();
+            let driver = Box::pin(one(connection, beside, (may_come.clone(), switched)));
+            Opened { sender: Sender::One(send, Switching { may_come, came }), driver }
         }
         Speak::Two => {
-            let (send, connection) = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(WINDOW)
-                .initial_connection_window_size(WINDOW * 4)
-                .handshake(io)
-                .await
-                .map_err(|_broken| Why::ConnectFailed)?;
-            Opened { sender: Sender::Two(send), driver: Box::pin(driven(connection, stop)) }
+            let unread = Unread::new(waits);
+            let handshake = client().handshake::<_, Bytes>(Reading::new(io, unread.clone()));
+            let (send, connection) = handshake.await.map_err(|_broken| Why::ConnectFailed)?;
+            let driver = Box::pin(two(connection, beside, (unread.clone(), waits.tight())));
+            Opened { sender: Sender::Two(send, unread, waits.clone()), driver }
         }
     })
 }
 
-async fn driven(connection: impl Future<Output = hyper::Result<()>>, stop: impl Future<Output = ()>) {
-    tokio::select! {
-        ended = connection => {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection to an endpoint broke");
-            }
+fn client() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW * WINDOWS)
+        .max_header_list_size(MAX_HEAD)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
+}
+
+/// A connection of HTTP/1, to its end or until it speaks something else.
+async fn one<T: Io + 'static>(
+    mut connection: http1::Connection<TokioIo<Waiting<T>>, Outgoing>,
+    mut beside: Beside,
+    (may_come, switched): (Arc<AtomicBool>, oneshot::Sender<Switched>),
+) {
+    let ended = poll_fn(|cx| {
+        if beside.poll(cx).is_ready() {
+            return Poll::Ready(None);
         }
-        () = stop => {}
+        let ended = connection.poll_without_shutdown(cx);
+        if !beside.settle() {
+            return Poll::Ready(None);
+        }
+        ended.map(Some)
+    });
+    match ended.await {
+        Some(Ok(())) if may_come.load(Ordering::Relaxed) => {
+            let parts = connection.into_parts();
+            let io = Box::new(parts.io.into_inner().into_inner());
+            let switched = switched.send(Switched { io, read: parts.read_buf, beside: Box::pin(beside.go_on()) });
+            // Who asked for it has gone, and the connection with it.
+            drop(switched);
+        }
+        Some(Err(error)) => tracing::debug!(%error, "a connection to an endpoint broke"),
+        Some(Ok(())) | None => {}
+    }
+}
+
+/// A connection of HTTP/2, to its end.
+async fn two<T: Io>(
+    mut connection: h2::client::Connection<Reading<T>, Bytes>,
+    mut beside: Beside,
+    (unread, mut tight): (Unread, watch::Receiver<bool>),
+) {
+    loop {
+        let ended = poll_fn(|cx| {
+            if beside.poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let ended = Pin::new(&mut connection).poll(cx);
+            unread.look();
+            if beside.settle() { ended } else { Poll::Ready(Ok(())) }
+        });
+        let ended = tokio::select! {
+            ended = ended => ended,
+            Ok(()) = tight.changed() => {
+                tunnel::resized(connection.set_initial_window_size(tunnel::window(&mut tight, WINDOW)));
+                continue;
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection to an endpoint broke");
+        }
+        return;
     }
 }

@@ -3,20 +3,19 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_TYPE, EXPECT, HOST},
+    header::{CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE},
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
+use http_body::Body as _;
 use http_body_util::Full;
-use hyper::body::{Body as _, Incoming};
 use millrace_model::{
     Mesh, ObjectName,
     balance::weighted,
@@ -31,14 +30,23 @@ use super::{
     endpoint::Endpoints,
     fault::Fault,
     filter,
-    heads::Bad,
+    forwarded::{self, Asker},
+    heads::{Bad, two},
     reach::Caller,
+    received::Received,
+    turn::Turn,
+    upgrade::{self, Switch},
     upstream::{Lease, Unsent},
 };
-use crate::{accept::Accepted, fault::Why, home::Home, limits::Account, outbound::REASON, worker::Worker};
-
-/// A request's answer on its way.
-pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+use crate::{
+    accept::Accepted,
+    fault::Why,
+    handshakes::Caller as Peer,
+    home::Home,
+    limits::{Account, Waits},
+    outbound::{self, REASON},
+    worker::Worker,
+};
 
 /// How often a request is sent when the connection kept for it turns out to be closed.
 const STALE: u32 = 3;
@@ -51,7 +59,10 @@ pub(crate) struct Callers {
     pub(crate) peer: SocketAddr,
     /// The service's address and port.
     pub(crate) asked: SocketAddr,
-    bad: Mutex<Option<Bad>>,
+    pub(crate) switch: Switch,
+    /// Whether its connection is to end with the request under way.
+    pub(crate) is_closing: AtomicBool,
+    pub(crate) turn: Turn,
 }
 
 /// What is known of a request so far.
@@ -77,20 +88,19 @@ impl Callers {
             account: accepted.account.clone(),
             peer: accepted.peer,
             asked,
-            bad: Mutex::default(),
+            switch: Switch::default(),
+            is_closing: AtomicBool::new(false),
+            turn: Turn::default(),
         }
     }
 
-    pub(crate) fn note_bad(&self, bad: Option<Bad>) {
-        *self.bad.lock().unwrap_or_else(PoisonError::into_inner) = bad;
-    }
-
-    pub(crate) fn bad(&self) -> Option<Bad> {
-        *self.bad.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whose buffers what waits for this client is in.
+    pub(crate) fn waits(&self) -> Arc<Waits> {
+        Arc::new(self.account.waits(Peer::at(&self.worker.proxy.current(), self.peer.ip())))
     }
 
     /// The life of a request.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<Received>) -> Result<Response<Answer>, Infallible> {
         let began = clock::now();
         let mesh = self.worker.proxy.current();
         let is_grpc = is_grpc(request.headers());
@@ -122,16 +132,24 @@ impl Callers {
     async fn routed(
         &self,
         mesh: &Mesh,
-        request: Request<Incoming>,
+        request: Request<Received>,
         (began, seen): (Instant, &mut Seen),
     ) -> Result<Response<Answer>, Fault> {
         let caller = self.home.pod.workload(mesh).map_err(Fault::Unreached)?.clone();
         let (mut head, body) = request.into_parts();
+        if head.version == Version::HTTP_2 {
+            two::check(&head).map_err(Fault::Bad)?;
+        }
         let authority = authority(&head)?;
-        let way = self.way(mesh, &head, &authority)?;
-        seen.rule.clone_from(&way.name);
+        let protocol = upgrade::asked(&head, !body.is_end_stream());
         filter::strip_hop_by_hop(&mut head.headers);
         head.headers.remove(EXPECT);
+        let shown = outbound::client_of(&caller, self.peer, self.asked).unwrap_or(self.peer);
+        let asker = Asker { address: shown.ip().to_canonical(), identity: &caller.identity };
+        // Before a rule is chosen: none shall be by an identity that was only claimed.
+        forwarded::tell(&mut head.headers, asker, || rand::rng().random());
+        let way = self.way(mesh, &head, &authority)?;
+        seen.rule.clone_from(&way.name);
         let mut answer_edits: Vec<&HeaderEdit> = Vec::new();
         for filter in &way.rule.filters {
             if let Some(answer) = self.filtered(filter, (&mut head, &authority, &way.matched), &mut answer_edits)? {
@@ -151,14 +169,29 @@ impl Callers {
         let mut endpoints = Endpoints::of(self, mesh, (name, *port, *speaks), &caller)?;
         let Timeouts { request: whole, backend_request } = way.rule.timeouts;
         let deadline = whole.map(|whole| began + whole);
+        let protocol = protocol.filter(|_| *speaks == Speaks::Http1);
+        if let Some(protocol) = &protocol {
+            upgrade::set(&mut head.headers, protocol.clone());
+        }
         let sending = self.send(mesh, (&mut endpoints, *speaks), (head, body), seen);
-        let (response, lease) = in_time(sending, deadline, backend_request).await?;
+        let (response, lease) = Box::pin(in_time(sending, deadline, backend_request)).await?;
         let (mut parts, body) = response.into_parts();
+        let is_switching = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        // One that was not asked for, or to another protocol, is no answer.
+        let protocol = protocol.filter(|asked| upgrade::is_agreed(parts.status, &parts.headers, asked));
+        if is_switching && protocol.is_none() {
+            return Err(Fault::Broken);
+        }
         filter::strip_hop_by_hop(&mut parts.headers);
         answer_edits.iter().for_each(|edit| filter::edit(&mut parts.headers, edit));
         parts.version = Version::HTTP_11;
+        if let Some(protocol) = protocol {
+            upgrade::set(&mut parts.headers, protocol);
+            self.switch.agreed(lease);
+            return Ok(Response::from_parts(parts, Answer::Own(Full::new(Bytes::new()))));
+        }
         let until = deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
-        Ok(Response::from_parts(parts, Answer::Application(Streamed::new(body, lease, until))))
+        Ok(Response::from_parts(parts, Answer::Application(Box::new(Streamed::new(body, lease, until)))))
     }
 
     /// The rule that a request goes by; the service itself where nothing is bound to it any more.
@@ -214,14 +247,19 @@ impl Callers {
         Ok(None)
     }
 
+    /// Why a request that was sent has no answer: its own body can be what broke it.
+    fn broken(&self) -> Fault {
+        self.turn.bad().map_or(Fault::Broken, Fault::Bad)
+    }
+
     /// Sends to one endpoint after another until one has answered: another only where the one before could not be reached.
     async fn send(
         &self,
         mesh: &Mesh,
         (endpoints, speaks): (&mut Endpoints<'_>, Speaks),
-        (head, body): (Parts, Incoming),
+        (head, body): (Parts, Received),
         seen: &mut Seen,
-    ) -> Result<(Response<Incoming>, Lease), Fault> {
+    ) -> Result<(Response<Received>, Lease), Fault> {
         let mut request = Request::from_parts(sent_as(head, speaks)?, Outgoing::Client(body));
         let mut n_stale = 0;
         loop {
@@ -236,7 +274,7 @@ impl Callers {
                     let Unsent { request: whole, error } = *unsent;
                     tracing::debug!(%error, is_reused = lease.is_reused, "an endpoint did not answer");
                     n_stale += 1;
-                    request = whole.or(again).filter(|_| n_stale <= STALE).ok_or(Fault::Broken)?;
+                    request = whole.or(again).filter(|_| n_stale <= STALE).ok_or_else(|| self.broken())?;
                     endpoints.again();
                 }
             }
@@ -275,7 +313,7 @@ impl Way {
     }
 }
 
-/// Whom a request asks. Where HTTP/2 says it twice, both must say the same (RFC 9113, 8.3.1).
+/// Whom a request asks. Where it says so twice, both must say the same (RFC 9112, 3.2.2; RFC 9113, 8.3.1).
 fn authority(head: &Parts) -> Result<String, Fault> {
     let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
     match (head.uri.authority(), host) {
@@ -302,6 +340,11 @@ fn sent_as(head: Parts, speaks: Speaks) -> Result<Parts, Fault> {
     match speaks {
         Speaks::Http1 => {
             head.headers.insert(HOST, authority);
+            one_cookie(&mut head.headers);
+            if head.headers.contains_key(TE) {
+                // RFC 9110, 10.1.4.
+                head.headers.append(CONNECTION, HeaderValue::from_static("te"));
+            }
             head.uri = Uri::from(path);
             head.version = Version::HTTP_11;
         }
@@ -313,6 +356,16 @@ fn sent_as(head: Parts, speaks: Speaks) -> Result<Parts, Fault> {
         }
     }
     Ok(head)
+}
+
+/// HTTP/2 may have cut the cookies into crumbs; HTTP/1 knows one field of them (RFC 9113, 8.2.3).
+fn one_cookie(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, whole);
+    }
 }
 
 /// Waits no longer than either time allows.
@@ -341,7 +394,8 @@ async fn in_time<T>(
     }
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+/// Whether a head is of gRPC.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
@@ -358,8 +412,7 @@ fn refusal(fault: &Fault, is_grpc: bool) -> Response<Answer> {
     headers.insert(REASON, HeaderValue::from_static(fault.name()));
     if is_grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", fault.grpc_status());
-        headers.insert("grpc-message", HeaderValue::from_static(fault.name()));
+        headers.extend(fault.grpc_trailers());
     }
     response
 }

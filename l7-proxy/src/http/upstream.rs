@@ -4,25 +4,31 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
+use bytes::Bytes;
+use h2::Reason;
+use http::{Request, Response, header::UPGRADE};
+use http_body::Body as _;
+use hyper::client::conn::http1;
 use millrace_model::route::Speaks;
 use millrace_node::clock;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{
-    body::Outgoing,
-    reach::{Opened, Sender},
+    body::{Broken, Outgoing},
+    pipe::{Cut, pipe, said},
+    reach::{Opened, Sender, Switching},
+    received::Received,
+    unread::Unread,
+    upgrade::Switched,
 };
-use crate::home::Pod;
+use crate::{home::Pod, limits::Waits};
 
 /// Connections without a request that are kept to one endpoint for one pod: what a burst leaves behind.
 const MAX_IDLE: usize = 64;
@@ -82,15 +88,36 @@ struct State {
 
 #[derive(Debug)]
 struct Idle {
+    one: One,
+    since: Instant,
+}
+
+/// A connection of HTTP/1.
+#[derive(Debug)]
+struct One {
     send: http1::SendRequest<Outgoing>,
     driver: AbortHandle,
-    since: Instant,
+    switching: Switching,
+}
+
+#[derive(Clone)]
+struct Two {
+    send: h2::client::SendRequest<Bytes>,
+    unread: Unread,
+    waits: Arc<Waits>,
+    n_streams: Arc<()>,
+}
+
+impl std::fmt::Debug for Two {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Two").field("n_streams", &Arc::strong_count(&self.n_streams)).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
 struct Shared {
-    send: http2::SendRequest<Outgoing>,
-    n_streams: Arc<()>,
+    two: Two,
+    driver: AbortHandle,
     since: Instant,
 }
 
@@ -100,14 +127,16 @@ pub(crate) struct Lease {
     upstreams: Arc<Upstreams>,
     ends: Ends,
     held: Option<Held>,
+    /// What still sends the request's body, in HTTP/2.
+    sending: Option<AbortHandle>,
     /// Whether it was opened for another request before.
     pub(crate) is_reused: bool,
 }
 
 #[derive(Debug)]
 enum Held {
-    One(http1::SendRequest<Outgoing>, AbortHandle),
-    Two(http2::SendRequest<Outgoing>, #[expect(dead_code, reason = "held for its drop: it is counted")] Arc<()>),
+    One(One),
+    Two(Two),
 }
 
 /// A request that was not answered.
@@ -115,30 +144,90 @@ pub(crate) struct Unsent {
     /// The request again, where none of it was sent.
     pub(crate) request: Option<Request<Outgoing>>,
     /// What broke.
-    pub(crate) error: hyper::Error,
+    pub(crate) error: Broken,
 }
 
 impl Lease {
     /// Sends a request and waits for the head of its answer.
-    pub(crate) async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, Box<Unsent>> {
-        let answered = match &mut self.held {
-            Some(Held::One(send, _)) => send.try_send_request(request).await,
-            Some(Held::Two(send, _)) => send.try_send_request(request).await,
+    pub(crate) async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Received>, Box<Unsent>> {
+        match &mut self.held {
+            Some(Held::One(One { send, switching, .. })) => {
+                if request.headers().contains_key(UPGRADE) {
+                    switching.may_come();
+                }
+                let answered = send.try_send_request(request).await;
+                let answered = answered.map(|response| response.map(Received::One));
+                answered.map_err(|mut unsent| {
+                    Box::new(Unsent { request: unsent.take_message(), error: unsent.into_error().into() })
+                })
+            }
+            Some(Held::Two(two)) => {
+                let (response, sending) = two.ask(request, &self.upstreams).await?;
+                self.sending = sending;
+                Ok(response)
+            }
             // Only giving it back takes it, and that takes the lease.
-            None => return std::future::pending().await,
-        };
-        answered.map_err(|mut unsent| Box::new(Unsent { request: unsent.take_message(), error: unsent.into_error() }))
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The connection itself, once the endpoint has agreed to speak something else.
+    pub(crate) async fn switched(&mut self) -> Option<Switched> {
+        match &mut self.held {
+            Some(Held::One(one)) => one.switching.come().await,
+            Some(Held::Two(_)) | None => None,
+        }
     }
 
     /// Keeps the connection for the next request.
     pub(crate) fn give_back(mut self) {
-        if let Some(Held::One(send, driver)) = self.held.take() {
+        // What is sent still when the answer has come whole, its endpoint did not wait for.
+        if let Some(Held::One(one)) = self.held.take() {
             let mut state = self.upstreams.lock();
             let idle = state.idle.entry(self.ends.clone()).or_default();
             if idle.len() < MAX_IDLE {
-                idle.push(Idle { send, driver, since: clock::now() });
+                idle.push(Idle { one, since: clock::now() });
+            } else {
+                one.driver.abort();
             }
         }
+    }
+}
+
+impl Two {
+    /// Sends a request, and what is ready of its body; the rest goes on beside the answer.
+    async fn ask(
+        &mut self,
+        request: Request<Outgoing>,
+        upstreams: &Upstreams,
+    ) -> Result<(Response<Received>, Option<AbortHandle>), Box<Unsent>> {
+        let (head, mut body) = request.into_parts();
+        if let Err(error) = poll_fn(|cx| self.send.poll_ready(cx)).await {
+            return Err(Box::new(Unsent { request: Some(Request::from_parts(head, body)), error: error.into() }));
+        }
+        let lost = |error: h2::Error| Box::new(Unsent { request: None, error: error.into() });
+        let is_whole = body.is_end_stream();
+        let sent = self.send.send_request(Request::from_parts(head, ()), is_whole);
+        let (mut answer, mut stream) = sent.map_err(lost)?;
+        if is_whole {
+            let response = answer.await.map_err(lost)?;
+            return Ok((response.map(|recv| Received::two(recv, &self.unread)), None));
+        }
+        let waits = self.waits.clone();
+        let mut sending = Some(Box::pin(async move {
+            if let Err(Cut::Broken(error)) = pipe(&mut body, &mut stream, &waits).await {
+                stream.send_reset(said(&error).unwrap_or(Reason::CANCEL));
+            }
+        }));
+        let response = poll_fn(|cx| {
+            if sending.as_mut().is_some_and(|sending| sending.as_mut().poll(cx).is_ready()) {
+                sending = None;
+            }
+            Pin::new(&mut answer).poll(cx)
+        });
+        let response = response.await.map_err(lost)?;
+        let sending = sending.map(|sending| upstreams.lock().tasks.spawn(sending));
+        Ok((response.map(|recv| Received::two(recv, &self.unread)), sending))
     }
 }
 
@@ -152,9 +241,12 @@ impl Drop for Lease {
             }
         }
         drop(state);
-        // A stream of HTTP/2 is reset by its own body; a whole connection of HTTP/1 is this request's.
-        if let Some(Held::One(_, driver)) = &self.held {
-            driver.abort();
+        // A stream of HTTP/2 is reset by its last owner; a whole connection of HTTP/1 is this request's.
+        if let Some(Held::One(one)) = &self.held {
+            one.driver.abort();
+        }
+        if let Some(sending) = &self.sending {
+            sending.abort();
         }
     }
 }
@@ -171,15 +263,25 @@ impl Upstreams {
         while let Some(mut lease) = self.last(ends) {
             let is_good = match &mut lease.held {
                 // It is, unless the endpoint has closed it meanwhile.
-                Some(Held::One(send, _)) => send.ready().await.is_ok(),
-                Some(Held::Two(send, _)) => send.ready().await.is_ok(),
+                Some(Held::One(one)) => one.send.ready().await.is_ok(),
+                Some(Held::Two(two)) => poll_fn(|cx| two.send.poll_ready(cx)).await.is_ok(),
                 None => false,
             };
             if is_good {
                 return Some(lease);
             }
+            if let Some(Held::Two(two)) = &lease.held {
+                self.retire(ends, two);
+            }
         }
         None
+    }
+
+    /// Lends a connection no more: its endpoint takes no further requests by it. Those under way go on.
+    fn retire(&self, ends: &Ends, two: &Two) {
+        if let Some(shared) = self.lock().shared.get_mut(ends) {
+            shared.retain(|kept| !Arc::ptr_eq(&kept.two.n_streams, &two.n_streams));
+        }
     }
 
     /// The first lease of a connection that was opened.
@@ -188,12 +290,12 @@ impl Upstreams {
         let mut state = self.lock();
         let driver = state.tasks.spawn(driver);
         let held = match sender {
-            Sender::One(send) => Held::One(send, driver),
-            Sender::Two(send) => {
-                let n_streams = Arc::new(());
-                let shared = Shared { send: send.clone(), n_streams: n_streams.clone(), since: clock::now() };
+            Sender::One(send, switching) => Held::One(One { send, driver, switching }),
+            Sender::Two(send, unread, waits) => {
+                let two = Two { send, unread, waits, n_streams: Arc::new(()) };
+                let shared = Shared { two: two.clone(), driver, since: clock::now() };
                 state.shared.entry(ends.clone()).or_default().push(shared);
-                Held::Two(send, n_streams)
+                Held::Two(two)
             }
         };
         drop(state);
@@ -206,15 +308,19 @@ impl Upstreams {
         let held = match ends.speaks {
             Speak::One => {
                 let idle = state.idle.get_mut(ends)?;
-                let Idle { send, driver, since: _ } = idle.pop()?;
-                Held::One(send, driver)
+                // One whose endpoint has answered before it had the whole request is still taken up by that.
+                let at = idle.iter().rposition(|kept| kept.one.send.is_ready() || kept.one.send.is_closed())?;
+                Held::One(idle.remove(at).one)
             }
             Speak::Two => {
                 let shared = state.shared.get_mut(ends)?;
-                shared.retain(|one| !one.send.is_closed());
-                let one = shared.iter_mut().find(|one| Arc::strong_count(&one.n_streams) <= STREAMS)?;
-                one.since = clock::now();
-                Held::Two(one.send.clone(), one.n_streams.clone())
+                shared.retain(|kept| !kept.driver.is_finished());
+                let has_room = |kept: &&mut Shared| {
+                    Arc::strong_count(&kept.two.n_streams) <= STREAMS.min(kept.two.send.current_max_send_streams())
+                };
+                let kept = shared.iter_mut().find(has_room)?;
+                kept.since = clock::now();
+                Held::Two(kept.two.clone())
             }
         };
         drop(state);
@@ -223,7 +329,7 @@ impl Upstreams {
 
     fn leased(self: &Arc<Self>, ends: &Ends, held: Held, is_reused: bool) -> Lease {
         *self.lock().busy.entry(ends.target).or_default() += 1;
-        Lease { upstreams: self.clone(), ends: ends.clone(), held: Some(held), is_reused }
+        Lease { upstreams: self.clone(), ends: ends.clone(), held: Some(held), sending: None, is_reused }
     }
 
     /// Lets go of what was without a request for long, and of what is closed.
@@ -232,12 +338,18 @@ impl Upstreams {
         while state.tasks.try_join_next().is_some() {}
         let is_old = |since: Instant| now.saturating_duration_since(since) >= IDLE;
         state.idle.retain(|_, idle| {
-            idle.retain(|one| !is_old(one.since) && !one.send.is_closed());
+            idle.retain(|kept| {
+                let is_good = !is_old(kept.since) && !kept.one.send.is_closed();
+                if !is_good {
+                    kept.one.driver.abort();
+                }
+                is_good
+            });
             !idle.is_empty()
         });
         state.shared.retain(|_, shared| {
-            let is_idle = |one: &Shared| Arc::strong_count(&one.n_streams) == 1 && is_old(one.since);
-            shared.retain(|one| !one.send.is_closed() && !is_idle(one));
+            let is_idle = |kept: &Shared| Arc::strong_count(&kept.two.n_streams) == 1 && is_old(kept.since);
+            shared.retain(|kept| !kept.driver.is_finished() && !is_idle(kept));
             !shared.is_empty()
         });
     }

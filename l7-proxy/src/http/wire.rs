@@ -8,13 +8,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-use super::heads::{Bad, Heads, Version};
+use super::{
+    heads::{Heads, Version},
+    turn::Turn,
+};
 
 /// Read at once. Most heads fit whole.
 const READ: usize = 8 * 1024;
@@ -27,14 +30,14 @@ pub(crate) struct Checked {
     /// What was read: `good` bytes that may be passed on, then some that are not known yet.
     buffer: BytesMut,
     good: usize,
-    bad: Option<Bad>,
     is_at_end: bool,
+    turn: Turn,
 }
 
 impl Checked {
-    pub(crate) fn new(socket: TcpStream) -> Self {
+    pub(crate) fn new(socket: TcpStream, turn: Turn) -> Self {
         let (heads, buffer) = (Heads::default(), BytesMut::new());
-        Self { socket, heads, buffer, good: 0, bad: None, is_at_end: false }
+        Self { socket, heads, buffer, good: 0, is_at_end: false, turn }
     }
 
     /// Reads until it is known which version the client speaks; None where it ends before.
@@ -44,18 +47,14 @@ impl Checked {
                 if let Some(version) = self.heads.version() {
                     return Poll::Ready(Ok(Some(version)));
                 }
-                if self.bad.is_some() || self.is_at_end {
-                    return Poll::Ready(Ok(self.bad.map(|_| Version::One)));
+                let bad = self.turn.bad();
+                if bad.is_some() || self.is_at_end {
+                    return Poll::Ready(Ok(bad.map(|_| Version::One)));
                 }
                 ready!(self.poll_more(cx))?;
             }
         })
         .await
-    }
-
-    /// Why it was ended, where its bytes were bad.
-    pub(crate) fn bad(&self) -> Option<Bad> {
-        self.bad
     }
 
     /// Whether a message was under way then, which is answered as one that broke off.
@@ -66,6 +65,13 @@ impl Checked {
     /// The socket, for a last answer.
     pub(crate) fn socket(&self) -> &TcpStream {
         &self.socket
+    }
+
+    /// The socket and what was read from it, checked or not, behind `taken`: it is HTTP no more.
+    pub(crate) fn into_raw(self, taken: Bytes) -> (TcpStream, Bytes) {
+        let mut early = BytesMut::from(taken);
+        early.extend_from_slice(&self.buffer);
+        (self.socket, early.freeze())
     }
 
     /// Reads what the client still sends, and forgets it.
@@ -87,7 +93,7 @@ impl Checked {
     fn check(&mut self) {
         match self.heads.check(self.buffer.get(self.good..).unwrap_or_default()) {
             Ok(n) => self.good += n,
-            Err(bad) => self.bad = Some(bad),
+            Err(bad) => self.turn.is_bad(bad),
         }
     }
 }
@@ -114,14 +120,21 @@ impl AsyncRead for Checked {
                 to.put_slice(this.buffer.get(..n).unwrap_or_default());
                 this.buffer.advance(n);
                 this.good -= n;
-                if this.good == 0 && this.bad.is_none() && !this.buffer.is_empty() {
+                if this.good == 0 && this.turn.bad().is_none() && !this.buffer.is_empty() {
                     this.check();
                 }
                 return Poll::Ready(Ok(()));
             }
             // What is left when the client has ended is no whole head: nobody is shown it.
-            if this.bad.is_some() || this.is_at_end {
+            if this.is_at_end {
                 return Poll::Ready(Ok(()));
+            }
+            if this.turn.bad().is_some() {
+                // A message that breaks off does so now; whole ones before the fault have their answers first.
+                return match this.heads.is_in_body() {
+                    true => Poll::Ready(Ok(())),
+                    false => this.turn.poll(this.heads.n_heads(), cx).map(Ok),
+                };
             }
             ready!(this.poll_more(cx))?;
         }

@@ -345,6 +345,11 @@ impl Waits {
         self.account.is_tight.load(Ordering::Relaxed)
     }
 
+    /// Whether buffers are to be kept small; told when it turns.
+    pub(crate) fn tight(&self) -> watch::Receiver<bool> {
+        self.account.tight()
+    }
+
     /// So many bytes, once there is room for them.
     pub(crate) async fn charge_in_turn(self: &Arc<Self>, count: usize) -> Charge {
         let account = &self.account;

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod comings;
 pub mod demo;
 pub mod frames;
+pub mod grpc;
 pub mod intruder;
 pub mod lab;
 pub mod load;

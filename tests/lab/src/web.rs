@@ -1,8 +1,12 @@
 //! The lab's HTTP server and client: the server says which pod answered and what it was sent, the client counts. The program is
 //! `probe-http`.
 
+pub mod corpus;
+pub mod crowd;
 pub mod load;
+pub mod raw;
 pub mod serve;
+pub mod socket;
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -11,6 +15,9 @@ use serde::{Deserialize, Serialize};
 /// The header in which the server says its name.
 pub const POD: &str = "x-pod";
 
+/// The header in which the proxy names its reason for a refusal.
+pub const REASON: &str = "x-millrace-reason";
+
 /// What a server was sent, as it answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
@@ -18,6 +25,8 @@ pub struct Seen {
     pub pod: String,
     /// Whom accept() gave.
     pub client: SocketAddr,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub version: String,
     /// The method.
     pub method: String,
     /// Path and query.
@@ -25,7 +34,9 @@ pub struct Seen {
     /// The headers, by name in lower case; several of one name joined by commas.
     pub headers: BTreeMap<String, String>,
     /// Bytes of body.
-    pub n_body: usize,
+    pub n_body: u64,
+    /// What came behind it.
+    pub trailers: BTreeMap<String, String>,
 }
 
 /// Many requests.

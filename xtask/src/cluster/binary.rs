@@ -135,7 +135,7 @@ fn version(said: &str) -> Option<(u32, u32)> {
 }
 
 /// Names the state of the module: its files by name and content.
-fn fingerprint(module: &Path) -> Result<String> {
+pub(crate) fn fingerprint(module: &Path) -> Result<String> {
     let mut files = Vec::new();
     collect(module, &mut files)?;
     files.sort();

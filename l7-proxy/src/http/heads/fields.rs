@@ -63,7 +63,8 @@ pub(super) fn request_line(line: &[u8]) -> Result<Asked<'_>, Bad> {
     let is_old = match version {
         b"HTTP/1.1" => false,
         b"HTTP/1.0" => true,
-        _ => return Err(Bad::Version),
+        _ if version.contains(&b'/') => return Err(Bad::Version),
+        _ => return Err(Bad::NotHttp),
     };
     if target.is_empty() || !target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
         return Err(Bad::Target);
@@ -134,10 +135,15 @@ pub(super) fn trailers(mut bytes: &[u8]) -> Result<(), Bad> {
         }
         bytes = bytes.get(line.len() + 2..).unwrap_or_default();
         let (name, _) = field(line)?;
-        if NOT_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) {
+        if is_no_trailer(name) {
             return Err(Bad::Trailer);
         }
     }
+}
+
+/// Whether a field of this name may stand in a head alone.
+pub(crate) fn is_no_trailer(name: &[u8]) -> bool {
+    NOT_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
 }
 
 /// Name and value of a line, without the white space around the value.
@@ -158,7 +164,7 @@ fn field(line: &[u8]) -> Result<Field<'_>, Bad> {
 }
 
 /// Digits alone: no sign, no list, no number that overflows.
-fn length(value: &[u8]) -> Result<u64, Bad> {
+pub(super) fn length(value: &[u8]) -> Result<u64, Bad> {
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
         return Err(Bad::ContentLength);
     }
@@ -167,12 +173,12 @@ fn length(value: &[u8]) -> Result<u64, Bad> {
 }
 
 /// A byte of RFC 9110's tokens (5.6.2).
-fn is_token(byte: u8) -> bool {
+pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// A host and perhaps a port (RFC 3986, 3.2.2), without user and password.
-fn is_host(value: &[u8]) -> bool {
+pub(super) fn is_host(value: &[u8]) -> bool {
     let (host, port) = match value.iter().rposition(|byte| *byte == b':') {
         Some(at) if !value.ends_with(b"]") => {
             (value.get(..at).unwrap_or_default(), value.get(at + 1..).unwrap_or_default())

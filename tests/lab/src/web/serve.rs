@@ -1,25 +1,65 @@
-//! Answers every request with what it saw of it.
+//! Answers every request with what it saw of it, in HTTP/1.1 and HTTP/2 by prior knowledge.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{POD, Seen};
 
 /// Connections that wait to be accepted.
-const BACKLOG: i32 = 1024;
+const BACKLOG: i32 = 4096;
 
 /// The most that a request may ask to wait, in milliseconds.
 const MAX_WAIT_MS: u64 = 60_000;
 
-/// Serves until killed. `/wait/<ms>` answers so much later.
-pub async fn serve(listen: SocketAddr, pod: String, told: impl FnOnce()) -> Result<()> {
+/// Sent at once of a body of any size.
+const PIECE: &[u8] = &[b'x'; 64 * 1024];
+
+/// What HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI ";
+
+/// Tells what happened.
+pub type Tell = fn(&str);
+
+/// Who answers, and whom it tells.
+type By = (Arc<str>, Tell);
+
+/// Serves until killed. `/wait/<ms>` answers so much later, `/bytes/<n>` with so many bytes, `/trailers` with trailers, `/status/<code>`
+/// with that status before it has read the body, `/upgrade` changes to an echo.
+pub async fn serve(listen: SocketAddr, pod: String, tell: Tell) -> Result<()> {
+    let listener = listen_at(listen)?;
+    tell("listening");
+    let pod: Arc<str> = pod.into();
+    loop {
+        let (stream, client) = listener.accept().await?;
+        // A client that breaks its connection has nothing to be told.
+        tokio::spawn(attend(stream, client, (pod.clone(), tell)));
+    }
+}
+
+/// A listener with a long backlog; `[::]` takes IPv4 too.
+pub(super) fn listen_at(listen: SocketAddr) -> Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(listen), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if listen.is_ipv6() {
@@ -28,45 +68,149 @@ pub async fn serve(listen: SocketAddr, pod: String, told: impl FnOnce()) -> Resu
     socket.bind(&listen.into()).with_context(|| format!("bind {listen}"))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(socket.into())?;
-    told();
-    let pod: Arc<str> = pod.into();
-    loop {
-        let (stream, client) = listener.accept().await?;
-        // A client that breaks its connection has nothing to be told.
-        tokio::spawn(attend(stream, client, pod.clone()));
+    Ok(TcpListener::from_std(socket.into())?)
+}
+
+async fn attend(stream: TcpStream, client: SocketAddr, (pod, tell): By) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+    let mut first = [0; 4];
+    let n = stream.peek(&mut first).await?;
+    let answer = service_fn(move |request| respond((pod.clone(), tell), client, request));
+    let io = TokioIo::new(stream);
+    if first.get(..n) == Some(PREFACE) {
+        return Ok(http2::Builder::new(TokioExecutor::new()).serve_connection(io, answer).await?);
+    }
+    Ok(http1::Builder::new().serve_connection(io, answer).with_upgrades().await?)
+}
+
+/// A body made as it is read.
+struct Made {
+    text: Option<Bytes>,
+    left: u64,
+    trailers: Option<HeaderMap>,
+}
+
+impl Made {
+    fn text(text: impl Into<Bytes>) -> Self {
+        Self { text: Some(text.into()), left: 0, trailers: None }
     }
 }
 
-async fn attend(stream: TcpStream, client: SocketAddr, pod: Arc<str>) -> Result<()> {
-    stream.set_nodelay(true)?;
-    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-    let answer = service_fn(move |request| respond(pod.clone(), client, request));
-    Ok(http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await?)
+impl Body for Made {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(text) = self.text.take().filter(|text| !text.is_empty()) {
+            return Poll::Ready(Some(Ok(Frame::data(text))));
+        }
+        let n = usize::try_from(self.left).unwrap_or(usize::MAX).min(PIECE.len());
+        if n > 0 {
+            self.left -= n as u64;
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(PIECE.get(..n).unwrap_or_default())))));
+        }
+        Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let text = self.text.as_ref().map_or(0, Bytes::len) as u64;
+        if self.trailers.is_some() { SizeHint::default() } else { SizeHint::with_exact(text + self.left) }
+    }
+}
+
+/// Says when a request is given up before it was answered.
+struct Watched(Tell, bool);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.1 {
+            (self.0)("gone");
+        }
+    }
 }
 
 async fn respond(
-    pod: Arc<str>,
+    (pod, tell): By,
     client: SocketAddr,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+    mut request: Request<Incoming>,
+) -> Result<Response<Made>, Infallible> {
+    let mut watched = Watched(tell, false);
+    let path = request.uri().path().to_owned();
+    let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<u64>().ok());
+    let response = Response::builder().header(POD, &*pod);
+    if let Some(status) = number("/status/").and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok()) {
+        watched.1 = true;
+        return Ok(response.status(status).body(Made::text("early")).unwrap_or_else(|_| unreadable()));
+    }
+    if path == "/upgrade" {
+        watched.1 = true;
+        return Ok(upgrade(&mut request));
+    }
     let (head, body) = request.into_parts();
-    let n_body = body.collect().await.map(|body| body.to_bytes().len()).unwrap_or_default();
-    let wait = head.uri.path().strip_prefix("/wait/").and_then(|ms| ms.parse().ok()).unwrap_or(0u64);
-    tokio::time::sleep(Duration::from_millis(wait.min(MAX_WAIT_MS))).await;
     let mut seen = Seen {
         pod: pod.to_string(),
         client,
+        version: format!("{:?}", head.version),
         method: head.method.to_string(),
         target: head.uri.to_string(),
-        headers: std::collections::BTreeMap::new(),
-        n_body,
+        headers: listed(&head.headers),
+        n_body: 0,
+        trailers: BTreeMap::new(),
     };
-    for (name, value) in &head.headers {
-        let value = String::from_utf8_lossy(value.as_bytes());
-        let all = seen.headers.entry(name.to_string()).or_default();
-        *all = if all.is_empty() { value.into_owned() } else { format!("{all},{value}") };
+    let mut body = pin!(body);
+    while let Some(Ok(frame)) = body.frame().await {
+        match frame.into_data() {
+            Ok(bytes) => seen.n_body += bytes.len() as u64,
+            Err(frame) => seen.trailers = frame.trailers_ref().map(listed).unwrap_or_default(),
+        }
     }
-    let body = serde_json::to_string(&seen).unwrap_or_default();
-    Ok(Response::builder().header(POD, &*pod).body(Full::from(body)).unwrap_or_default())
+    tokio::time::sleep(Duration::from_millis(number("/wait/").unwrap_or(0).min(MAX_WAIT_MS))).await;
+    watched.1 = true;
+    let made = match (number("/bytes/"), &*path) {
+        (Some(left), _) => response.body(Made { text: None, left, trailers: None }),
+        (None, "/trailers") => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-sum", HeaderValue::from_static("42"));
+            let text = Some(Bytes::from_static(b"with trailers"));
+            response.header(header::TRAILER, "x-sum").body(Made { text, left: 0, trailers: Some(trailers) })
+        }
+        (None, _) => response.body(Made::text(serde_json::to_string(&seen).unwrap_or_default())),
+    };
+    Ok(made.unwrap_or_else(|_| unreadable()))
+}
+
+fn unreadable() -> Response<Made> {
+    Response::new(Made::text(""))
+}
+
+/// From here on every byte comes back.
+fn upgrade(request: &mut Request<Incoming>) -> Response<Made> {
+    let mut response = unreadable();
+    let Some(protocol) = request.headers().get(header::UPGRADE).cloned() else {
+        *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+        return response;
+    };
+    let upgraded = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded.await?));
+        tokio::io::copy(&mut from, &mut to).await?;
+        tokio::io::AsyncWriteExt::shutdown(&mut to).await?;
+        Ok::<_, anyhow::Error>(())
+    });
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(header::UPGRADE, protocol);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response
+}
+
+/// Headers by name; several of one joined by commas.
+fn listed(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::<String, String>::new();
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let joined = all.entry(name.to_string()).or_default();
+        *joined = if joined.is_empty() { value.into_owned() } else { format!("{joined},{value}") };
+    }
+    all
 }

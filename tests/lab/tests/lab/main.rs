@@ -7,6 +7,8 @@ mod access;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod bodies;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod config;
@@ -49,6 +51,8 @@ mod ports;
 #[cfg(test)]
 mod profile;
 #[cfg(test)]
+mod protocols;
+#[cfg(test)]
 mod returns;
 #[cfg(test)]
 mod revoked;
@@ -62,6 +66,8 @@ mod secrets;
 mod services;
 #[cfg(test)]
 mod standalone;
+#[cfg(test)]
+mod strict;
 #[cfg(test)]
 mod survival;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 mod churn;
 mod faults;
 mod handover;
+mod http;
 mod killed;
 mod load;
 mod rollout;

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LAST: Duration = Duration::from_secs(10);
 
 /// A newer proxy takes the listeners, and the older one drains: it is told so, and its peers are by GOAWAY.
-fn replace_proxy(lab: &mut Lab, node: &str) -> Result<Process> {
+pub(super) fn replace_proxy(lab: &mut Lab, node: &str) -> Result<Process> {
     let older = lab.take(Part::Proxy(node))?;
     lab.start(Part::Proxy(node))?;
     lab.wait_ready(Part::Proxy(node))?;
