@@ -4,6 +4,7 @@
 //! is passed on to the publisher and what is written, purely; here the API server is watched and written to.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,6 +22,7 @@ use tokio::{
 
 use crate::{
     clock,
+    metrics::Metrics,
     nodes::Nodes,
     publish::{REPORTS, Report},
     source::kubernetes::Health,
@@ -57,6 +59,28 @@ pub struct Sharing {
     pub nodes: Arc<Nodes>,
     /// What is told of the watch.
     pub health: Arc<Health>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The nodes with more pods than a Lease has room for, and how many more.
+#[derive(Debug, Default)]
+struct LeftOut(BTreeMap<Arc<str>, usize>);
+
+impl LeftOut {
+    fn note(&mut self, Report { node, listening }: &Report, n: usize, metrics: &Metrics) {
+        let before = if n == 0 { self.0.remove(node) } else { self.0.insert(node.clone(), n) };
+        if n > 0 && before.is_none() {
+            tracing::warn!(
+                %node,
+                n_pods = listening.len(),
+                n_left_out = n,
+                "a node listens for more pods than its Lease has room for: other replicas take the rest for not enrolled; \
+                 run fewer pods on the node"
+            );
+        }
+        metrics.left_out(self.0.values().sum());
+    }
 }
 
 /// Where words come from and go to.
@@ -84,7 +108,7 @@ impl Sharing {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.settings.root_namespace);
         let config = watcher::Config::default().labels(&lease::selector()).timeout(WATCH_SECONDS);
         let mut seen = std::pin::pin!(watcher(leases, config));
-        let mut ledger = Ledger::default();
+        let (mut ledger, mut left_out) = (Ledger::default(), LeftOut::default());
         let mut writes: JoinSet<Written> = JoinSet::new();
         let (mut listed, mut n_faults, mut rests_until) = (Vec::new(), 0, clock::now());
         self.health.note_as(WATCH, |_| {});
@@ -105,7 +129,7 @@ impl Sharing {
                 // Before the first list a node's word waits in its own stream.
                 report = ends.heard.recv(), if ends.first.is_none() => {
                     let report = report?;
-                    ledger.hear(&report.node, &report.listening);
+                    left_out.note(&report, ledger.hear(&report.node, &report.listening), &self.metrics);
                     ends.pass_on(vec![report]).await?;
                 }
                 event = seen.next(), if !is_resting => match event? {

@@ -48,6 +48,8 @@ pub struct Metrics {
     statuses: Family<ResultLabel, Counter>,
     /// Objects that the API server asked about, by the answer.
     reviews: Family<ResultLabel, Counter>,
+    /// Pods that other replicas take for not enrolled, as no Lease has room for them.
+    listening_left_out: Gauge,
 }
 
 /// What becomes of the objects.
@@ -115,6 +117,7 @@ impl Default for Metrics {
             lists: Family::default(),
             watch_faults: Family::default(),
             statuses: Family::default(),
+            listening_left_out: Gauge::default(),
             reviews: Family::default(),
         };
         registry.register("generation", "The newest generation published", this.generation.clone());
@@ -143,6 +146,8 @@ impl Default for Metrics {
         );
         registry.register("lists", "Whole lists of objects read from the API server", this.lists.clone());
         registry.register("watch_faults", "Faults of watches of the API server", this.watch_faults.clone());
+        let left_out = "Pods of this replica's nodes that a Lease has no room for";
+        registry.register("listening_left_out", left_out, this.listening_left_out.clone());
         registry.register("statuses", "Statuses of objects written to the API server", this.statuses.clone());
         registry.register("reviews", "Objects reviewed for the API server, by the answer", this.reviews.clone());
         Self { registry: Mutex::new(registry), ..this }
@@ -174,6 +179,10 @@ impl Metrics {
 
     pub(crate) fn watch_failed(&self, kind: &'static str) {
         self.watch_faults.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    pub(crate) fn left_out(&self, n_pods: usize) {
+        self.listening_left_out.set(i64::try_from(n_pods).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn status_written(&self, result: &'static str) {

@@ -197,7 +197,7 @@ impl Control {
         let mut webhook = None;
         if let Some(cluster) = cluster {
             if let Some(ends) = shared {
-                cluster.share(&mut tasks, &mesh, (reported.clone(), health.clone()), ends);
+                cluster.share(&mut tasks, (&mesh, counted.clone()), (reported.clone(), health.clone()), ends);
             }
             let agreement = Agreement {
                 client: cluster.client.clone(),

@@ -14,6 +14,10 @@ use crate::{publish::Report, world::Listener};
 
 /// How long to wait after a write that failed: the API server is away, or slow.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The most that a word takes as it is written: an object's annotations may have 256 KiB in all, their names too.
+const MAX_WORD: usize = 250 * 1024;
+/// What stands around the names of one pod: quotes, a colon, a comma, the slash behind its namespace.
+const AROUND: usize = 7;
 
 /// A node's word, as a Lease says it, or is to say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,9 +81,28 @@ impl Entry {
     }
 }
 
+/// As many as a word has room for, the first by name, and how many are left out. What was said before stays before: a pod that
+/// comes takes no other's place unless its name does.
+fn fitting(listening: &BTreeSet<Listener>) -> (BTreeSet<Listener>, usize) {
+    let mut room = MAX_WORD;
+    let fits = |pod: &&Listener| {
+        let Listener { name, instance } = pod;
+        let takes = name.namespace.len() + name.name.len() + instance.len() + AROUND;
+        let left = room.checked_sub(takes);
+        room = left.unwrap_or_default();
+        left.is_some()
+    };
+    let kept: BTreeSet<Listener> = listening.iter().take_while(fits).cloned().collect();
+    let n_left_out = listening.len() - kept.len();
+    (kept, n_left_out)
+}
+
 impl Ledger {
-    /// A node said this here.
-    pub fn hear(&mut self, node: &Arc<str>, listening: &BTreeSet<Listener>) {
+    /// A node said this here. How many of its pods no Lease has room for: other replicas take them for not enrolled, while this one
+    /// goes by what it heard.
+    pub fn hear(&mut self, node: &Arc<str>, listening: &BTreeSet<Listener>) -> usize {
+        let (listening, n_left_out) = fitting(listening);
+        let listening = &listening;
         let entry = self.0.entry(node.clone()).or_default();
         let is_there = match &entry.writing {
             Some((writing, _)) => writing == listening,
@@ -88,6 +111,7 @@ impl Ledger {
         entry.unwritten = (!is_there).then(|| listening.clone());
         entry.heard = Some(listening.clone());
         entry.rests_until = None;
+        n_left_out
     }
 
     /// A Lease says this now; what to pass on of it.

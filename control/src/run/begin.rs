@@ -91,12 +91,12 @@ impl Cluster {
     pub(super) fn share(
         &self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
-        settings: &Settings,
+        (settings, metrics): (&Settings, Arc<Metrics>),
         (nodes, health): (Arc<Nodes>, Arc<Health>),
         ends: listening::Ends,
     ) {
         let (client, replica) = (self.client.clone(), self.replica.clone());
-        let sharing = Sharing { client, settings: settings.clone(), replica, nodes, health };
+        let sharing = Sharing { client, settings: settings.clone(), replica, nodes, health, metrics };
         tasks.spawn(async move {
             Box::pin(sharing.run(ends)).await;
             anyhow::bail!("what nodes listen on is shared no more")

@@ -40,6 +40,33 @@ fn what_a_node_says_here_is_written_once_and_its_echo_is_no_news() {
     assert_eq!(due(&mut ledger), None, "it stands there");
 }
 
+/// Annotations may have 256 KiB: more, and the API server would refuse the whole word, for good.
+#[test]
+fn a_word_that_no_lease_has_room_for_is_cut_by_name_and_its_rest_is_counted() {
+    let name =
+        |index: usize| ObjectName::new("a-namespace-of-some-length", &format!("deployment-5d4f8c7b9f-{index:05}"));
+    let all: BTreeSet<Listener> =
+        (0..5000).map(|index| Listener { name: name(index), instance: "0123456789abcdef".into() }).collect();
+    let mut ledger = Ledger::default();
+    let n_left_out = ledger.hear(&"a".into(), &all);
+    let Some(Due::Write(write)) = due(&mut ledger) else { panic!("it is to be written") };
+    assert_eq!(write.listening.len() + n_left_out, 5000);
+    assert!(
+        n_left_out > 0
+            && write.listening.contains(all.first().unwrap())
+            && !write.listening.contains(all.last().unwrap())
+    );
+    let written: std::collections::BTreeMap<&ObjectName, &str> =
+        write.listening.iter().map(|pod| (&pod.name, &*pod.instance)).collect();
+    let length = serde_json::to_string(&written).unwrap().len();
+    assert!((249 * 1024..=250 * 1024).contains(&length), "{length}");
+    // The echo of what was cut turns nobody back, also where it is listed anew.
+    assert_eq!(done(&mut ledger, "7"), None);
+    let echo = Word { node: "a".into(), listening: write.listening, version: Some("7".to_owned()) };
+    assert_eq!((ledger.see(echo.clone()), ledger.list(vec![echo])), (None, vec![]));
+    assert_eq!((ledger.hear(&"a".into(), &all), due(&mut ledger)), (n_left_out, None), "it stands there");
+}
+
 #[test]
 fn what_is_seen_of_before_ones_own_write_does_not_turn_the_node_back() {
     let mut ledger = Ledger::default();

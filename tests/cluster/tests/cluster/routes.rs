@@ -16,7 +16,7 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A route to services of its namespace.
-fn route(kind: &str, namespace: &str, name: &str, parents: &[&str]) -> Value {
+pub(crate) fn route(kind: &str, namespace: &str, name: &str, parents: &[&str]) -> Value {
     let parents: Vec<Value> =
         parents.iter().map(|name| json!({"group": "", "kind": "Service", "name": name})).collect();
     json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind,
@@ -42,7 +42,7 @@ fn message<'e>(entry: &'e Value, name: &str) -> &'e str {
 }
 
 /// Waits until the entries are as wanted.
-async fn until(
+pub(crate) async fn until(
     writer: &Writer,
     kind: Kind,
     place: (&str, &str),

@@ -147,6 +147,9 @@ async fn the_rights_that_the_manifests_grant_are_enough_to_read_write_status_and
     wrong["spec"]["rules"] = json!([{"from": [{"ipBlocks": ["10.0.0.0/99"]}]}]);
     writer.create(&wrong).await;
     until(&writer, (&*shop, "guard"), "Accepted", ("False", "Invalid", 1)).await;
+    // A route's status too.
+    writer.create(&crate::routes::route("HTTPRoute", &shop, "r", &["nobody"])).await;
+    crate::routes::until(&writer, Kind::HttpRoute, (&shop, "r"), "an entry", |all| all.len() == 1).await;
     let events = server.kubectl(&["get", "events", "-n", &shop, "-o", "json"], "");
     assert!(String::from_utf8_lossy(&events.stdout).contains("ipBlocks"), "no event was written");
     let roots = server.kubectl(&["get", "configmap", "millrace-roots", "-n", "millrace-system"], "");
