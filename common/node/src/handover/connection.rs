@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -34,7 +34,7 @@ pub struct Packet<M> {
 pub struct Peer {
     /// Its effective user.
     pub uid: u32,
-    /// Its process.
+    /// Its process; 0 for one that is not seen from here.
     pub pid: i32,
 }
 
@@ -93,9 +93,26 @@ impl Listener {
     }
 }
 
+/// Not by rustix: of a peer in another process namespace, as in another container, the kernel says the process 0, which its type for
+/// processes can't hold.
 fn peer_of(socket: &OwnedFd) -> io::Result<Peer> {
-    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok(Peer { uid: credentials.uid.as_raw(), pid: rustix::process::Pid::as_raw(Some(credentials.pid)) })
+    let mut found = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };
+    let mut length = libc::socklen_t::try_from(size_of_val(&found)).map_err(io::Error::other)?;
+    #[expect(unsafe_code, reason = "no safe wrapper takes a peer whose process is not seen from here")]
+    // SAFETY: the descriptor is open, `found` and `length` are live, and `length` is the size of `found`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Peer { uid: found.uid, pid: found.pid })
 }
 
 /// One end of a hand-over connection. Sends and receives may run side by side; each packet is whole.
