@@ -6,8 +6,11 @@
 mod api;
 pub(crate) mod binary;
 mod definitions;
+mod images;
+mod node;
 mod place;
 mod process;
+mod wire;
 
 use std::{
     fs,
@@ -20,10 +23,14 @@ use anyhow::{Result, bail};
 use crate::{clock, config::Config, console};
 
 use binary::Binary;
+use node::KubeProxy;
 use place::Place;
 
 /// The guard's place among what a cluster starts: ended last, as what is left of the rest is its to end.
 const GUARD: u32 = 0;
+
+/// Nodes of one machine: each takes half a gigabyte with nothing on it.
+const MAX_NODES: i64 = 9;
 
 /// What to do with a cluster.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -36,9 +43,14 @@ pub(crate) enum Task {
     Status(Named),
     /// Builds the programs and starts nothing
     Build(Extent),
+    /// Packs files into an image, and gives it to every node
+    Load(Load),
     /// Waits for the cluster's owner to end, and ends the cluster
     #[command(hide = true)]
     Guard(Named),
+    /// Passes the API server's port on loopback on to where it runs
+    #[command(hide = true)]
+    Relay(Named),
 }
 
 /// Which cluster.
@@ -57,6 +69,19 @@ pub(crate) struct Extent {
     pub(crate) api_only: bool,
 }
 
+/// An image of files, made here.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Load {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Its full name, as docker.io/library/millrace:0.1.0
+    #[arg(long)]
+    pub(crate) image: String,
+    /// Its files
+    #[arg(value_name = "PLACE=SOURCE", required = true)]
+    pub(crate) files: Vec<String>,
+}
+
 /// How a cluster is made.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Up {
@@ -64,6 +89,12 @@ pub(crate) struct Up {
     pub(crate) named: Named,
     #[command(flatten)]
     pub(crate) extent: Extent,
+    /// How many nodes it has; they share this machine's kernel
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=MAX_NODES), conflicts_with = "api_only")]
+    pub(crate) nodes: u8,
+    /// Who carries services' addresses on the nodes
+    #[arg(long, value_enum, default_value_t = KubeProxy::Nftables, conflicts_with = "api_only")]
+    pub(crate) kube_proxy: KubeProxy,
     /// Which of Gateway API's kinds it knows
     #[arg(long, value_enum, default_value_t = Channel::Standard)]
     pub(crate) channel: Channel,
@@ -103,6 +134,14 @@ pub(crate) fn run(config: &Config, task: &Task) -> Result<()> {
         Task::Down(named) => down(&Place::new(config, &named.name)?),
         Task::Status(named) => status(&Place::new(config, &named.name)?),
         Task::Guard(named) => guard(&Place::new(config, &named.name)?),
+        Task::Relay(named) => {
+            let place = Place::new(config, &named.name)?;
+            wire::relay(&place, place.ports()?.api)
+        }
+        Task::Load(load) => {
+            let place = Place::new(config, &load.named.name)?;
+            node::load(&place, &images::made(&place, &load.image, &load.files)?)
+        }
         Task::Build(extent) => binary::prepare(config, Binary::of(*extent)).map(|_| ()),
     }
 }
@@ -111,11 +150,13 @@ fn up(config: &Config, options: &Up) -> Result<()> {
     let began = clock::now();
     let place = Place::new(config, &options.named.name)?;
     sweep(&place)?;
-    if !options.extent.api_only {
-        bail!("a cluster with nodes is not built yet: pass --api-only");
+    let n_nodes = if options.extent.api_only { 0 } else { options.nodes };
+    if n_nodes > 0 {
+        node::check(config)?;
     }
     let program = binary::prepare(config, Binary::of(options.extent))?;
     place.make(&program)?;
+    place.keep_nodes(n_nodes)?;
     let owner = options.owner.map(process::Id::of).transpose()?;
     place.keep_owner(owner.as_ref())?;
     if owner.is_some() {
@@ -124,9 +165,20 @@ fn up(config: &Config, options: &Up) -> Result<()> {
         process::start_once(&place, (GUARD, "guard"), &mut guard)?;
     }
     let ports = place.ports()?;
+    if n_nodes > 0 {
+        wire::up(&place, n_nodes)?;
+    }
     api::certificates(&place, &ports)?;
     api::start(&place, &ports)?;
     definitions::apply(config, &place, options.channel)?;
+    if n_nodes > 0 {
+        let images = images::prepare(config, &place, &binary::cache(config)?)?;
+        node::up(&place, n_nodes, options.kube_proxy, &images)?;
+    }
+    // One that ends a moment after it was started leaves a cluster that takes objects and does nothing with them.
+    if let Some(name) = process::ended(&place)?.first() {
+        bail!("{name} ended: see {}", place.folder.join("logs").join(format!("{name}.log")).display());
+    }
     console::say(&format!(
         "cluster {} is up after {:.1} s: export KUBECONFIG={}",
         options.named.name,
@@ -149,6 +201,10 @@ fn down(place: &Place) -> Result<()> {
     let own = std::process::id();
     for one in running.iter().filter(|one| one.id.pid != own) {
         one.end()?;
+    }
+    if place.nodes()? > 0 {
+        node::down(place)?;
+        wire::down(place)?;
     }
     fs::remove_dir_all(&place.folder)?;
     console::say(&format!("cluster {} is down", place.name()));

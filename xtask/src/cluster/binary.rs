@@ -53,20 +53,30 @@ impl Binary {
 
 /// The binary, built if it is not there.
 pub(crate) fn prepare(config: &Config, binary: Binary) -> Result<PathBuf> {
-    let module = config.root.join(MODULE);
-    let folder = config.target.join(CACHE).join(fingerprint(&module)?);
-    let built = folder.join(binary.package());
+    let built = cache(config)?.join(binary.package());
     if built.exists() {
         return Ok(built);
     }
-    let go = go(config)?;
     console::say(&format!("build    Kubernetes {} from Go modules: minutes, and once", VERSION.2));
     let began = clock::now();
+    build(config, binary.package(), &built)?;
+    console::say(&format!("built in {:.0} s: {}", (clock::now() - began).as_secs_f64(), built.display()));
+    Ok(built)
+}
+
+/// The folder of what this state of the module builds.
+pub(super) fn cache(config: &Config) -> Result<PathBuf> {
+    let folder = config.target.join(CACHE).join(fingerprint(&config.root.join(MODULE))?);
     fs::create_dir_all(&folder)?;
-    let unfinished = folder.join(format!("{}.new-{}", binary.package(), std::process::id()));
-    let mut command = Command::new(go);
+    Ok(folder)
+}
+
+/// Builds one of the module's programs.
+pub(super) fn build(config: &Config, package: &str, built: &Path) -> Result<()> {
+    let unfinished = built.with_extension(format!("new-{}", std::process::id()));
+    let mut command = Command::new(go(config)?);
     command
-        .current_dir(&module)
+        .current_dir(config.root.join(MODULE))
         .env("CGO_ENABLED", "0")
         .env("GOFLAGS", "-mod=readonly")
         // No debug information: nobody debugs it here, and it is a fifth of the time.
@@ -74,11 +84,9 @@ pub(crate) fn prepare(config: &Config, binary: Binary) -> Result<PathBuf> {
         .arg(linked())
         .arg("-o")
         .arg(&unfinished)
-        .arg(format!("./cmd/{}", binary.package()));
+        .arg(format!("./cmd/{package}"));
     console::run(&mut command)?;
-    fs::rename(&unfinished, &built)?;
-    console::say(&format!("built in {:.0} s: {}", (clock::now() - began).as_secs_f64(), built.display()));
-    Ok(built)
+    Ok(fs::rename(&unfinished, built)?)
 }
 
 fn linked() -> String {

@@ -18,7 +18,7 @@ const FOLDER: &str = "cluster/run";
 /// A name is part of paths and of socket names.
 const MAX_NAME: usize = 40;
 /// The programs that a binary may be called as.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "etcd",
     "kube-apiserver",
     "kubectl",
@@ -27,6 +27,7 @@ const PROGRAMS: [&str; 8] = [
     "kube-scheduler",
     "kubelet",
     "kube-proxy",
+    "image",
 ];
 
 /// Where a cluster is.
@@ -112,6 +113,25 @@ impl Place {
                 .with_context(|| format!("{} is not what was written there", file.display()))
         };
         Ok(Ports { api: port(0)?, etcd: port(1)?, etcd_peers: port(2)? })
+    }
+
+    /// How many nodes it has: what it was made with, as long as it lives.
+    pub(super) fn nodes(&self) -> Result<u8> {
+        match fs::read_to_string(self.folder.join("nodes")) {
+            Ok(text) => Ok(text.trim().parse()?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Notes how many nodes it has.
+    pub(super) fn keep_nodes(&self, nodes: u8) -> Result<()> {
+        let made = self.folder.join("secrets").exists();
+        let known = self.nodes()?;
+        if made && known != nodes {
+            bail!("cluster {} has {known} nodes: end it first to get another number", self.name());
+        }
+        Ok(fs::write(self.folder.join("nodes"), nodes.to_string())?)
     }
 
     /// Notes whose the cluster is.

@@ -128,6 +128,15 @@ impl Running {
 
 /// The cluster's processes that run.
 pub(super) fn running(place: &Place) -> Result<Vec<Running>> {
+    Ok(started(place)?.into_iter().filter(|one| one.id.lives()).collect())
+}
+
+/// The names of those that were started and have ended.
+pub(super) fn ended(place: &Place) -> Result<Vec<String>> {
+    Ok(started(place)?.into_iter().filter(|one| !one.id.lives()).map(|one| one.name).collect())
+}
+
+fn started(place: &Place) -> Result<Vec<Running>> {
     let folder = place.folder.join("processes");
     if !folder.exists() {
         return Ok(Vec::new());
@@ -137,7 +146,7 @@ pub(super) fn running(place: &Place) -> Result<Vec<Running>> {
         let entry = entry?;
         let file = entry.file_name().to_string_lossy().into_owned();
         let Some((order, name)) = file.split_once('-') else { continue };
-        let Some(id) = Id::parse(&fs::read_to_string(entry.path())?).filter(Id::lives) else { continue };
+        let Some(id) = Id::parse(&fs::read_to_string(entry.path())?) else { continue };
         running.push(Running { name: name.to_owned(), order: order.parse().unwrap_or_default(), id });
     }
     running.sort_by_key(|one| one.order);

@@ -28,6 +28,7 @@ const lifetime = 365 * 24 * time.Hour
 type writer struct {
 	folder string
 	server string
+	inside string
 	fault  error
 }
 
@@ -46,13 +47,14 @@ func Certificates() int {
 	server := flags.String("server", "", "the API server's address and port")
 	names := flags.String("names", "", "more names and addresses of the API server, by commas")
 	nodes := flags.String("nodes", "", "the nodes, as name=address, by commas")
+	inside := flags.String("inside", "", "the API server's address and port as the nodes reach it")
 	if flags.Parse(os.Args[1:]) != nil {
 		return 2
 	}
 	if _, err := os.Stat(filepath.Join(*folder, "done")); err == nil {
 		return 0
 	}
-	w := &writer{folder: *folder, server: *server}
+	w := &writer{folder: *folder, server: *server, inside: *inside}
 	w.all(split(*names), split(*nodes))
 	w.file("done", nil, 0o600)
 	if w.fault != nil {
@@ -78,9 +80,13 @@ func (w *writer) all(names, nodes []string) {
 	}
 	w.leaf(root, "kubelet-client", masters("kubelet-client"), nil)
 	w.client(root, "admin", masters("admin"), nil)
-	for _, name := range []string{"kube-controller-manager", "kube-scheduler", "kube-proxy"} {
+	for _, name := range []string{"kube-controller-manager", "kube-scheduler"} {
 		w.client(root, name, pkix.Name{CommonName: "system:" + name}, nil)
 	}
+	if w.inside != "" {
+		w.server = w.inside
+	}
+	w.client(root, "kube-proxy", pkix.Name{CommonName: "system:kube-proxy"}, nil)
 	for _, node := range nodes {
 		name, address, _ := strings.Cut(node, "=")
 		w.client(root, name, pkix.Name{CommonName: "system:node:" + name, Organization: []string{"system:nodes"}}, []string{name, address, "127.0.0.1"})

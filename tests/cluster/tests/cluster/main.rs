@@ -13,6 +13,7 @@ mod follower;
 mod joining;
 mod mesh;
 mod node;
+mod nodes;
 mod outage;
 mod process;
 mod replicas;

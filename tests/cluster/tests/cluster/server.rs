@@ -55,6 +55,16 @@ pub(crate) fn program(name: &str) -> PathBuf {
 }
 
 impl Server {
+    /// The API server of the cluster of this name, which somebody else starts and ends.
+    pub(crate) fn at(name: &str) -> Self {
+        Self { folder: target().join("cluster/run").join(name), name: name.to_owned() }
+    }
+
+    /// Where all of it is.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Starts what is not running.
     pub(crate) fn up(&self) {
         let owner = std::process::id().to_string();
