@@ -4,7 +4,6 @@ mod decided;
 mod edges;
 mod ended;
 mod names;
-mod time;
 
 use std::{
     collections::VecDeque,
@@ -29,8 +28,8 @@ use tokio_stream::wrappers::BroadcastStream;
 pub use decided::Decided;
 pub use edges::Edges;
 pub use ended::Ended;
+pub use millrace_node::date::rfc3339;
 pub use names::Names;
-pub use time::rfc3339;
 
 use crate::revoke::Why;
 

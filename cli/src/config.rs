@@ -50,6 +50,9 @@ pub enum Command {
     /// Follow the connections that this node's kernel decides.
     #[command(after_help = EXIT_CODES)]
     Flows(Flows),
+    /// Watch the requests that a pod of this node makes, as they end. Off unless a TelemetryPolicy that selects it says `tap: Enabled`.
+    #[command(after_help = EXIT_CODES)]
+    Tap(Tap),
     /// Say whether a process is ready, and why not. Exits with 1 if it is not: for probes.
     #[command(after_help = EXIT_CODES)]
     Ready {
@@ -308,6 +311,20 @@ pub enum By {
     Agent,
     /// What the control plane compiled last.
     Control,
+}
+
+/// Whose requests to watch.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Tap {
+    /// The pod that calls: `namespace/name`.
+    #[arg(value_name = "WORKLOAD")]
+    pub workload: String,
+    /// End after so many.
+    #[arg(long, value_name = "N")]
+    pub count: Option<usize>,
+    /// How to print them.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
 }
 
 /// Which flows to show.

@@ -1,5 +1,7 @@
 //! Answers what happens to a connection, by `millrace_model::explain` on the snapshot that a process works by.
 
+mod flags;
+
 use std::path::Path;
 
 use millrace_model::{
@@ -34,7 +36,10 @@ pub(crate) async fn explain(run_dir: &Path, question: &Explain) -> Result<Ending
     };
     match output {
         Format::Json => out::print_json(&explanation)?,
-        Format::Table => out::print(&text(&explanation))?,
+        Format::Table => {
+            let flags = flags::lines(&mesh, &explanation).into_iter().map(|line| plain(&line) + "\n");
+            out::print(&(text(&explanation) + &flags.collect::<String>()))?
+        }
     };
     Ok(if explanation.outcome.lets_through() { Ending::Yes } else { Ending::No })
 }

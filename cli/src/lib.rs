@@ -24,6 +24,7 @@ mod routes;
 mod run;
 mod status;
 mod table;
+mod tap;
 mod trust;
 
 pub use failure::{Ending, Failure};
@@ -44,6 +45,7 @@ pub async fn execute(args: Args) -> Result<Ending, Failure> {
         Command::Explain(question) => explain::explain(&run_dir, &question).await,
         Command::Routes(question) => routes::routes(&run_dir, &question).await,
         Command::Flows(filter) => flows::flows(&run_dir, &filter).await,
+        Command::Tap(asked) => tap::tap(&run_dir, &asked).await,
         Command::Metrics { process } => raw::metrics(&run_dir, process).await,
         Command::LogLevel { process, filter } => raw::log_level(&run_dir, process, filter).await,
         Command::Root(asked) => trust::root(&run_dir, &asked).await,

@@ -206,6 +206,7 @@ pub(crate) mod tests {
             encryption: Encryption::default(),
             policies: [].into(),
             probe_ports: [].into(),
+            telemetry: None,
         };
         let service = |name: &str, addresses| Service {
             name: ObjectName::new("shop", name),

@@ -19,6 +19,7 @@ mod place;
 mod policy;
 mod profile;
 pub mod route;
+mod telemetry;
 mod traffic;
 mod workload;
 
@@ -31,6 +32,7 @@ pub fn compile(world: &World) -> (Snapshot, Vec<Diagnostic>) {
     let bindings = policy::Bindings::new(world);
     let owners = workload::Owners::new(world, &mut notes);
     let workloads = workload::workloads(world, &owners, &bindings, &mut notes);
+    telemetry::check(world, workloads.values(), &mut notes);
     let services = endpoint::services(world, &owners, &mut notes);
     let endpoints = endpoint::endpoints(world, &owners, &workloads, &mut notes);
     policy::check(world, &workloads, &bindings, &mut notes);
@@ -48,6 +50,7 @@ pub fn compile(world: &World) -> (Snapshot, Vec<Diagnostic>) {
         policies: policies.collect(),
         profiles: profile::profiles(world, &mut notes),
         routes,
+        telemetry: world.objects.telemetry.iter().map(|(name, p)| (name.clone(), p.says.clone())).collect(),
     };
     notes.0.sort();
     notes.0.dedup();
@@ -56,7 +59,8 @@ pub fn compile(world: &World) -> (Snapshot, Vec<Diagnostic>) {
 
 /// `next`, made of the Arcs of `previous` where an object is as it was: a diff of the two then asks pointers first.
 pub fn reuse(previous: &Snapshot, next: Snapshot) -> Snapshot {
-    let Snapshot { generation, trust_domain, workloads, services, endpoints, policies, profiles, routes } = next;
+    let Snapshot { generation, trust_domain, workloads, services, endpoints, policies, profiles, routes, telemetry } =
+        next;
     Snapshot {
         generation,
         trust_domain,
@@ -66,6 +70,7 @@ pub fn reuse(previous: &Snapshot, next: Snapshot) -> Snapshot {
         policies: share(&previous.policies, policies),
         profiles: share(&previous.profiles, profiles),
         routes: share(&previous.routes, routes),
+        telemetry: share(&previous.telemetry, telemetry),
     }
 }
 

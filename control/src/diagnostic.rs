@@ -27,6 +27,8 @@ pub enum Kind {
     /// millrace.dev/v1alpha1
     NodeProfile,
     /// millrace.dev/v1alpha1
+    TelemetryPolicy,
+    /// millrace.dev/v1alpha1
     TrafficPolicy,
     /// gateway.networking.k8s.io/v1
     HttpRoute,
@@ -38,7 +40,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order in which messages list them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -48,6 +50,7 @@ impl Kind {
         Self::AccessPolicy,
         Self::EncryptionPolicy,
         Self::NodeProfile,
+        Self::TelemetryPolicy,
         Self::TrafficPolicy,
         Self::HttpRoute,
         Self::GrpcRoute,
@@ -66,6 +69,7 @@ impl Kind {
             Self::AccessPolicy => "AccessPolicy",
             Self::EncryptionPolicy => "EncryptionPolicy",
             Self::NodeProfile => "NodeProfile",
+            Self::TelemetryPolicy => "TelemetryPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
@@ -78,9 +82,11 @@ impl Kind {
         match self {
             Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::AccessPolicy | Self::EncryptionPolicy | Self::NodeProfile | Self::TrafficPolicy => {
-                millrace_crd::API_VERSION
-            }
+            Self::AccessPolicy
+            | Self::EncryptionPolicy
+            | Self::NodeProfile
+            | Self::TelemetryPolicy
+            | Self::TrafficPolicy => millrace_crd::API_VERSION,
             Self::HttpRoute | Self::GrpcRoute => "gateway.networking.k8s.io/v1",
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
         }
@@ -111,6 +117,7 @@ impl Kind {
             | Self::EndpointSlice
             | Self::AccessPolicy
             | Self::EncryptionPolicy
+            | Self::TelemetryPolicy
             | Self::TrafficPolicy
             | Self::HttpRoute
             | Self::GrpcRoute

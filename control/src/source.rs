@@ -52,6 +52,8 @@ pub enum Object {
     /// millrace.dev/v1alpha1
     Profile(Arc<crate::world::NodeProfile>),
     /// millrace.dev/v1alpha1
+    Telemetry(Arc<crate::world::TelemetryPolicy>),
+    /// millrace.dev/v1alpha1
     Traffic(Arc<crate::world::TrafficPolicy>),
     /// gateway.networking.k8s.io/v1: either kind of route.
     Route(Arc<crate::world::route::Route>),
@@ -86,6 +88,7 @@ impl Objects {
             Object::Access(policy) => drop(self.access.insert(name, policy)),
             Object::Encryption(policy) => drop(self.encryption.insert(name, policy)),
             Object::Profile(profile) => drop(self.profiles.insert(name.name, profile)),
+            Object::Telemetry(policy) => drop(self.telemetry.insert(name, policy)),
             Object::Traffic(policy) => drop(self.traffic.insert(name, policy)),
             Object::Route(route) => drop(self.routes.insert(route.name.clone(), route)),
             Object::Grant(grant) => drop(self.grants.insert(name, grant)),

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::{Action, Encryption, ObjectName, Outliers, Place, Protocol, RouteName, Rule, Traffic};
+use millrace_model::{Action, Encryption, ObjectName, Outliers, Place, Protocol, RouteName, Rule, Telemetry, Traffic};
 use serde::{Deserialize, Serialize};
 
 pub mod route;
@@ -57,6 +57,8 @@ pub struct Objects {
     pub access: BTreeMap<ObjectName, Arc<AccessPolicy>>,
     /// EncryptionPolicies.
     pub encryption: BTreeMap<ObjectName, Arc<EncryptionPolicy>>,
+    /// TelemetryPolicies.
+    pub telemetry: BTreeMap<ObjectName, Arc<TelemetryPolicy>>,
     /// TrafficPolicies.
     pub traffic: BTreeMap<ObjectName, Arc<TrafficPolicy>>,
     /// NodeProfiles, by name alone.
@@ -294,6 +296,17 @@ pub struct EncryptionPolicy {
     pub target: Target,
     /// What it says.
     pub encryption: Encryption,
+}
+
+/// What is recorded of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TelemetryPolicy {
+    /// When it was made: of two that select a pod, the older decides.
+    pub made: Made,
+    /// The pods whose requests it is for.
+    pub target: Target,
+    /// What it says, under its own name.
+    pub says: Arc<Telemetry>,
 }
 
 /// How callers treat the endpoints of services.

@@ -179,6 +179,34 @@ spec:
     maxEjectedPercent: 40
 ";
 
+const TELEMETRY: &str = "
+apiVersion: millrace.dev/v1alpha1
+kind: TelemetryPolicy
+metadata:
+  name: seen
+  namespace: shop
+spec:
+  metrics: Enabled
+  accessLogs:
+    format: JSON
+    fields: [time, method, header.x-tenant]
+    sampling:
+      percent: 5
+    only:
+    - minStatus: 500
+      slowerThan: 1s
+  tracing:
+    sampling:
+      fraction:
+        numerator: 1
+        denominator: 1000
+    collector:
+      service: db
+      protocol: OTLPHTTP
+      port: 5432
+  tap: Disabled
+";
+
 const PROFILE: &str = "
 apiVersion: millrace.dev/v1alpha1
 kind: NodeProfile
@@ -212,7 +240,8 @@ spec:
 ";
 
 /// All of them, in the order in which they stand in the file.
-const GOOD: [&str; 11] = [NAMESPACE, NODE, ACCOUNT, POD, SERVICE, SLICE, DB, ACCESS, ENCRYPTION, TRAFFIC, PROFILE];
+const GOOD: [&str; 12] =
+    [NAMESPACE, NODE, ACCOUNT, POD, SERVICE, SLICE, DB, ACCESS, ENCRYPTION, TRAFFIC, TELEMETRY, PROFILE];
 
 /// One bad manifest: an edit of a good one, and what the message must say.
 struct Case {
@@ -240,6 +269,7 @@ const SLICE_NAME: &str = "EndpointSlice shop/db-1";
 const ACCESS_NAME: &str = "AccessPolicy shop/only-web";
 const ENCRYPTION_NAME: &str = "EncryptionPolicy shop/strict";
 const TRAFFIC_NAME: &str = "TrafficPolicy shop/patient";
+const TELEMETRY_NAME: &str = "TelemetryPolicy shop/seen";
 const PROFILE_NAME: &str = "NodeProfile edge";
 
 #[rustfmt::skip]
@@ -328,6 +358,30 @@ const CASES: &[Case] = &[
     case(SERVICE, ("type: ClusterIP", "sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}"), SERVICE_NAME, ("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "0 is out of bounds", "from 1 to 86400")),
     case(SERVICE, ("type: ClusterIP", "sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 86401}}"), SERVICE_NAME, ("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "86401 is out of bounds", "from 1 to 86400")),
     case(SERVICE, ("type: ClusterIP", "internalTrafficPolicy: local"), SERVICE_NAME, ("spec.internalTrafficPolicy", "\"local\" is not one of its values", "write Cluster or Local")),
+    // TelemetryPolicies.
+    case(TELEMETRY, ("  metrics: Enabled", "  metrics: On"), TELEMETRY_NAME, ("spec.metrics", "is not one of its values", "write Enabled or Disabled")),
+    case(TELEMETRY, ("  tap: Disabled", "  taps: Disabled"), TELEMETRY_NAME, ("spec.taps", "there is no such field", "correct its spelling")),
+    case(TELEMETRY, ("format: JSON", "format: Json"), TELEMETRY_NAME, ("spec.accessLogs.format", "\"Json\" is not one of its values", "write JSON or Text")),
+    case(TELEMETRY, ("format: JSON", "format: Text"), TELEMETRY_NAME, ("spec.accessLogs.template", "it is missing", "{time} {method}")),
+    case(TELEMETRY, ("format: JSON", "template: '{code}'"), TELEMETRY_NAME, ("spec.accessLogs.template", "a JSON line has fields", "write format: Text")),
+    case(TELEMETRY, ("format: JSON\n    fields: [time, method, header.x-tenant]", "format: Text\n    template: '{code} {colour}'"), TELEMETRY_NAME, ("spec.accessLogs.template", "there is no field \"colour\"", "write one of time, source_workload")),
+    case(TELEMETRY, ("format: JSON\n    fields: [time, method, header.x-tenant]", "format: Text\n    template: '{code'"), TELEMETRY_NAME, ("spec.accessLogs.template", "a { is not closed", "write fields as {method}")),
+    case(TELEMETRY, ("method, header", "methods, header"), TELEMETRY_NAME, ("spec.accessLogs.fields[1]", "there is no field \"methods\"", "or header.NAME")),
+    case(TELEMETRY, ("header.x-tenant", "header.cookie"), TELEMETRY_NAME, ("spec.accessLogs.fields[2]", "the header \"cookie\" holds secrets", "leave it out")),
+    case(TELEMETRY, ("header.x-tenant", "header.X-Tenant"), TELEMETRY_NAME, ("spec.accessLogs.fields[2]", "no header's name in lower case", "in lower case")),
+    case(TELEMETRY, ("header.x-tenant", "time"), TELEMETRY_NAME, ("spec.accessLogs.fields[2]", "time stands twice", "write each field once")),
+    case(TELEMETRY, ("percent: 5", "percent: 101"), TELEMETRY_NAME, ("spec.accessLogs.sampling", "101 of 100 is no part", "from 0 to all")),
+    case(TELEMETRY, ("percent: 5", "percent: 5\n      fraction: {numerator: 1}"), TELEMETRY_NAME, ("spec.accessLogs.sampling", "it sets both percent and fraction", "keep one")),
+    case(TELEMETRY, ("denominator: 1000", "denominator: 0"), TELEMETRY_NAME, ("spec.tracing.sampling", "1 of 0 is no part", "above 0")),
+    case(TELEMETRY, ("minStatus: 500", "minStatus: 5"), TELEMETRY_NAME, ("spec.accessLogs.only[0].minStatus", "5 is no status", "from 100 to 599")),
+    case(TELEMETRY, ("minStatus: 500", "minStatus: 500\n      maxStatus: 499"), TELEMETRY_NAME, ("spec.accessLogs.only[0].maxStatus", "499 is below minStatus", "a higher one")),
+    case(TELEMETRY, ("minStatus: 500", "faults: []"), TELEMETRY_NAME, ("spec.accessLogs.only[0].faults", "the list is empty", "name Client, Mesh or Upstream")),
+    case(TELEMETRY, ("minStatus: 500", "faults: [Server]"), TELEMETRY_NAME, ("spec.accessLogs.only[0].faults[0]", "\"Server\" is not one of its values", "Upstream")),
+    case(TELEMETRY, ("- minStatus: 500\n      slowerThan: 1s", "- {}"), TELEMETRY_NAME, ("spec.accessLogs.only[0]", "it says nothing of a request", "leave `only` out")),
+    case(TELEMETRY, ("slowerThan: 1s", "slowerThan: '1'"), TELEMETRY_NAME, ("spec.accessLogs.only[0].slowerThan", "\"1\" is no span of time", "such as 30s")),
+    case(TELEMETRY, ("service: db", "service: Db"), TELEMETRY_NAME, ("spec.tracing.collector.service", "\"Db\" is no service's name", "in lower case")),
+    case(TELEMETRY, ("protocol: OTLPHTTP", "protocol: OTLP"), TELEMETRY_NAME, ("spec.tracing.collector.protocol", "\"OTLP\" is not one of its values", "Zipkin")),
+    case(TELEMETRY, ("port: 5432\n  tap", "port: 0\n  tap"), TELEMETRY_NAME, ("spec.tracing.collector.port", "0 is no port number", "from 1 to 65535")),
     // EndpointSlices.
     case(SLICE, ("  labels:\n    kubernetes.io/service-name: db\n", ""), SLICE_NAME, ("metadata.labels.kubernetes.io/service-name", "it is missing", "add the label")),
     case(SLICE, ("addressType: IPv4", "addressType: FQDN"), SLICE_NAME, ("addressType", "the mesh dials addresses, not names", "write IPv4 or IPv6")),

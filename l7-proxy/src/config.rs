@@ -28,6 +28,9 @@ pub struct Args {
     /// Time for open connections to end after SIGTERM or SIGINT, in seconds; a second signal ends them at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
+    /// File that access logs are appended to, opened before privileges go; standard output where it is not given.
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
     /// Stay the user that started it, and keep whatever capabilities it has. For debugging only.
     #[arg(long)]
     allow_privileged: bool,
@@ -48,6 +51,8 @@ pub struct Config {
     pub user: User,
     /// How long open connections may take to end.
     pub drain: Duration,
+    /// Where access logs go; standard output where None.
+    pub access_log: Option<PathBuf>,
     /// Whether it may run with privileges.
     pub privileges: Privileges,
 }
@@ -64,7 +69,7 @@ pub enum Privileges {
 impl Config {
     /// What the arguments say.
     pub fn from_args(args: Args) -> Self {
-        let Args { run_dir, name, workers, user, drain, allow_privileged } = args;
+        let Args { run_dir, name, workers, user, drain, access_log, allow_privileged } = args;
         Self {
             agent: run_dir.join("proxy.sock"),
             admin: run_dir.join("proxy-admin.sock"),
@@ -72,6 +77,7 @@ impl Config {
             n_workers: workers.map_or_else(cores, NonZeroUsize::get).min(MAX_WORKERS),
             user,
             drain: Duration::from_secs(drain),
+            access_log,
             privileges: if allow_privileged { Privileges::Kept } else { Privileges::Dropped },
         }
     }

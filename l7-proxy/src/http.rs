@@ -17,6 +17,7 @@ mod heads;
 mod pipe;
 mod reach;
 mod received;
+mod record;
 mod request;
 mod stream;
 mod tables;
@@ -53,6 +54,7 @@ use waiting::Waiting;
 use wire::Checked;
 
 pub(crate) use counts::Counts;
+pub(crate) use record::{Requests, access_log, tap_route};
 pub(crate) use tables::Tables;
 pub(crate) use upstream::Upstreams;
 
@@ -139,6 +141,7 @@ async fn serve(
     if let Some(bad) = callers.turn.bad() {
         tracing::debug!(reason = bad.name(), source = %accepted.home.pod.name, "a client's bytes are no HTTP");
         worker.proxy.metrics.http.broken(bad.name());
+        record::unreadable(&callers, bad);
     }
     ended
 }

@@ -156,8 +156,9 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Every metric under its name, ready to be printed.
     pub(crate) fn registry(&self, descriptors: Descriptors) -> Arc<Mutex<Registry>> {
-        let registry = Arc::new(Mutex::new(Registry::with_prefix("millrace_proxy")));
-        let mut r = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = Arc::new(Mutex::new(Registry::with_prefix("millrace")));
+        let mut all = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let r = all.sub_registry_with_prefix("proxy");
         let Self {
             opened,
             closed,
@@ -198,8 +199,8 @@ impl Metrics {
         r.register("panics", "Tasks of connections that panicked", panics.clone());
         r.register("ejections", "Endpoints left out because connections failed", ejections.clone());
         r.register("outcomes_dropped", "Outcomes not told to the agent", outcomes_dropped.clone());
-        http.register(&mut r);
-        drop(r);
+        http.register(r);
+        drop(all);
         registry
     }
 

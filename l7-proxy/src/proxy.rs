@@ -14,6 +14,7 @@ use crate::{
     descriptors::Descriptors,
     fault::Why,
     handshakes::Handshakes,
+    http::Requests,
     keys::Keys,
     limits::{Accounts, Budget},
     maps::SocketMaps,
@@ -57,6 +58,8 @@ pub(crate) struct Proxy {
     pub(crate) outstanding: Outstanding,
     /// How it is tuned.
     pub(crate) tuning: tuning::Held,
+    /// What is recorded of requests.
+    pub(crate) requests: Arc<Requests>,
     welcome: Mutex<Option<Welcome>>,
     missing: watch::Sender<Vec<String>>,
 }
@@ -113,6 +116,7 @@ impl Proxy {
             pace: Pace::default(),
             outstanding: Outstanding::default(),
             tuning,
+            requests: Arc::default(),
             welcome: Mutex::default(),
             missing: watch::Sender::new([Missing::Agent, Missing::Snapshot].map(|m| m.sentence().to_owned()).to_vec()),
         }

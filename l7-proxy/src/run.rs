@@ -29,6 +29,7 @@ use crate::{
     config::Config,
     crew::Crew,
     descriptors::Descriptors,
+    http::{access_log, tap_route},
     maps::KernelMaps,
     memory,
     metrics::Metrics,
@@ -51,6 +52,7 @@ pub fn run(config: &Config, log_level: LogLevel) -> anyhow::Result<()> {
         let parts = Parts::new(config, (signals.trigger.clone(), drain), |original, client| {
             Arc::new(KernelMaps::new(original, client))
         });
+        let access_log = access_log(config.access_log.as_deref())?;
         let mut admin = pin!(parts.admin(log_level).serve(&config.admin, ADMIN_MODE));
         // The first poll binds the socket, which is why it comes before the privileges go.
         if let Poll::Ready(ended) = poll_fn(|cx| Poll::Ready(admin.as_mut().poll(cx))).await {
@@ -59,6 +61,7 @@ pub fn run(config: &Config, log_level: LogLevel) -> anyhow::Result<()> {
         prove_crypto()?;
         privilege::drop_all(config.user, config.privileges)?;
         tracing::info!(user = %config.user, n_workers = config.n_workers, privileges = ?config.privileges, "starting");
+        parts.proxy.requests.log.open(access_log);
         let running = parts.start()?;
         tokio::select! {
             ended = admin => Ok(ended?),
@@ -138,7 +141,10 @@ impl Parts {
     /// What is counted, ready to be printed.
     pub fn metrics(&self) -> Arc<Mutex<Registry>> {
         let registry = self.proxy.metrics.registry(self.proxy.descriptors.clone());
-        self.proxy.accounts.register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut all = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        self.proxy.requests.register(&mut all);
+        self.proxy.accounts.register(all.sub_registry_with_prefix("proxy"));
+        drop(all);
         registry
     }
 
@@ -161,7 +167,7 @@ impl Parts {
             metrics: self.metrics(),
             config: Arc::new(config),
             log_level,
-            routes: vec![self.proxy.accounts.route()],
+            routes: vec![self.proxy.accounts.route(), tap_route(self.proxy.clone())],
         }
     }
 

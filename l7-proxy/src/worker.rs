@@ -55,7 +55,8 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
         tables: Tables::default(),
     });
     let pace = turns.pace();
-    tokio::pin!(pace);
+    let keep = proxy.requests.keep();
+    tokio::pin!(pace, keep);
     let (mut mesh, mut keys, mut drain) = (proxy.mesh.clone(), proxy.keys.watch(), proxy.drain.clone());
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
@@ -81,9 +82,11 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
             }
             () = drain.over() => break,
             () = &mut pace => {}
+            () = &mut keep => {}
         }
     }
     connections.shutdown().await;
+    proxy.requests.end();
 }
 
 /// Gives memory back once a worker that was busy is idle.

@@ -33,6 +33,7 @@ pub(super) fn workload(name: &str, last: u8) -> Workload {
         encryption: Encryption::default(),
         policies: [].into(),
         probe_ports: [].into(),
+        telemetry: None,
     }
 }
 

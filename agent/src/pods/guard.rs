@@ -189,6 +189,7 @@ mod tests {
             encryption: Encryption::default(),
             policies: [].into(),
             probe_ports: [].into(),
+            telemetry: None,
         })
     }
 

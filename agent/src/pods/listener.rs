@@ -151,6 +151,7 @@ mod tests {
             encryption: Encryption::default(),
             policies: [].into(),
             probe_ports: [].into(),
+            telemetry: None,
         }
     }
 

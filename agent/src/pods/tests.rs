@@ -22,6 +22,7 @@ fn workload(name: &str, membership: Membership) -> Arc<Workload> {
         encryption: Encryption::default(),
         policies: [].into(),
         probe_ports: [].into(),
+        telemetry: None,
     })
 }
 

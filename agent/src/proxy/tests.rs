@@ -38,6 +38,7 @@ fn web() -> Pod {
         encryption: Encryption::default(),
         policies: [].into(),
         probe_ports: [].into(),
+        telemetry: None,
     };
     let mut pod = Pod::new(Arc::new(workload)).found_at(7);
     pod.listeners = listener::kinds(&pod.workload).map(|kind| (kind, descriptor())).collect();

@@ -7,6 +7,7 @@ pub mod access_policy;
 pub mod encryption_policy;
 pub mod node_profile;
 pub mod selector;
+pub mod telemetry_policy;
 pub mod traffic_policy;
 
 pub use access_policy::{AccessAction, AccessPolicy, AccessPolicySpec, AccessRule, AccessSource, AccessTarget};
@@ -17,6 +18,10 @@ pub use node_profile::{
     NodeSelector, PodProfile, ProxyProfile,
 };
 pub use selector::{PolicyStatus, TargetRef, WorkloadSelector};
+pub use telemetry_policy::{
+    AccessLogs, FaultSide, Fraction, LogCondition, LogFormat, RecordingMode, Sampling, SpanCollector, SpanProtocol,
+    TelemetryPolicy, TelemetryPolicySpec, TraceHeaders, Tracing,
+};
 pub use traffic_policy::{EjectionMode, OutlierEjection, TrafficPolicy, TrafficPolicySpec};
 
 /// The API group of every kind here.
@@ -34,6 +39,7 @@ pub fn crds() -> Vec<(&'static str, serde_json::Value)> {
         ("accesspolicies.yaml", AccessPolicy::crd()),
         ("encryptionpolicies.yaml", EncryptionPolicy::crd()),
         ("nodeprofiles.yaml", NodeProfile::crd()),
+        ("telemetrypolicies.yaml", TelemetryPolicy::crd()),
         ("trafficpolicies.yaml", TrafficPolicy::crd()),
     ]
     .into_iter()

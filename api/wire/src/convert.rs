@@ -11,6 +11,7 @@ use prost::Message as _;
 use crate::mesh as pb;
 
 mod profile;
+mod telemetry;
 
 pub use profile::{limits, limits_from};
 
@@ -50,7 +51,8 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<model::Snapshot, Undecodable> {
 
 /// A Delta as an Update.
 pub fn update(delta: &model::Delta) -> pb::Update {
-    let model::Delta { from, to, trust_domain, workloads, services, endpoints, policies, profiles, routes } = delta;
+    let model::Delta { from, to, trust_domain, workloads, services, endpoints, policies, profiles, routes, telemetry } =
+        delta;
     pb::Update {
         from: *from,
         to: *to,
@@ -68,6 +70,9 @@ pub fn update(delta: &model::Delta) -> pb::Update {
         routes: routes.set.iter().map(|(_, r)| route::routes(r)).collect(),
         routes_gone: routes.gone.iter().map(name).collect(),
         trust: None,
+
+        telemetry: telemetry.set.iter().map(|(_, t)| telemetry::telemetry(t)).collect(),
+        telemetry_gone: telemetry.gone.iter().map(name).collect(),
     }
 }
 
@@ -90,6 +95,9 @@ pub fn delta(update: pb::Update) -> Result<model::Delta, Undecodable> {
         routes,
         routes_gone,
         trust: _,
+
+        telemetry,
+        telemetry_gone,
     } = update;
     Ok(model::Delta {
         from,
@@ -115,6 +123,10 @@ pub fn delta(update: pb::Update) -> Result<model::Delta, Undecodable> {
         routes: change(routes, routes_gone, |r| {
             let r = route::routes_from(r)?;
             Ok((r.service.clone(), r))
+        })?,
+        telemetry: change(telemetry, telemetry_gone, |t| {
+            let t = telemetry::telemetry_from(t)?;
+            Ok((t.name.clone(), t))
         })?,
     })
 }
@@ -185,6 +197,7 @@ fn workload(workload: &model::Workload) -> pb::Workload {
         encryption,
         policies,
         probe_ports,
+        telemetry,
     } = workload;
     let model::Encryption { default, ports, udp } = encryption;
     pb::Workload {
@@ -213,6 +226,7 @@ fn workload(workload: &model::Workload) -> pb::Workload {
         }),
         policies: policies.iter().map(name).collect(),
         probe_ports: probe_ports.iter().map(|port| u32::from(*port)).collect(),
+        telemetry: telemetry.as_ref().map(name),
     }
 }
 
@@ -229,6 +243,7 @@ fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable>
         encryption,
         policies,
         probe_ports,
+        telemetry,
     } = workload;
     let pb::Encryption { default, ports, udp } = encryption.ok_or_else(|| bad("workload.encryption", "missing"))?;
     Ok(model::Workload {
@@ -263,6 +278,7 @@ fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable>
             .into_iter()
             .map(|port| port_from(port, "workload.probe_ports"))
             .collect::<Result<_, _>>()?,
+        telemetry: telemetry.map(|name| name_from(Some(name), "workload.telemetry")).transpose()?,
     })
 }
 

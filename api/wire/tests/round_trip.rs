@@ -4,6 +4,8 @@
 
 #[path = "round_trip/routes.rs"]
 mod routes;
+#[path = "round_trip/telemetry.rs"]
+mod telemetry;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -71,12 +73,16 @@ fn workload() -> impl Strategy<Value = Workload> {
             prop::collection::btree_map(port(), mode(), 0..4),
             prop_oneof![Just(UdpMode::Allow), Just(UdpMode::Deny)],
         ),
-        (prop::collection::btree_set(name(), 0..4), prop::collection::btree_set(port(), 0..4)),
+        (
+            prop::collection::btree_set(name(), 0..4),
+            prop::collection::btree_set(port(), 0..4),
+            prop::option::of(name()),
+        ),
     );
     (whom, rest).prop_map(
         |(
             (name, instance, identity, addresses, node),
-            (zone, netns, membership, (default, ports, udp), (policies, probe_ports)),
+            (zone, netns, membership, (default, ports, udp), (policies, probe_ports, telemetry)),
         )| Workload {
             name,
             instance: instance.into(),
@@ -89,6 +95,7 @@ fn workload() -> impl Strategy<Value = Workload> {
             encryption: Encryption { default, ports, udp },
             policies,
             probe_ports,
+            telemetry,
         },
     )
 }
@@ -211,21 +218,24 @@ fn delta() -> impl Strategy<Value = Delta> {
         change(endpoints(), |e| e.service.clone()),
         change(policy(), |p| p.name.clone()),
         (few(profile()), few(text())),
-        change(routes::routes(), |r| r.service.clone()),
+        (change(routes::routes(), |r| r.service.clone()), change(telemetry::telemetry(), |t| t.name.clone())),
     )
-        .prop_map(|(from, to, trust_domain, workloads, services, endpoints, policies, (set, gone), routes)| {
-            Delta {
-                from,
-                to,
-                trust_domain,
-                workloads,
-                services,
-                endpoints,
-                policies,
-                profiles: Change { set: set.into_iter().map(|(node, p)| (node, Arc::new(p))).collect(), gone },
-                routes,
-            }
-        })
+        .prop_map(
+            |(from, to, trust_domain, workloads, services, endpoints, policies, (set, gone), (routes, telemetry))| {
+                Delta {
+                    from,
+                    to,
+                    trust_domain,
+                    workloads,
+                    services,
+                    endpoints,
+                    policies,
+                    profiles: Change { set: set.into_iter().map(|(node, p)| (node, Arc::new(p))).collect(), gone },
+                    routes,
+                    telemetry,
+                }
+            },
+        )
 }
 
 fn by_name<T>(items: Vec<T>, named: fn(&T) -> ObjectName) -> BTreeMap<ObjectName, Arc<T>> {
@@ -233,18 +243,21 @@ fn by_name<T>(items: Vec<T>, named: fn(&T) -> ObjectName) -> BTreeMap<ObjectName
 }
 
 fn snapshot() -> impl Strategy<Value = Snapshot> {
-    let named =
-        (few(workload()), few(service()), few(endpoints()), few(policy()), few(profile()), few(routes::routes()));
+    let requests = (few(routes::routes()), few(telemetry::telemetry()));
+    let named = (few(workload()), few(service()), few(endpoints()), few(policy()), few(profile()), requests);
     (any::<u64>(), text(), named).prop_map(
-        |(generation, trust_domain, (workloads, services, endpoints, policies, profiles, routes))| Snapshot {
-            generation,
-            trust_domain,
-            workloads: by_name(workloads, |w| w.name.clone()),
-            services: by_name(services, |s| s.name.clone()),
-            endpoints: by_name(endpoints, |e| e.service.clone()),
-            policies: by_name(policies, |p| p.name.clone()),
-            profiles: profiles.into_iter().map(|(node, p)| (node, Arc::new(p))).collect(),
-            routes: by_name(routes, |r| r.service.clone()),
+        |(generation, trust_domain, (workloads, services, endpoints, policies, profiles, (routes, telemetry)))| {
+            Snapshot {
+                generation,
+                trust_domain,
+                workloads: by_name(workloads, |w| w.name.clone()),
+                services: by_name(services, |s| s.name.clone()),
+                endpoints: by_name(endpoints, |e| e.service.clone()),
+                policies: by_name(policies, |p| p.name.clone()),
+                profiles: profiles.into_iter().map(|(node, p)| (node, Arc::new(p))).collect(),
+                routes: by_name(routes, |r| r.service.clone()),
+                telemetry: by_name(telemetry, |t| t.name.clone()),
+            }
         },
     )
 }
@@ -299,6 +312,7 @@ fn update() -> pb::Update {
         },
         policies: BTreeSet::from([object.clone()]),
         probe_ports: [8080].into(),
+        telemetry: None,
     };
     let service = Service {
         name: object.clone(),
@@ -332,6 +346,7 @@ fn update() -> pb::Update {
         policies: Change { set: vec![(object, policy.into())], gone: Vec::new() },
         profiles: Change::default(),
         routes: Change::default(),
+        telemetry: Change::default(),
     })
 }
 

@@ -41,6 +41,7 @@ fn snapshot() -> Value {
         encryption: Encryption::default(),
         policies: [].into(),
         probe_ports: [].into(),
+        telemetry: None,
     };
     let name = ObjectName::new("shop", "reviews");
     let service = Service {
@@ -67,6 +68,7 @@ fn snapshot() -> Value {
         policies: BTreeMap::new(),
         profiles: BTreeMap::new(),
         routes: BTreeMap::new(),
+        telemetry: BTreeMap::new(),
     };
     json!({"node": "a", "snapshot": snapshot})
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoints, NodeProfile, ObjectName, Policy, Routes, Service, Snapshot, Workload};
+use crate::{Endpoints, NodeProfile, ObjectName, Policy, Routes, Service, Snapshot, Telemetry, Workload};
 
 /// What turns the Snapshot at generation `from` into the one at `to`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct Delta {
     /// Routes set or gone, by service.
     #[serde(default)]
     pub routes: Change<Routes>,
+    /// What is recorded, by policy.
+    #[serde(default)]
+    pub telemetry: Change<Telemetry>,
 }
 
 /// Objects of one kind that a Delta sets or removes.
@@ -65,7 +68,17 @@ pub struct WrongBase {
 impl Delta {
     /// The difference that makes `now` of `have`.
     pub fn between(have: &Snapshot, now: &Snapshot) -> Self {
-        let Snapshot { generation, trust_domain, workloads, services, endpoints, policies, profiles, routes } = now;
+        let Snapshot {
+            generation,
+            trust_domain,
+            workloads,
+            services,
+            endpoints,
+            policies,
+            profiles,
+            routes,
+            telemetry,
+        } = now;
         Self {
             from: have.generation,
             to: *generation,
@@ -76,25 +89,39 @@ impl Delta {
             policies: difference(&have.policies, policies),
             profiles: difference(&have.profiles, profiles),
             routes: difference(&have.routes, routes),
+            telemetry: difference(&have.telemetry, telemetry),
         }
     }
 
     /// True where only the generation differs.
     pub fn is_empty(&self) -> bool {
-        let Self { from: _, to: _, trust_domain: _, workloads, services, endpoints, policies, profiles, routes } = self;
+        let Self {
+            from: _,
+            to: _,
+            trust_domain: _,
+            workloads,
+            services,
+            endpoints,
+            policies,
+            profiles,
+            routes,
+            telemetry,
+        } = self;
         workloads.is_empty()
             && services.is_empty()
             && endpoints.is_empty()
             && policies.is_empty()
             && profiles.is_empty()
             && routes.is_empty()
+            && telemetry.is_empty()
     }
 }
 
 impl Snapshot {
     /// This Snapshot with `delta` applied. A Delta from generation 0 applies to any: it starts from the empty Snapshot.
     pub fn apply(&self, delta: &Delta) -> Result<Self, WrongBase> {
-        let Delta { from, to, trust_domain, workloads, services, endpoints, policies, profiles, routes } = delta;
+        let Delta { from, to, trust_domain, workloads, services, endpoints, policies, profiles, routes, telemetry } =
+            delta;
         let mut next = match *from {
             0 => Self::default(),
             from if from == self.generation => self.clone(),
@@ -108,6 +135,7 @@ impl Snapshot {
         merge(&mut next.policies, policies);
         merge(&mut next.profiles, profiles);
         merge(&mut next.routes, routes);
+        merge(&mut next.telemetry, telemetry);
         Ok(next)
     }
 }

@@ -19,6 +19,7 @@ pub mod resolve;
 pub mod route;
 pub mod service;
 pub mod snapshot;
+pub mod telemetry;
 pub mod traffic;
 pub mod workload;
 
@@ -35,5 +36,6 @@ pub use resolve::{Destination, resolve};
 pub use route::{RouteKind, RouteName, Routes};
 pub use service::{Endpoint, Endpoints, Protocol, Service, ServicePort};
 pub use snapshot::Snapshot;
+pub use telemetry::Telemetry;
 pub use traffic::{Affinity, Place, Reach, Traffic};
 pub use workload::{Encryption, EncryptionMode, Membership, UdpMode, Workload};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoints, NodeProfile, ObjectName, Policy, Routes, Service, Workload};
+use crate::{Endpoints, NodeProfile, ObjectName, Policy, Routes, Service, Telemetry, Workload};
 
 /// The whole mesh, compiled. No secret is ever in one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,4 +27,7 @@ pub struct Snapshot {
     /// What becomes of requests, by the name of the service that they are sent to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub routes: BTreeMap<ObjectName, Arc<Routes>>,
+    /// What is recorded of requests, by the policy's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub telemetry: BTreeMap<ObjectName, Arc<Telemetry>>,
 }

@@ -36,6 +36,9 @@ pub struct Workload {
     pub policies: BTreeSet<ObjectName>,
     /// The ports that its probes name: its node's own processes reach them whatever policy and encryption say.
     pub probe_ports: BTreeSet<u16>,
+    /// The policy that says what is recorded of its requests.
+    #[serde(default)]
+    pub telemetry: Option<ObjectName>,
 }
 
 /// Whether a workload is in the mesh.

@@ -27,6 +27,7 @@ fn pod(name: &str, node: &str, address: [u8; 4], membership: Membership) -> Work
         encryption: Encryption::default(),
         policies: BTreeSet::new(),
         probe_ports: BTreeSet::new(),
+        telemetry: None,
     }
 }
 
@@ -59,6 +60,7 @@ fn mesh(pods: Vec<Workload>, endpoints: Vec<Endpoint>) -> Mesh {
         policies: BTreeMap::new(),
         profiles: BTreeMap::new(),
         routes: BTreeMap::new(),
+        telemetry: BTreeMap::new(),
     }))
 }
 

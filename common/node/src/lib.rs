@@ -7,6 +7,7 @@ pub mod admin;
 pub mod clock;
 mod config;
 pub mod credentials;
+pub mod date;
 pub mod drain;
 pub mod handover;
 pub mod memory;

@@ -68,6 +68,7 @@ impl Last {
             slices,
             access,
             encryption,
+            telemetry,
             traffic,
             profiles,
             routes,
@@ -80,6 +81,7 @@ impl Last {
             && same(nodes, &now.nodes)
             && same(access, &now.access)
             && same(encryption, &now.encryption)
+            && same(telemetry, &now.telemetry)
             && same(traffic, &now.traffic)
             && same(profiles, &now.profiles)
             && same(routes, &now.routes)
@@ -125,6 +127,7 @@ fn small(world: &World, services: &BTreeSet<ObjectName>) -> Option<World> {
         slices,
         access: _,
         encryption: _,
+        telemetry: _,
         traffic,
         profiles: _,
         routes: _,
@@ -147,6 +150,7 @@ fn small(world: &World, services: &BTreeSet<ObjectName>) -> Option<World> {
         slices,
         access: BTreeMap::new(),
         encryption: BTreeMap::new(),
+        telemetry: BTreeMap::new(),
         traffic: traffic.clone(),
         profiles: BTreeMap::new(),
         // What becomes of requests rests on no endpoint.

@@ -66,8 +66,9 @@ impl<'o> Targets<'o> {
     fn new(objects: &'o Objects) -> Self {
         let access = objects.access.values().map(|p| (Kind::AccessPolicy, &p.name, &p.target));
         let encryption = objects.encryption.values().map(|p| (Kind::EncryptionPolicy, &p.name, &p.target));
+        let telemetry = objects.telemetry.values().map(|p| (Kind::TelemetryPolicy, &p.says.name, &p.target));
         let mut by_namespace: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-        for (kind, name, target) in access.chain(encryption) {
+        for (kind, name, target) in access.chain(encryption).chain(telemetry) {
             by_namespace.entry(&*name.namespace).or_default().push((kind, name, target));
         }
         Self { by_namespace }

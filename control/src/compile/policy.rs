@@ -67,7 +67,7 @@ impl<'w> Bindings<'w> {
     }
 
     /// The namespaces whose policies reach this pod, nearest first.
-    fn namespaces<'a>(&'a self, pod: &'a Pod) -> Vec<&'a str> {
+    pub(super) fn namespaces<'a>(&'a self, pod: &'a Pod) -> Vec<&'a str> {
         let own = &*pod.name.namespace;
         if own == self.root { vec![own] } else { vec![own, self.root] }
     }
@@ -89,7 +89,7 @@ pub(super) fn selects(target: &Target, pod: &Pod) -> bool {
     }
 }
 
-fn field(target: &Target) -> &'static str {
+pub(super) fn field(target: &Target) -> &'static str {
     match target {
         Target::All => "spec",
         Target::Labels(_) => "spec.selector.matchLabels",

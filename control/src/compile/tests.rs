@@ -19,6 +19,7 @@ mod policies;
 mod profiles;
 mod routes;
 mod services;
+mod telemetry;
 mod traffic;
 mod workloads;
 

@@ -8,7 +8,7 @@ use std::{
 
 use millrace_model::{Identity, Membership, ObjectName, Workload};
 
-use super::{Notes, policy::Bindings};
+use super::{Notes, policy::Bindings, telemetry::Recorded};
 use crate::{
     diagnostic::Kind,
     world::{Life, Listener, Made, Network, Pod, Wish, World},
@@ -84,6 +84,7 @@ pub(super) fn workloads(
     notes: &mut Notes,
 ) -> BTreeMap<ObjectName, Arc<Workload>> {
     let mut workloads = BTreeMap::new();
+    let recorded = Recorded::new(world);
     for pod in world.objects.pods.values().filter(|p| is_workload(p)) {
         let Some(node) = &pod.node else { continue };
         if !world.objects.nodes.contains_key(node) {
@@ -109,6 +110,7 @@ pub(super) fn workloads(
             encryption: bindings.encryption(pod, notes),
             policies: bindings.access(pod),
             probe_ports: pod.probe_ports.clone(),
+            telemetry: recorded.of(pod, bindings, notes),
         };
         workloads.insert(pod.name.clone(), Arc::new(workload));
     }

@@ -30,6 +30,7 @@ fn snapshot(generation: u64) -> impl Strategy<Value = Snapshot> {
                     encryption: Encryption::default(),
                     policies: std::collections::BTreeSet::new(),
                     probe_ports: std::collections::BTreeSet::new(),
+                    telemetry: None,
                 };
                 (name, Arc::new(workload))
             })

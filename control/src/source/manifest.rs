@@ -296,6 +296,7 @@ fn name(fields: &serde_json::Map<String, Value>, kind: Option<Kind>, problems: &
             | Kind::AccessPolicy
             | Kind::EncryptionPolicy
             | Kind::NodeProfile
+            | Kind::TelemetryPolicy
             | Kind::TrafficPolicy
             | Kind::HttpRoute
             | Kind::GrpcRoute

@@ -27,6 +27,7 @@ mod profile;
 mod route;
 mod service;
 mod slice;
+mod telemetry;
 mod traffic;
 mod typed;
 
@@ -73,6 +74,9 @@ pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Ve
         }),
         Kind::NodeProfile => read_as(value, own, &mut problems, |profile: millrace_crd::NodeProfile, p| {
             Object::Profile(profile::profile(name, &profile, p).into())
+        }),
+        Kind::TelemetryPolicy => read_as(value, own, &mut problems, |policy: millrace_crd::TelemetryPolicy, p| {
+            Object::Telemetry(telemetry::telemetry(name, &policy, p).into())
         }),
         Kind::TrafficPolicy => read_as(value, own, &mut problems, |policy: millrace_crd::TrafficPolicy, p| {
             Object::Traffic(traffic::traffic(name, &policy, p).into())

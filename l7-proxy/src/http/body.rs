@@ -10,7 +10,11 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::Sleep;
 
-use super::{received::Received, upstream::Lease};
+use super::{
+    received::Received,
+    record::{Counted, Recorded},
+    upstream::Lease,
+};
 
 /// Why a body broke off.
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
@@ -22,6 +26,10 @@ pub(crate) type Next = Option<Result<Frame<Bytes>, Broken>>;
 pub(crate) enum Outgoing {
     /// The client's.
     Client(Received),
+    /// One whose bytes are counted.
+    Counted(Box<Counted>),
+    /// One that is here.
+    Whole(Full<Bytes>),
     /// None.
     Empty,
 }
@@ -33,6 +41,8 @@ impl Body for Outgoing {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
         match self.get_mut() {
             Self::Client(body) => Pin::new(body).poll_frame(cx),
+            Self::Counted(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Empty => Poll::Ready(None),
         }
     }
@@ -40,6 +50,8 @@ impl Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Client(body) => body.is_end_stream(),
+            Self::Counted(body) => body.is_end_stream(),
+            Self::Whole(body) => body.is_end_stream(),
             Self::Empty => true,
         }
     }
@@ -47,6 +59,8 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Client(body) => body.size_hint(),
+            Self::Counted(body) => body.size_hint(),
+            Self::Whole(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }
@@ -58,6 +72,8 @@ pub(crate) enum Answer {
     Own(Full<Bytes>),
     /// An application's.
     Application(Box<Streamed>),
+    /// Either, recorded as it ends.
+    Recorded(Box<Recorded>),
 }
 
 /// An application's body. Dropped before its end, it closes the connection that it came by: the application sees at once that
@@ -99,6 +115,7 @@ impl Body for Answer {
         let streamed = match self.get_mut() {
             Self::Own(body) => return Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Application(streamed) => streamed,
+            Self::Recorded(body) => return Pin::new(&mut **body).poll_frame(cx),
         };
         if let Some(deadline) = &mut streamed.deadline
             && deadline.as_mut().poll(cx).is_ready()
@@ -124,6 +141,7 @@ impl Body for Answer {
         match self {
             Self::Own(body) => body.is_end_stream(),
             Self::Application(streamed) => streamed.body.is_end_stream(),
+            Self::Recorded(body) => body.is_end_stream(),
         }
     }
 
@@ -131,6 +149,7 @@ impl Body for Answer {
         match self {
             Self::Own(body) => body.size_hint(),
             Self::Application(streamed) => streamed.body.size_hint(),
+            Self::Recorded(body) => body.size_hint(),
         }
     }
 }

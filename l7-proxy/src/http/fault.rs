@@ -56,6 +56,11 @@ impl Fault {
         }
     }
 
+    /// The policy that it rests on, as text.
+    pub(crate) fn policy(&self) -> Option<String> {
+        if let Self::Unreached(why) = self { why.policy() } else { None }
+    }
+
     /// The status of the answer.
     pub(crate) fn status(&self) -> StatusCode {
         match self {

@@ -34,6 +34,7 @@ use super::{
     heads::{Bad, two},
     reach::Caller,
     received::Received,
+    record::Recording,
     turn::Turn,
     upgrade::{self, Switch},
     upstream::{Lease, Unsent},
@@ -66,11 +67,12 @@ pub(crate) struct Callers {
 }
 
 /// What is known of a request so far.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Seen {
     rule: Option<String>,
     backend: Option<ObjectName>,
     endpoint: Option<SocketAddr>,
+    recording: Recording,
 }
 
 /// What a request goes by.
@@ -104,13 +106,14 @@ impl Callers {
         let began = clock::now();
         let mesh = self.worker.proxy.current();
         let is_grpc = is_grpc(request.headers());
-        let mut seen = Seen::default();
+        let recording = Recording::begin(&self, &mesh, &request, began);
+        let mut seen = Seen { recording, ..Seen::default() };
         let answered = Box::pin(self.routed(&mesh, request, (began, &mut seen))).await;
         let (response, fault) = match answered {
             Ok(response) => (response, None),
             Err(fault) => (refusal(&fault, is_grpc), Some(fault)),
         };
-        let Seen { rule, backend, endpoint } = seen;
+        let Seen { rule, backend, endpoint, recording } = seen;
         self.worker.proxy.metrics.http.answered(response.status(), fault.as_ref().map_or("answered", Fault::name));
         tracing::debug!(
             target: "request",
@@ -125,7 +128,7 @@ impl Callers {
             duration_us = u64::try_from(clock::now().saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX),
             "request answered"
         );
-        Ok(response)
+        Ok(recording.answered(response, fault.as_ref()))
     }
 
     /// Peer, route, filters, send, respond.
@@ -150,6 +153,7 @@ impl Callers {
         forwarded::tell(&mut head.headers, asker, || rand::rng().random());
         let way = self.way(mesh, &head, &authority)?;
         seen.rule.clone_from(&way.name);
+        seen.recording.rule(way.name.as_ref());
         let mut answer_edits: Vec<&HeaderEdit> = Vec::new();
         for filter in &way.rule.filters {
             if let Some(answer) = self.filtered(filter, (&mut head, &authority, &way.matched), &mut answer_edits)? {
@@ -166,7 +170,9 @@ impl Callers {
         }
         let Target::Service { name, port, speaks } = &backend.to else { return Err(Fault::Unresolved) };
         seen.backend = Some(name.clone());
+        seen.recording.backend(name);
         let mut endpoints = Endpoints::of(self, mesh, (name, *port, *speaks), &caller)?;
+        seen.recording.pass_on(&mut head.headers);
         let Timeouts { request: whole, backend_request } = way.rule.timeouts;
         let deadline = whole.map(|whole| began + whole);
         let protocol = protocol.filter(|_| *speaks == Speaks::Http1);
@@ -260,11 +266,12 @@ impl Callers {
         (head, body): (Parts, Received),
         seen: &mut Seen,
     ) -> Result<(Response<Received>, Lease), Fault> {
-        let mut request = Request::from_parts(sent_as(head, speaks)?, Outgoing::Client(body));
+        let mut request = Request::from_parts(sent_as(head, speaks)?, seen.recording.counting(Outgoing::Client(body)));
         let mut n_stale = 0;
         loop {
             let mut lease = endpoints.lease(&self.worker, mesh).await?;
             seen.endpoint = endpoints.chosen();
+            seen.recording.endpoint(seen.endpoint);
             // What has no body can be sent again, where a connection that was kept is closed just as it is used.
             let may_repeat = lease.is_reused && request.body().is_end_stream() && request.method().is_idempotent();
             let again = may_repeat.then(|| repeated(&request));

@@ -31,6 +31,7 @@ fn workload(name: &str, address: &str, node: &str, membership: Membership) -> Wo
         encryption: Default::default(),
         policies: Default::default(),
         probe_ports: Default::default(),
+        telemetry: None,
     }
 }
 

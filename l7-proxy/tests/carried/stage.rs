@@ -139,6 +139,7 @@ pub(crate) fn workload(name: &str, address: IpAddr, node: &str) -> Workload {
         encryption: Encryption::default(),
         policies: Default::default(),
         probe_ports: Default::default(),
+        telemetry: None,
     }
 }
 
@@ -155,6 +156,7 @@ impl Node {
             n_workers: 2,
             user: "15008:15008".parse().unwrap(),
             drain: SOON,
+            access_log: None,
             privileges: Privileges::Kept,
         };
         let (trigger, drain) = Drain::new();

@@ -4,6 +4,7 @@ pub mod policy;
 pub mod scenes;
 pub mod shop;
 pub mod stage;
+pub mod trace;
 pub mod tree;
 pub mod wire;
 
@@ -29,7 +30,7 @@ pub struct Demo {
 pub type Scene = fn(&mut Demo) -> Result<()>;
 
 /// The scenes, in order; each stands on those before it.
-pub const SCENES: [(&str, Scene); 9] = [
+pub const SCENES: [(&str, Scene); 10] = [
     ("A shop on two nodes, without a mesh", scenes::without_the_mesh),
     ("The mesh starts beneath the running shop", scenes::mesh_starts),
     ("A request, hop by hop", scenes::hop_by_hop),
@@ -39,6 +40,7 @@ pub const SCENES: [(&str, Scene); 9] = [
     ("A call denied, by a policy with a name", policy::denied),
     ("Control plane and agent away: traffic goes on", policy::control_away),
     ("What the operator sees", scenes::operator),
+    ("One trace, at each hop", trace::one_trace),
 ];
 
 /// Without the first two scenes there is nothing to show the others on.

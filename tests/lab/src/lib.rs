@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod capture;
 pub mod cgroup;
 pub mod clock;
+pub mod collector;
 pub mod comings;
 pub mod demo;
 pub mod frames;

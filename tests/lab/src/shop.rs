@@ -72,6 +72,9 @@ pub struct Hop {
     pub node: String,
     /// Who called it, as its accept() said.
     pub saw: SocketAddr,
+    /// The trace that it was told of, where it was told of one: `traceparent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
     /// From the request's arrival to this answer, in microseconds.
     pub took_us: u64,
     /// What was asked for.

@@ -32,6 +32,7 @@ fn verdict(policies: Vec<Policy>, facts: &Facts) -> Verdict {
         encryption: Encryption::default(),
         policies: names,
         probe_ports: [].into(),
+        telemetry: None,
     };
     authorize(&Mesh::new(Arc::new(snapshot)), &workload, facts)
 }

@@ -36,6 +36,7 @@ fn mesh(policies: Vec<Policy>, udp: UdpMode) -> (Mesh, Workload) {
         encryption: Encryption { udp, ..Encryption::default() },
         policies: policies.iter().map(|p| p.name.clone()).collect(),
         probe_ports: [].into(),
+        telemetry: None,
     };
     let snapshot = Snapshot {
         trust_domain: "td".into(),

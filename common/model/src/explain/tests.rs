@@ -25,6 +25,7 @@ fn workload(name: &str, node: &str, last: u8) -> Workload {
         encryption: Encryption::default(),
         policies: [].into(),
         probe_ports: [].into(),
+        telemetry: None,
     }
 }
 

@@ -264,7 +264,7 @@ fn encryption_mode(mode: crd::EncryptionMode) -> EncryptionMode {
     }
 }
 
-fn target(
+pub(super) fn target(
     meta: &ObjectMeta,
     selector: Option<&crd::WorkloadSelector>,
     refs: &[crd::TargetRef],

@@ -69,7 +69,8 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let start = clock::now();
     let path = request.uri().path().to_owned();
-    let calls = call::all(shop.calls(&path).into()).await;
+    let trace: call::Trace = request.headers().get(call::TRACEPARENT).cloned();
+    let calls = call::all(shop.calls(&path).into(), &trace).await;
     let status = if calls.iter().all(|call| call.result.is_ok()) { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
     let hop = Hop {
         service: shop.role,
@@ -77,6 +78,7 @@ async fn respond(
         pod: shop.pod.clone(),
         node: shop.node.clone(),
         saw,
+        traceparent: trace.and_then(|trace| Some(trace.to_str().ok()?.to_owned())),
         took_us: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
         content: shop.content(&path),
         calls,

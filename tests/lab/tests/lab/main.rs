@@ -53,6 +53,8 @@ mod profile;
 #[cfg(test)]
 mod protocols;
 #[cfg(test)]
+mod requests;
+#[cfg(test)]
 mod returns;
 #[cfg(test)]
 mod revoked;
@@ -74,6 +76,8 @@ mod survival;
 mod taken_out;
 #[cfg(test)]
 mod telemetry;
+#[cfg(test)]
+mod tracing;
 #[cfg(test)]
 mod tuning;
 #[cfg(test)]

@@ -29,7 +29,7 @@ fn plan(name: &str) -> Plan {
         .service("shop/v2", &[(80, 8080)])
 }
 
-fn serves(lab: &Lab, pod: &str) -> Result<Process> {
+pub(crate) fn serves(lab: &Lab, pod: &str) -> Result<Process> {
     let pod = lab.pod(pod)?;
     let program = lab.binaries().path("probe-http")?.display().to_string();
     let mut server = pod.start("web", &[&program, "serve", "[::]:8080", "--name", pod.name()])?;
@@ -38,7 +38,7 @@ fn serves(lab: &Lab, pod: &str) -> Result<Process> {
 }
 
 /// An HTTPRoute of namespace shop on port 80 of service web, with these rules.
-fn route(name: &str, rules: &Value) -> Value {
+pub(crate) fn route(name: &str, rules: &Value) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
         "metadata": {"namespace": "shop", "name": name},
@@ -46,7 +46,7 @@ fn route(name: &str, rules: &Value) -> Value {
     })
 }
 
-fn split(v1: u32, v2: u32) -> Value {
+pub(crate) fn split(v1: u32, v2: u32) -> Value {
     route(
         "canary",
         &json!([{"backendRefs": [{"name": "v1", "port": 80, "weight": v1}, {"name": "v2", "port": 80, "weight": v2}]}]),
@@ -54,7 +54,7 @@ fn split(v1: u32, v2: u32) -> Value {
 }
 
 /// Applies an object and waits until the client's node has it in force, as `holds` finds.
-fn apply(lab: &Lab, object: &Value, holds: impl Fn() -> Result<()>) -> Result<Duration> {
+pub(crate) fn apply(lab: &Lab, object: &Value, holds: impl Fn() -> Result<()>) -> Result<Duration> {
     let begun = clock::now();
     lab.apply(object)?;
     clock::until(Duration::from_secs(10), "the route is in force", holds)?;
@@ -62,12 +62,12 @@ fn apply(lab: &Lab, object: &Value, holds: impl Fn() -> Result<()>) -> Result<Du
 }
 
 /// Who answers a request of curl's for `url`, and what it was sent.
-fn asks(lab: &Lab, pod: &str, url: &str) -> Result<Seen> {
+pub(crate) fn asks(lab: &Lab, pod: &str, url: &str) -> Result<Seen> {
     serde_json::from_str(&lab.pod(pod)?.get(url)?).context("it says what it saw")
 }
 
 /// Status and headers that curl gets.
-fn answers(lab: &Lab, pod: &str, more: &[&str]) -> Result<String> {
+pub(crate) fn answers(lab: &Lab, pod: &str, more: &[&str]) -> Result<String> {
     let mut all = vec!["curl", "--silent", "--max-time", "8", "--output", "/dev/null", "--dump-header", "-"];
     all.extend(more);
     lab.pod(pod)?.run(&all)?.ok()

@@ -32,6 +32,7 @@ fn workload(pod: &str, node: &str, addresses: &[&str]) -> Workload {
         encryption: Encryption::default(),
         policies: BTreeSet::new(),
         probe_ports: BTreeSet::new(),
+        telemetry: None,
     }
 }
 
@@ -123,6 +124,7 @@ fn a_policy_by_address_is_judged_for_each_family() {
 fn the_host_may_reach_the_probes_of_its_own_nodes_workloads() {
     let probed = |pod: &str, node: &str, addresses: &[&str]| Workload {
         probe_ports: [8080, 9090].into(),
+        telemetry: None,
         ..workload(pod, node, addresses)
     };
     let outside = Workload { membership: Membership::Outside, ..probed("old", "a", &["10.0.0.9"]) };

@@ -31,6 +31,7 @@ fn workload(node: &str, last: u8) -> Workload {
         encryption: Encryption::default(),
         policies: [].into(),
         probe_ports: [].into(),
+        telemetry: None,
     }
 }
 
