@@ -182,25 +182,27 @@ pub struct Failures {
     pub cause: u32,
 }
 
-/// Key of LISTENING: a port of a workload of this node.
+/// Key of LISTENING: a port of a network namespace, or of the workload of this node that has it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListeningKey {
-    /// The workload's id.
-    pub workload: u64,
+    /// The netns cookie, or the workload's id.
+    pub of: u64,
     /// The port.
     pub port: Port,
+    /// 1: a namespace's, 0: a workload's.
+    pub is_namespace: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
 }
 
 /// Value of LISTENING: who listens there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {
-    /// How many sockets do, of those that were seen to begin.
+    /// Of a namespace: how many sockets do, of those that were seen to begin, whether it was known then whose it is or not.
     pub n_open: i64,
-    /// CLOCK_MONOTONIC when the last of them was closed; 0: one is open.
+    /// Of a workload: CLOCK_MONOTONIC when the last of them was closed; 0: one is open.
     pub closed_ns: u64,
 }
 

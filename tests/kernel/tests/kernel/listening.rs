@@ -1,7 +1,11 @@
 //! A backend that has closed its listener is passed over before anybody says that it goes.
 
-use std::net::{SocketAddr, TcpStream};
+use std::{
+    net::{SocketAddr, TcpStream},
+    os::fd::AsFd as _,
+};
 
+use millrace_abi::DestKind;
 use socket2::{Domain, Protocol};
 
 use crate::{
@@ -70,4 +74,20 @@ fn a_port_with_another_listener_is_open_still() {
     drop(newer);
     let straight = server.address(Family::V4, 8081);
     assert!(client.run(|| TcpStream::connect(straight)).is_err(), "and then nobody listens");
+}
+
+/// As an application does that is quicker than the agent: its namespace is nobody's yet.
+#[test]
+fn a_listener_from_before_its_pod_was_known_is_passed_over_when_it_closes() {
+    let node = Node::new();
+    let (server, client) = (node.stranger(), node.pod());
+    let (goes, stays) = (server.listens("::", 8081), server.listens("::", 8082));
+    node.enrol(&server, DestKind::Local, 0);
+    node.kernel().attach_pod(server.netns.as_fd(), server.cookie).unwrap();
+    node.service(VIP, 1, &[(server.v4, 8081), (server.v4, 8082)]);
+    drop(goes);
+    connects(&client, VIP, DRAWS); // All to the one that stays.
+    drop(stays);
+    let vip: SocketAddr = VIP.parse().unwrap();
+    assert_eq!(client.refused(vip), Some(libc::ECONNREFUSED), "and then nobody listens");
 }
