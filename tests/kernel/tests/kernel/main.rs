@@ -12,6 +12,7 @@
 mod account;
 mod arrival;
 mod asks;
+mod closing;
 mod connect;
 mod cost;
 mod endpoint;
