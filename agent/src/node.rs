@@ -3,6 +3,7 @@
 //! A new Snapshot goes first to pods and proxies, and then to the kernel's maps, so that the proxy knows a destination
 //! before the kernel sends connections for it. A proxy that is slow to say so holds the maps up for [`PROXY_FIRST`] at most.
 
+mod departed;
 mod enforce;
 mod order;
 mod outliers;
@@ -119,6 +120,7 @@ pub struct Node {
     gone: BTreeSet<millrace_abi::Addr>,
     room: room::Room,
     outlying: outliers::Outlying,
+    departed: departed::Departed,
     asked: tune::Asked,
     order: order::Order,
     /// Where the last Snapshot is kept.
@@ -177,6 +179,7 @@ impl Node {
             gone: BTreeSet::new(),
             room: room::Room::default(),
             outlying: outliers::Outlying::default(),
+            departed: departed::Departed::default(),
             asked: tune::Asked::default(),
             order: order::Order::default(),
             dir,
@@ -250,7 +253,9 @@ impl Node {
             }
         };
         replace(&self.dir, bytes).await;
+        self.departed.turn((&self.mesh, &mesh), &self.name, clock::now());
         self.mesh = mesh;
+        self.outlying.turn(&self.mesh, &self.name);
         self.pods.sync(&self.mesh, &mut self.kernel).await;
         self.offer();
         let wait = if self.proxies.serving().is_some() { PROXY_FIRST } else { Duration::ZERO };
@@ -346,7 +351,7 @@ impl Node {
         if self.pods.sync(&self.mesh, &mut self.kernel).await || !self.outcome.failures.is_empty() {
             self.due.get_or_insert_with(clock::now);
         }
-        if self.pods.has_left() {
+        if self.pods.has_left(clock::now()) | self.departed.is_over(clock::now()) {
             self.due.get_or_insert_with(clock::now);
         }
 

@@ -39,7 +39,7 @@ use crate::{
 
 /// How long a pod that left the mesh is served as before: until every node that hears the control plane has surely heard
 /// that it left, and what they had sent on its way has come. In that time it is reached by tunnels and in plain text alike.
-const LINGER: Duration = Duration::from_secs(10);
+pub const LINGER: Duration = Duration::from_secs(10);
 
 /// The pods of a node, by name.
 pub struct Pods {
@@ -116,9 +116,10 @@ impl Pod {
         self.pending.is_none() && self.workload.membership != Membership::Outside
     }
 
-    /// True where it left the mesh so lately that others may still send to it as if it had not.
+    /// True where it left the mesh so lately that others may still send to it as if it had not. It ends at one moment, in
+    /// [`Pods::has_left`]: who asks twice in between is told the same.
     fn lingers(&self) -> bool {
-        self.left.is_some_and(|left| clock::now().saturating_duration_since(left) < LINGER)
+        self.left.is_some()
     }
 
     /// What the Snapshot says of it now.
@@ -242,9 +243,15 @@ impl Pods {
         self.pods.values_mut().filter(|pod| pod.workload.membership == Membership::Outside && !pod.lingers())
     }
 
-    /// True where a pod has just stopped to be served as one of the mesh: the kernel's tables still say so.
-    pub fn has_left(&mut self) -> bool {
-        self.outside().any(|pod| pod.left.take().is_some())
+    /// True where a pod stops to be served as one of the mesh, its time being over: the kernel's tables still say so.
+    pub fn has_left(&mut self, now: Instant) -> bool {
+        let mut has_left = false;
+        for pod in self.pods.values_mut() {
+            if pod.left.take_if(|left| now.saturating_duration_since(*left) >= LINGER).is_some() {
+                has_left = true;
+            }
+        }
+        has_left
     }
 
     /// Finds the namespace, opens what is missing, and attaches. The error is the reason that status shows.

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use millrace_abi::{ServiceKey, ServiceValue, SlotKey, SlotValue, Verdict, VerdictKey};
 
 pub use rests::{Ground, gives, instead, judges, rests_on};
-pub use want::{Namespace, Namespaces, addr, listener_keys, want, want_without};
+pub use want::{Namespace, Namespaces, Without, addr, listener_keys, want, want_without};
 
 use super::state::{State, Write};
 

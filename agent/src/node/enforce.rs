@@ -38,7 +38,12 @@ impl Node {
         self.tune();
         let began = clock::now();
         self.have.listeners.extend(self.pods.steered());
-        let wanted = want_without(&self.mesh, &self.name, &self.pods.namespaces(), self.outlying.ejected());
+        let wanted = want_without(
+            &self.mesh,
+            &self.name,
+            &self.pods.namespaces(),
+            (self.outlying.ejected(), &|workload| self.departed.has(workload)),
+        );
         let before: BTreeSet<u64> = locals(&self.have).collect();
         self.gone.extend(udp::gone(&self.have, &wanted));
         self.outcome = reconcile(&mut self.kernel, &mut self.have, &wanted);

@@ -84,6 +84,28 @@ fn a_pod_that_leaves_the_mesh_keeps_its_listeners_until_they_are_released() {
     assert_eq!(held(&pods), 0);
 }
 
+/// Between the end of its time and the tables that say so, its listeners are steered to still.
+#[test]
+fn a_pod_that_left_is_served_until_the_tables_are_written_without_it() {
+    let web = workload("web", Membership::Enrolled);
+    let mut pod = Pod::new(web.clone()).found_at(7);
+    pod.listeners.insert(ListenerKind::OutboundV4, Arc::new(File::open("/dev/null").unwrap().into()));
+    pod.turns(workload("web", Membership::Outside));
+    let left = pod.left.unwrap();
+    let mut pods = restarted(&[(7, Some(&*web))], [pod]);
+    let over = left + super::LINGER;
+    for is_over in [false, true] {
+        pods.release();
+        assert_eq!(pods.get(&web.name, "1").unwrap().listeners.len(), 1);
+        assert_eq!(pods.namespaces().get(&7), Some(&Namespace::Mesh(web.name.clone())));
+        assert_eq!(pods.has_left(if is_over { over } else { left }), is_over);
+    }
+    assert_eq!(pods.namespaces().get(&7), Some(&Namespace::Outside(web.name.clone())));
+    assert!(!pods.has_left(over), "once");
+    pods.release();
+    assert_eq!(pods.get(&web.name, "1").unwrap().listeners.len(), 0);
+}
+
 /// What a proxy holds of an older namespace of the pod is not taken for what is open in the one it has.
 #[test]
 fn a_listener_of_another_namespace_is_not_taken_back_though_its_kind_is_open() {

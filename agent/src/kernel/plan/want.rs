@@ -54,11 +54,15 @@ pub(crate) const fn number(protocol: Protocol) -> u8 {
 
 /// What the tables should hold.
 pub fn want(mesh: &Mesh, node: &str, namespaces: &Namespaces) -> State {
-    want_without(mesh, node, namespaces, &Ejected::default())
+    want_without(mesh, node, namespaces, (&Ejected::default(), &|_| false))
 }
 
-/// The same, while these endpoints are left out of their services.
-pub fn want_without(mesh: &Mesh, node: &str, namespaces: &Namespaces, ejected: &Ejected) -> State {
+/// The endpoints that are left out of their services, and whether a workload of another node left the mesh so lately that it is called by
+/// tunnel still.
+pub type Without<'w> = (&'w Ejected, &'w dyn Fn(&Workload) -> bool);
+
+/// The same, with what the node alone knows.
+pub fn want_without(mesh: &Mesh, node: &str, namespaces: &Namespaces, (ejected, departed): Without<'_>) -> State {
     let mut state = State::default();
     let mut sources: Vec<&Arc<Workload>> = Vec::new();
     for (cookie, namespace) in namespaces {
@@ -86,10 +90,14 @@ pub fn want_without(mesh: &Mesh, node: &str, namespaces: &Namespaces, ejected: &
             sources.push(workload);
         }
     }
-    let lingers = |workload: &Workload| {
-        workload.membership == Membership::Outside && sources.iter().any(|source| source.name == workload.name)
+    let left = |workload: &Workload| {
+        let is_outside = workload.membership == Membership::Outside;
+        if is_outside && sources.iter().any(|source| source.name == workload.name) {
+            return Some(DestKind::Local);
+        }
+        (is_outside && departed(workload)).then_some(DestKind::Remote)
     };
-    let groups = dests(mesh, node, lingers, &mut state);
+    let groups = dests(mesh, node, left, &mut state);
     for source in &sources {
         for group in groups.values() {
             judge(mesh, source, group, &mut state.verdicts);
@@ -148,10 +156,15 @@ enum Family {
     V6,
 }
 
-/// One of this node that left the mesh, and whose namespace is the mesh's still, `lingers`: it is reached as before.
-fn dests(mesh: &Mesh, node: &str, lingers: impl Fn(&Workload) -> bool, state: &mut State) -> BTreeMap<u64, Group> {
+/// One that `left` the mesh a moment ago is reached as before: one of this node, whose namespace is the mesh's still, or of another.
+fn dests(
+    mesh: &Mesh,
+    node: &str,
+    left: impl Fn(&Workload) -> Option<DestKind>,
+    state: &mut State,
+) -> BTreeMap<u64, Group> {
     let mut groups = BTreeMap::new();
-    let of_mesh = |workload: &&Arc<Workload>| workload.membership.is_captured() || lingers(workload);
+    let of_mesh = |workload: &&Arc<Workload>| workload.membership.is_captured() || left(workload).is_some();
     for workload in mesh.snapshot.workloads.values().filter(of_mesh) {
         // One id for a set of policies costs a hash: asked once per workload, not once per address.
         let base = workload.policy_group();
@@ -161,8 +174,10 @@ fn dests(mesh: &Mesh, node: &str, lingers: impl Fn(&Workload) -> bool, state: &m
                 continue;
             }
             let kind = match hop(mesh, node, SocketAddr::new(*address, 0)) {
-                Hop::Plain if lingers(workload) => DestKind::Local,
-                Hop::Plain => continue,
+                Hop::Plain => match left(workload) {
+                    Some(kind) => kind,
+                    None => continue,
+                },
                 Hop::Local(_) => DestKind::Local,
                 Hop::Tunnel(_) => DestKind::Remote,
                 Hop::Pending(_) => DestKind::Pending,
