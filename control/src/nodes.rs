@@ -24,6 +24,8 @@ pub struct Nodes {
     elsewhere: Mutex<BTreeMap<Arc<str>, Trusting>>,
     /// Told whenever it may be otherwise who believes what.
     believed: watch::Sender<()>,
+    /// Told whenever a node applied something.
+    applied: Notify,
 }
 
 /// One node.
@@ -131,6 +133,17 @@ impl Nodes {
             node.applied = generation;
             node.failures = failures;
         });
+        self.applied.notify_one();
+    }
+
+    /// The generation that a node's kernel and proxy hold, of what this process published; 0 where that is not known.
+    pub fn applied_by(&self, node: &str) -> u64 {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(node).map_or(0, |node| node.applied)
+    }
+
+    /// Returns when a node has applied something since it returned last. For one caller.
+    pub async fn applied_anew(&self) {
+        self.applied.notified().await;
     }
 
     /// Counts a stream until the result is dropped; None where the node has too many.

@@ -2,6 +2,8 @@
 //!
 //! The first change of a batch goes out at once; what follows within the window goes together.
 
+mod struck;
+
 use std::{
     collections::BTreeSet,
     path::PathBuf,
@@ -24,6 +26,8 @@ use crate::{
     store,
     world::{Listener, Listening, Objects, Settings, World},
 };
+
+use struck::Struck;
 
 /// A rollout touches dozens of objects within this time: one window makes them one generation.
 pub const WINDOW: Duration = Duration::from_millis(100);
@@ -93,6 +97,10 @@ pub struct Outcome {
     pub diagnostics: Arc<Vec<Diagnostic>>,
 }
 
+/// What nodes said of pods that were gone since, until it is confirmed.
+#[derive(Debug, Default)]
+pub struct Unconfirmed(Struck);
+
 /// What the publisher knows.
 #[derive(Debug)]
 pub struct Publisher {
@@ -100,6 +108,8 @@ pub struct Publisher {
     pub settings: Settings,
     /// What the nodes said last, kept on disk: a restarted control plane must not take every pod for one not yet enrolled.
     pub listening: Listening,
+    /// Which of that is older than what it speaks of.
+    pub struck: Unconfirmed,
     /// Where that is kept.
     pub kept_in: PathBuf,
     /// Whether it is as it was kept last.
@@ -159,8 +169,15 @@ impl Publisher {
     /// Waits for a change and takes all that has come; false when nothing will come any more.
     async fn next(&mut self, ends: &mut Ends) -> bool {
         loop {
+            let waits = self.struck.0.until();
             tokio::select! {
                 changed = ends.source.changed() => return changed.is_ok(),
+                () = confirmed(&self.nodes, waits), if waits.is_some() => {
+                    let nodes = self.nodes.clone();
+                    if self.struck.0.lift(|node| nodes.applied_by(node), crate::clock::now()) {
+                        return true;
+                    }
+                }
                 changed = ends.trusted.changed() => return changed.is_ok(),
                 report = ends.reports.recv() => {
                     let Some(report) = report else { return false };
@@ -180,6 +197,7 @@ impl Publisher {
         if self.listening.get(&node) == Some(&listening) {
             return false;
         }
+        self.struck.0.heard(&node, &listening);
         self.listening.insert(node, listening);
         self.is_kept = false;
         true
@@ -193,7 +211,7 @@ impl Publisher {
         let world = World {
             settings: self.settings.clone(),
             objects: sourced.objects.clone(),
-            listening: self.listening.clone(),
+            listening: self.struck.0.without(&self.listening),
             revoked: revoked.clone(),
         };
         let previous = history.now();
@@ -217,6 +235,9 @@ impl Publisher {
         }
         snapshot.generation = self.generations.after(before.generation);
         let edition = Edition::new(snapshot, previous.map(|p| &**p));
+        if let Some(previous) = previous {
+            self.struck.0.strike(edition.gone_since(previous), edition.generation(), crate::clock::now());
+        }
         self.metrics.published(edition.generation(), begun_after(begun));
         tracing::info!(
             generation = edition.generation(),
@@ -251,6 +272,20 @@ impl Publisher {
                 tracing::warn!(file = %self.kept_in.display(), %error, "could not keep what the nodes listen on");
             }
         }
+    }
+}
+
+/// Returns when a node has applied something, or at the latest when this time has come.
+async fn confirmed(nodes: &Nodes, until: Option<Instant>) {
+    let time = async {
+        match until {
+            Some(until) => tokio::time::sleep_until(until.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = nodes.applied_anew() => {}
+        () = time => {}
     }
 }
 

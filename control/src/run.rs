@@ -117,6 +117,7 @@ impl Control {
         let mut publisher = Publisher {
             settings: config.mesh.clone(),
             listening: kept(&kept_in),
+            struck: publish::Unconfirmed::default(),
             kept_in,
             is_kept: false,
             last: None,

@@ -60,6 +60,19 @@ impl Edition {
         self.snapshot.generation
     }
 
+    /// The workloads of `previous`, which this one follows, that are gone, or are others under their name.
+    pub fn gone_since<'p>(&self, previous: &'p Self) -> impl Iterator<Item = &'p Workload> {
+        let changed = self.step.iter().flat_map(|step| {
+            let Change { set, gone } = &step.workloads;
+            set.iter().map(|(name, _)| name).chain(gone)
+        });
+        let before = changed.filter_map(move |name| previous.snapshot.workloads.get(name));
+        before.map(|workload| &**workload).filter(move |before| {
+            let now = self.snapshot.workloads.get(&before.name);
+            now.is_none_or(|now| now.instance != before.instance || now.node != before.node)
+        })
+    }
+
     /// The workloads on this node.
     pub fn on(&self, node: &str) -> Option<&Own> {
         self.own.get(node)

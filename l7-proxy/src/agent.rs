@@ -253,7 +253,11 @@ impl Agent {
         let bytes = handover::unseal(memory.as_fd(), MAX_SNAPSHOT).map_err(Ended::Unreadable)?;
         let snapshot: Snapshot = wire::decode_snapshot(&bytes).map_err(Ended::Undecodable)?;
         let generation = snapshot.generation;
-        self.mesh.send_replace(Arc::new(Mesh::new(Arc::new(snapshot))));
+        let mesh = Arc::new(Mesh::new(Arc::new(snapshot)));
+        if let Ok(welcome) = self.proxy.welcome() {
+            self.proxy.outliers.turn((&*mesh, &*welcome.node));
+        }
+        self.mesh.send_replace(mesh);
         self.proxy.metrics.generation.set(generation);
         self.proxy.ready(Missing::Snapshot);
         tracing::debug!(generation, "serving by a new snapshot");

@@ -64,6 +64,15 @@ impl Outliers {
         ejected
     }
 
+    /// The mesh is another: an endpoint that was gone, or not to be called, for a moment begins anew when it is back.
+    pub(crate) fn turn(&self, (mesh, node): View<'_>) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let pools: Vec<Pool> = watch.pools().cloned().collect();
+        for pool in pools {
+            watch.keep_members(&pool, &pool.members(mesh, node).0);
+        }
+    }
+
     /// An endpoint of this pool could not be reached, or its application could not.
     pub(crate) fn failed(&self, view: View<'_>, (pool, endpoint): (&Pool, SocketAddr), cause: Cause) {
         let said = view.0.snapshot.services.get(&pool.service).map(|service| service.traffic.outliers);

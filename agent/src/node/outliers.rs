@@ -101,6 +101,15 @@ impl Outlying {
         }
     }
 
+    /// The mesh is another: an endpoint that was gone, or not to be called, for a moment begins anew when it is back.
+    pub(super) fn turn(&mut self, mesh: &Mesh, node: &str) {
+        let pools: Vec<Pool> = self.watch.pools().cloned().collect();
+        for pool in pools {
+            self.watch.keep_members(&pool, &pool.members(mesh, node).0);
+        }
+        self.ejected = self.watch.ejected();
+    }
+
     /// Who leaves and who returns.
     fn decide(&mut self, mesh: &Mesh, node: &str, now: Duration) -> Vec<(Pool, Change)> {
         let pools: Vec<Pool> = self.watch.pools().cloned().collect();

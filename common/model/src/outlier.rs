@@ -225,6 +225,15 @@ impl Watch {
         }
     }
 
+    /// Forgets all but a pool's members: who was gone, and comes back, begins anew.
+    pub fn keep_members(&mut self, pool: &Pool, members: &[SocketAddr]) {
+        let Some(troubles) = self.0.get_mut(pool) else { return };
+        troubles.retain(|endpoint, _| members.contains(endpoint));
+        if troubles.is_empty() {
+            self.0.remove(pool);
+        }
+    }
+
     /// Who of a pool's members leaves and who returns, and forgets what is over.
     pub fn decide(&mut self, pool: &Pool, members: &[SocketAddr], outliers: Outliers, now: Duration) -> Vec<Change> {
         let Some(troubles) = self.0.get_mut(pool) else { return Vec::new() };
