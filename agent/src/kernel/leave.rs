@@ -15,7 +15,9 @@ use super::{
 /// Removes the links and pins in this directory and in those of other versions beside it, and the directories: connections go
 /// their way as if there had been no mesh. A directory that is not there is left already.
 pub fn leave(pins: &Path) -> Result<(), AttachError> {
-    older::sets(pins)?.iter().try_for_each(|set| leave_one(set))
+    older::sets(pins)?.iter().try_for_each(|set| leave_one(set))?;
+    // The node's directory where there was no set in it, and the one of all nodes with the last of them.
+    remove_empty(pins.ancestors().skip(1).take(2))
 }
 
 /// One set of pins. Capture ends first, then steering, then what shows the truth.
@@ -37,7 +39,12 @@ pub(super) fn remove(pins: &Path) -> Result<(), AttachError> {
         fs::remove_file(&pin).map_err(|source| AttachError::Pin { path: pin, source })?;
     }
     // The schema's directory and the node's; the node's stays where it holds another schema.
-    for folder in pins.ancestors().take(2) {
+    remove_empty(pins.ancestors().take(2))
+}
+
+/// Removes directories, each above the one before, up to the first that holds something.
+fn remove_empty<'p>(folders: impl Iterator<Item = &'p Path>) -> Result<(), AttachError> {
+    for folder in folders {
         match fs::remove_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

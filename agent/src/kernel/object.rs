@@ -313,8 +313,20 @@ pub(super) fn prepare(pins: &Path) -> Result<(), AttachError> {
     let root = pins.ancestors().nth(PINS_DEPTH).unwrap_or(pins);
     mount_bpffs(root).map_err(|source| AttachError::Mount { path: root.to_owned(), source })?;
     let why = |source| AttachError::Pin { path: pins.to_owned(), source };
-    fs::create_dir_all(pins).map_err(why)?;
+    make(pins).map_err(why)?;
     fs::set_permissions(pins, fs::Permissions::from_mode(0o700)).map_err(why)
+}
+
+/// Makes a directory and those above it. One that was just found there may be gone, where the last of other nodes leaves at that moment.
+fn make(pins: &Path) -> io::Result<()> {
+    const TRIES: usize = 3;
+    let mut made = fs::create_dir_all(pins);
+    for _ in 1..TRIES {
+        if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            made = fs::create_dir_all(pins);
+        }
+    }
+    made
 }
 
 fn mount_bpffs(root: &Path) -> io::Result<()> {

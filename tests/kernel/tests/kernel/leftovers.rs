@@ -52,3 +52,18 @@ fn the_next_run_sweeps_what_a_killed_one_left() {
     sweep(&cgroup2());
     assert_eq!(left(&prefix), [""; 0]);
 }
+
+/// The last node that leaves takes the directory of all nodes with it.
+#[test]
+fn a_node_that_leaves_leaves_no_empty_directory() {
+    let bpffs = std::env::temp_dir().join(format!("mrk-{}-bpf", std::process::id()));
+    let mesh = bpffs.join("millrace");
+    let (one, other) = (mesh.join("one/v4"), mesh.join("other/v4"));
+    fs::create_dir_all(&one).unwrap();
+    fs::create_dir_all(other.parent().unwrap()).unwrap();
+    millrace_agent::kernel::leave(&one).unwrap();
+    assert!(!one.parent().unwrap().exists() && other.parent().unwrap().exists(), "another node's stays");
+    millrace_agent::kernel::leave(&other).unwrap();
+    assert!(!mesh.exists() && bpffs.exists(), "and with the last of them theirs goes, and no other");
+    fs::remove_dir(&bpffs).unwrap();
+}

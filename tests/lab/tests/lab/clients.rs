@@ -52,20 +52,33 @@ fn iperf3_runs_both_ways() {
     scene::mesh(&scene::two_nodes("iperf"), |lab| {
         for server in SERVERS {
             let target = lab.pod(server)?.addresses().v4.to_string();
-            let serving = lab.pod(server)?.start("iperf3", &["iperf3", "--server"])?;
-            lab.pod(server)?.listens(5201)?;
             for direction in ["--bidir", "--reverse"] {
+                // One server for each run, and nobody else connects to it: it takes one client at a time, and a connection that only
+                // looks whether it listens is a client to it, for which it may still be busy when the real one comes.
+                let mut serving = lab.pod(server)?.start("iperf3", &["iperf3", "--server", "--one-off"])?;
+                until_listening(lab, server, 5201)?;
                 let arguments = ["iperf3", "--client", &target, "--time", "1", "--parallel", "4", direction, "--json"];
                 let said = lab.pod("shop/client")?.run_within(BULK, &arguments)?.ok()?;
                 let report: serde_json::Value = serde_json::from_str(&said)?;
                 let bits = report.pointer("/end/sum_received/bits_per_second").and_then(serde_json::Value::as_f64);
                 ensure!(bits.is_some_and(|bits| bits > 1e7), "iperf3 {direction} to {server} moves bytes: {said}");
                 println!("iperf3 {direction} to {server}: {:.0} Mbit/s received", bits.unwrap_or_default() / 1e6);
+                ensure!(serving.wait(CALL)?.success(), "iperf3's server ends in order: {}", serving.errors());
             }
-            serving.kill()?;
         }
         Ok(())
     });
+}
+
+/// Waits for a listener without connecting to it.
+fn until_listening(lab: &Lab, pod: &str, port: u16) -> Result<()> {
+    let listens = || {
+        let listening = lab.pod(pod)?.run(&["ss", "-Htln", "sport", "=", &format!(":{port}")])?.ok()?;
+        ensure!(!listening.is_empty(), "{pod} does not listen on {port}");
+        Ok(())
+    };
+    millrace_lab::clock::until(CALL, &format!("{pod} listens on {port}"), listens)?;
+    Ok(())
 }
 
 #[test]
