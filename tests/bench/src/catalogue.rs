@@ -73,7 +73,8 @@ pub fn run(options: &Run) -> Result<bool> {
         // What was measured before must not be lost with it.
         match scale::run() {
             Ok((figures, tables)) => {
-                report.figures.extend(shown(figures));
+                let asked = figures.into_iter().filter(|figure| is_asked(&options.only, &[&figure.name])).collect();
+                report.figures.extend(shown(asked));
                 report.tables.extend(tables);
             }
             Err(error) => {

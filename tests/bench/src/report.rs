@@ -104,7 +104,9 @@ pub fn row(figure: &Figure) -> String {
     };
     let is_further = goal.rule == Rule::None;
     let case = if case.is_empty() { String::new() } else { format!(" ({case})") };
-    let label = if is_further { format!("    vs {against}{case}") } else { format!("{name}{case}") };
+    // A further row of a comparison stands under its figure; what is compared with nothing has its own name.
+    let is_beside = is_further && !against.is_empty();
+    let label = if is_beside { format!("    vs {against}{case}") } else { format!("{name}{case}") };
     let number = |value: Option<f64>| value.map_or_else(String::new, plain);
     let bound = |value: f64| if is_further { String::new() } else { format!("{}{value}", sign(figure)) };
     let mut line = format!(

@@ -4,6 +4,7 @@
 //! comes, but have no kernel. All share this machine's cores, which 100 nodes would not.
 
 mod node;
+mod stages;
 pub mod world;
 
 use std::{
@@ -22,12 +23,13 @@ use tokio::sync::{Semaphore, mpsc, mpsc::error::TryRecvError};
 use crate::{
     clock, console,
     figure::{Figure, Goal},
-    machine::Memory,
+    machine::{Cpu, Memory},
     report::{Table, plain},
     stats,
 };
 
 use node::{Arrived, Joining};
+use stages::Sums;
 use world::{CHANGING, LARGE, Size};
 
 /// Lone changes: enough for a p99 that is not the most.
@@ -57,10 +59,16 @@ const JOINS: usize = 16;
 const QUEUE: usize = 4096;
 
 /// The names of the figures here.
-pub const NAMES: [&str; 3] = ["scale.lone", "scale.steady", "scale.memory"];
+pub const NAMES: [&str; 6] =
+    ["scale.compile", "scale.diff", "scale.fanout", "scale.apply", "scale.maps", "scale.memory"];
 
 /// What the mesh is asked to do in time.
 const REQUIRED_MS: f64 = 200.0;
+
+/// What is aimed at for a lone change, and at the rate.
+const LONE_AIM_MS: f64 = 50.0;
+/// At the rate.
+const STEADY_AIM_MS: f64 = 150.0;
 
 /// When each change was written, and when it was where.
 #[derive(Debug, Default)]
@@ -131,35 +139,41 @@ pub fn run() -> Result<Found> {
     times.until_all_stand(begun)?;
     let stands = begun.elapsed();
     let mut figures = Vec::new();
-    for (name, case, n, apart) in [
-        ("scale.lone", "a lone change", LONE, APART),
-        ("scale.steady", "50 changes/s", STEADY, Duration::from_secs(1) / RATE),
+    for (aim, case, n, apart) in [
+        (LONE_AIM_MS, "a lone change", LONE, APART),
+        (STEADY_AIM_MS, "50 changes/s", STEADY, Duration::from_secs(1) / RATE),
     ] {
-        console::progress(&format!("{name}: {n} changes"));
+        console::progress(&format!("scale, {case}: {n} changes"));
+        let (before, cpu) = (Sums::now(&lab)?, Cpu::now()?);
         let took = times.changes(n, apart)?;
-        figures.extend(figures_of(name, case, &took));
+        let used = Cpu::now()?.since(cpu);
+        let note = format!("the machine was {:.0} % busy, steal {:.1} %", used.share() * 100.0, used.stolen() * 100.0);
+        figures.extend(figures_of((case, aim), &took).into_iter().map(|figure| figure.note(&note)));
+        figures.extend(Sums::now(&lab)?.figures_since(before, case));
     }
-    let tables = vec![memory(&lab, read, stands)?, stages(&lab)?];
+    figures.sort_by_key(|figure| NAMES.iter().position(|name| *name == figure.name));
+    let (of_memory, memory) = memory(&lab, read, stands)?;
+    figures.extend(of_memory);
+    let tables = vec![memory, stages(&lab)?];
     ensure!(!followers.is_finished(), "the nodes that have no kernel ended");
     Ok((figures, tables))
 }
 
-fn figures_of(name: &str, case: &str, took: &[[f64; 2]]) -> Vec<Figure> {
-    let aim = if name == "scale.lone" { 50.0 } else { 150.0 };
+fn figures_of((case, aim): (&str, f64), took: &[[f64; 2]]) -> Vec<Figure> {
     let column = |index: usize| took.iter().filter_map(|both| both.get(index)).copied().collect::<Vec<f64>>();
     let (decoded, applied) = (column(0), column(1));
-    let figure = |samples: &[f64], share: f64, goal: Goal| {
+    let figure = |name: &str, samples: &[f64], share: f64, goal: Goal| {
         let value = stats::percentile(samples, share);
         let ends = stats::extremes(samples);
         Figure { rounds: samples.len(), min: ends.low, max: ends.high, ..Figure::alone(name, "ms", goal, &[value]) }
     };
     let none = Goal::none(crate::figure::Better::Lower);
     vec![
-        figure(&applied, 0.99, Goal::at_most(REQUIRED_MS, aim))
+        figure("scale.apply", &applied, 0.99, Goal::at_most(REQUIRED_MS, aim))
             .case(&format!("{case}: in the last node's kernel, p99")),
-        figure(&applied, 0.5, none).case(&format!("{case}: in the last node's kernel, p50")),
-        figure(&decoded, 0.99, none).case(&format!("{case}: with the last of 98 nodes, p99")),
-        figure(&decoded, 0.5, none).case(&format!("{case}: with the last of 98 nodes, p50")),
+        figure("scale.apply", &applied, 0.5, none).case(&format!("{case}: in the last node's kernel, p50")),
+        figure("scale.fanout", &decoded, 0.99, none).case(&format!("{case}: with the last of 98 nodes, p99")),
+        figure("scale.fanout", &decoded, 0.5, none).case(&format!("{case}: with the last of 98 nodes, p50")),
     ]
 }
 
@@ -262,11 +276,14 @@ impl Watch<'_> {
 }
 
 /// Resident memory, and the time to begin with.
-fn memory(lab: &Lab, read: Duration, stands: Duration) -> Result<Table> {
-    let row = |what: &str, part: Part<'_>| -> Result<Vec<String>> {
-        let memory = Memory::of(lab.pid(part)?)?;
-        Ok(vec![what.to_owned(), plain(memory.resident), plain(memory.proportional)])
-    };
+fn memory(lab: &Lab, read: Duration, stands: Duration) -> Result<(Vec<Figure>, Table)> {
+    let (mut figures, mut rows) = (Vec::new(), Vec::new());
+    for (what, part) in [("control", Part::Control), ("agent a", Part::Agent("a")), ("proxy a", Part::Proxy("a"))] {
+        let Memory { resident, proportional } = Memory::of(lab.pid(part)?)?;
+        let none = Goal::none(crate::figure::Better::Lower);
+        figures.push(Figure::alone("scale.memory", "MiB", none, &[resident]).case(what));
+        rows.push(vec![what.to_owned(), plain(resident), plain(proportional)]);
+    }
     let title = format!(
         "scale.memory: {} services, {} workloads, {} nodes; read in {:.1} s, everywhere in {:.1} s",
         LARGE.namespaces * LARGE.services + CHANGING,
@@ -275,15 +292,8 @@ fn memory(lab: &Lab, read: Duration, stands: Duration) -> Result<Table> {
         read.as_secs_f64(),
         stands.as_secs_f64(),
     );
-    Ok(Table {
-        title,
-        columns: ["process", "resident MiB", "its share MiB"].map(str::to_owned).to_vec(),
-        rows: vec![
-            row("control", Part::Control)?,
-            row("agent a", Part::Agent("a"))?,
-            row("proxy a", Part::Proxy("a"))?,
-        ],
-    })
+    let columns = ["process", "resident MiB", "its share MiB"].map(str::to_owned).to_vec();
+    Ok((figures, Table { title, columns, rows }))
 }
 
 /// What the control plane and the agent say of their own stages: sums and counts of their histograms.
