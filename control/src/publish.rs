@@ -174,23 +174,30 @@ impl Publisher {
                 changed = ends.source.changed() => return changed.is_ok(),
                 () = confirmed(&self.nodes, waits), if waits.is_some() => {
                     let nodes = self.nodes.clone();
-                    if self.struck.0.lift(|node| nodes.applied_by(node), crate::clock::now()) {
+                    let counts_again = self.struck.0.lift(|node| nodes.applied_by(node), crate::clock::now());
+                    // Only then: what a node said before it applied this is in the queue by now, and may be that it listens no more.
+                    if self.take_waiting(&mut ends.reports) | counts_again {
                         return true;
                     }
                 }
                 changed = ends.trusted.changed() => return changed.is_ok(),
                 report = ends.reports.recv() => {
                     let Some(report) = report else { return false };
-                    let mut differs = self.take(report);
-                    while let Ok(report) = ends.reports.try_recv() {
-                        differs |= self.take(report);
-                    }
-                    if differs {
+                    if self.take(report) | self.take_waiting(&mut ends.reports) {
                         return true;
                     }
                 }
             }
         }
+    }
+
+    /// Takes what has come already; true where any of it is new.
+    fn take_waiting(&mut self, reports: &mut mpsc::Receiver<Report>) -> bool {
+        let mut differs = false;
+        while let Ok(report) = reports.try_recv() {
+            differs |= self.take(report);
+        }
+        differs
     }
 
     fn take(&mut self, Report { node, listening }: Report) -> bool {
