@@ -50,7 +50,7 @@ impl Departed {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Instant};
+    use std::sync::Arc;
 
     use millrace_model::{Encryption, Identity, Membership, Mesh, ObjectName, Snapshot, Workload};
 
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_pod_of_another_node_that_leaves_is_departed_for_a_while() {
         let (enrolled, outside) = (mesh(Membership::Enrolled), mesh(Membership::Outside));
-        let (mut departed, now) = (Departed::default(), Instant::now());
+        let (mut departed, now) = (Departed::default(), millrace_node::clock::now());
         departed.turn((&enrolled, &outside), "a", now);
         assert!(has(&departed, &outside));
         departed.turn((&outside, &outside), "a", now + CALLED_BY_TUNNEL / 2);
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn one_of_this_node_or_that_comes_back_or_was_never_in_is_not() {
         let (enrolled, outside) = (mesh(Membership::Enrolled), mesh(Membership::Outside));
-        let (mut departed, now) = (Departed::default(), Instant::now());
+        let (mut departed, now) = (Departed::default(), millrace_node::clock::now());
         departed.turn((&enrolled, &outside), "b", now);
         assert!(!has(&departed, &outside), "its own node knows by itself");
         departed.turn((&mesh(Membership::Pending), &outside), "a", now);

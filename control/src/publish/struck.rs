@@ -93,7 +93,7 @@ mod tests {
 
     /// Struck at generation 7; the word of its node, from before.
     fn struck() -> (Struck, Listening, Instant) {
-        let (mut struck, now, web) = (Struck::default(), Instant::now(), web());
+        let (mut struck, now, web) = (Struck::default(), crate::clock::now(), web());
         struck.strike([&web].into_iter(), 7, now);
         let word = BTreeSet::from([Listener { name: web.name.clone(), instance: web.instance.clone() }]);
         (struck, Listening::from([(Arc::from("b"), word)]), now)

@@ -8,9 +8,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use millrace_lab::clock;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
@@ -34,6 +35,8 @@ const STAYS: u16 = 8082;
 struct Found {
     connects: u64,
     refused: u64,
+    /// In the queue of a listener that was being closed: the server's own doing.
+    reset: u64,
     took: Duration,
 }
 
@@ -78,8 +81,8 @@ impl Drop for Over<'_> {
 }
 
 /// Connects without a pause until it is over: to what `target` says, whether the port that goes is open.
-fn connect_on(is_over: &AtomicBool, counts: [&AtomicU64; 2], target: impl Fn(u64) -> SocketAddr) {
-    let [n_connects, n_refused] = counts;
+fn connect_on(is_over: &AtomicBool, counts: [&AtomicU64; 3], target: impl Fn(u64) -> SocketAddr) {
+    let [n_connects, n_refused, n_reset] = counts;
     let mut turn = 0;
     while !is_over.load(Ordering::SeqCst) {
         turn += 1;
@@ -89,6 +92,9 @@ fn connect_on(is_over: &AtomicBool, counts: [&AtomicU64; 2], target: impl Fn(u64
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 n_refused.fetch_add(1, Ordering::Relaxed);
             }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                n_reset.fetch_add(1, Ordering::Relaxed);
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -97,11 +103,11 @@ fn connect_on(is_over: &AtomicBool, counts: [&AtomicU64; 2], target: impl Fn(u64
 /// Two clients connect as long as the port goes and comes.
 fn connects(node: &Node, server: &Pod, n: u64, target: impl Fn(bool, u64) -> SocketAddr + Sync) -> Found {
     let (is_open, is_over) = (&AtomicBool::new(false), &AtomicBool::new(false));
-    let counts = [&AtomicU64::new(0), &AtomicU64::new(0)];
+    let counts = [&AtomicU64::new(0), &AtomicU64::new(0), &AtomicU64::new(0)];
     let (stays, target) = (&server.listens("::", STAYS), &target);
     stays.set_nonblocking(true).unwrap();
     let clients = [node.pod(), node.pod()];
-    let began = Instant::now();
+    let began = clock::now();
     thread::scope(|scope| {
         for client in &clients {
             let target = move |turn| target(is_open.load(Ordering::SeqCst), turn);
@@ -116,15 +122,17 @@ fn connects(node: &Node, server: &Pod, n: u64, target: impl Fn(bool, u64) -> Soc
         let _over = Over(is_over);
         close_often(server, n, is_open);
     });
-    let [connects, refused] = counts.map(|count| count.load(Ordering::SeqCst));
-    Found { connects, refused, took: began.elapsed() }
+    let [connects, refused, reset] = counts.map(|count| count.load(Ordering::SeqCst));
+    Found { connects, refused, reset, took: began.elapsed() }
 }
 
 fn told(what: &str, n: u64, found: &Found) {
-    let Found { connects, refused, took } = found;
+    let Found { connects, refused, reset, took } = found;
     let rate = *connects as f64 / took.as_secs_f64();
     let share = *refused as f64 / n as f64;
-    println!("{what}: {n} closes, {connects} connects, {rate:.0}/s, {refused} refused: {share:.4} a close");
+    println!(
+        "{what}: {n} closes, {connects} connects, {rate:.0}/s, {refused} refused: {share:.4} a close, {reset} reset"
+    );
 }
 
 fn closing(n: u64) {
