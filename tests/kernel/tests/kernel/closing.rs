@@ -126,6 +126,7 @@ fn connects(node: &Node, server: &Pod, n: u64, target: impl Fn(bool, u64) -> Soc
     Found { connects, refused, reset, took: began.elapsed() }
 }
 
+#[expect(clippy::print_stdout, reason = "what it measures is what it is for")]
 fn told(what: &str, n: u64, found: &Found) {
     let Found { connects, refused, reset, took } = found;
     let rate = *connects as f64 / took.as_secs_f64();
