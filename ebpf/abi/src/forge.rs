@@ -4,7 +4,7 @@
 //! What is judged is a claim that others act on: the source of a packet, the sender of an ARP message, the target of a
 //! neighbour's answer. Where a packet goes is not asked here.
 
-use crate::{Addr, Reason};
+use crate::{Addr, Reason, decide::is_v4};
 
 /// Whose words on an interface of a pod are judged, and how strictly.
 #[repr(u16)]
@@ -69,6 +69,18 @@ impl Guard {
     #[inline(always)]
     fn is_own(&self) -> bool {
         self.kind == GuardKind::Own as u16
+    }
+
+    /// True for the link address and the IPv4 source of a packet that is the pod's own beyond doubt: pairs of bytes as they lie.
+    #[inline(always)]
+    pub fn is_own_v4(&self, mac: [u16; 3], source: [u16; 2]) -> bool {
+        self.is_own() && is_v4(&self.v4) && mac == as_pairs(&self.mac, 0) && source == as_pairs(&self.v4, 12)
+    }
+
+    /// The same of an IPv6 source.
+    #[inline(always)]
+    pub fn is_own_v6(&self, mac: [u16; 3], source: [u16; 8]) -> bool {
+        self.is_own() && self.v6 != UNSPECIFIED && mac == as_pairs(&self.mac, 0) && source == as_pairs(&self.v6, 0)
     }
 
     /// True where the pod may say this address is its own. `is_mesh` says whether some workload of the mesh has it.
@@ -145,6 +157,19 @@ pub fn is_unspecified(addr: &Addr) -> bool {
 pub fn mapped(v4: [u8; 4]) -> Addr {
     let [a, b, c, d] = v4;
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// Pairs of bytes from one on, as they lie; zeroes beyond the end.
+#[inline(always)]
+fn as_pairs<const N: usize, const M: usize>(of: &[u8; N], from: usize) -> [u16; M] {
+    let mut found = [0; M];
+    let mut at = 0;
+    while let (Some(to), Some(one), Some(other)) = (found.get_mut(at), of.get(from + 2 * at), of.get(from + 2 * at + 1))
+    {
+        *to = u16::from_ne_bytes([*one, *other]);
+        at += 1;
+    }
+    found
 }
 
 /// So many bytes of a header, from one on; zeroes beyond its end.

@@ -54,35 +54,36 @@ fn counted_up(netns: u64) -> bool {
     if netns == 0 {
         return true;
     }
-    if of(netns).is_none() {
+    let pending = PENDING.get_ptr_mut(netns).or_else(|| {
         // Another may have been quicker, which is as good; or there is no room, and the next look says so.
         let _: Result<(), i32> = PENDING.insert(netns, Pending { records: 0 }, BPF_NOEXIST.into());
-    }
-    add(netns, 1);
-    let is_counted = count(netns).is_some_and(|records| records <= i64::from(capacity::PENDING_PER_POD));
+        PENDING.get_ptr_mut(netns)
+    });
+    let Some(pending) = pending else { return false };
+    change(pending, 1);
+    // SAFETY: values of hash maps are aligned to 8, and live until the program is over.
+    let is_counted = unsafe { pending.cast::<i64>().read_volatile() } <= i64::from(capacity::PENDING_PER_POD);
     if !is_counted {
-        add(netns, -1);
+        change(pending, -1);
     }
     is_counted
 }
 
-/// The count as it is now, where `of` may be an older one.
-#[inline(always)]
-fn count(netns: u64) -> Option<i64> {
-    let pending = PENDING.get_ptr(netns)?;
-    // SAFETY: values of hash maps are aligned to 8, and live until the program is over.
-    Some(unsafe { pending.cast::<i64>().read_volatile() })
-}
-
 /// Adds to the count of a namespace, if it has one.
 #[inline(always)]
-fn add(netns: u64, change: i64) {
+fn add(netns: u64, by: i64) {
     if netns == 0 {
         return;
     }
-    let Some(pending) = PENDING.get_ptr_mut(netns) else { return };
+    if let Some(pending) = PENDING.get_ptr_mut(netns) {
+        change(pending, by);
+    }
+}
+
+#[inline(always)]
+fn change(pending: *mut Pending, by: i64) {
     // The kernel's atomic addition, which `core::sync::atomic` hides for a target without compare-and-swap in its description.
     // What it was is not asked for: the kernel has had that since 5.12, and the linker's default processor is older.
-    // SAFETY: as in `count`.
-    let _: i64 = unsafe { atomic_xadd::<i64, i64, { AtomicOrdering::Relaxed }>(pending.cast::<i64>(), change) };
+    // SAFETY: as in `counted_up`.
+    let _: i64 = unsafe { atomic_xadd::<i64, i64, { AtomicOrdering::Relaxed }>(pending.cast::<i64>(), by) };
 }

@@ -54,15 +54,15 @@ pub fn sockops(ctx: &SockOpsContext) -> u32 {
     let ops = ctx.ops;
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
-            tuning::tune(ops, socket(ops), netns(ops), Moment::Connecting);
+            tune(ops, Moment::Connecting);
             connecting(ops);
         }
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
-            tuning::tune(ops, socket(ops), netns(ops), Moment::Connected);
+            tune(ops, Moment::Connected);
             established(ops);
         }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
-            tuning::tune(ops, socket(ops), netns(ops), Moment::Accepted);
+            tune(ops, Moment::Accepted);
             accepted(ops);
         }
         BPF_SOCK_OPS_TCP_LISTEN_CB => listening::begun(ops),
@@ -73,6 +73,14 @@ pub fn sockops(ctx: &SockOpsContext) -> u32 {
         _ => {}
     }
     DONE
+}
+
+/// Who is asked about costs more than to see that nobody is.
+#[inline(always)]
+fn tune(ops: *mut bpf_sock_ops, moment: Moment) {
+    if tuning::is_on() {
+        tuning::tune(ops, socket(ops), netns(ops), moment);
+    }
 }
 
 /// Before the SYN: the source port is known, the connection is not yet seen by anybody.

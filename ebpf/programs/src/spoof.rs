@@ -33,6 +33,8 @@ const ETHERNET: u32 = 14;
 /// Of an IPv6 header.
 const IPV6: u32 = 40;
 
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -51,6 +53,9 @@ pub fn spoof(ctx: &TcContext) -> i32 {
     let ifindex = unsafe { (*skb).ifindex };
     let Some(guard) = GUARDS.get_ptr_mut(ifindex) else { return NEXT };
     // SAFETY: the value lives until the program is over; the agent replaces it whole, and others write `told_ns` alone.
+    if is_plain(skb, unsafe { &*guard }) {
+        return NEXT;
+    }
     let mut said = Said { claimed: [0; 16], target: [0; 16] };
     // SAFETY: as above.
     let Some(reason) = judge(skb, unsafe { &*guard }, &mut said) else { return NEXT };
@@ -65,6 +70,44 @@ pub fn spoof(ctx: &TcContext) -> i32 {
         flow::count(reason);
     }
     DROP
+}
+
+/// True for what all but forgers send: TCP or UDP in the pod's own name, whose header is in the frame's first piece. Judged
+/// where it lies, by the same rules as the rest, of which none refuses it.
+#[inline(always)]
+fn is_plain(skb: *mut __sk_buff, guard: &Guard) -> bool {
+    // SAFETY: the context is valid while the program runs. The protocol is in network order.
+    let (protocol, is_tagged) = unsafe { (u16::from_be((*skb).protocol as u16) as u32, (*skb).vlan_present != 0) };
+    if is_tagged {
+        return false;
+    }
+    match protocol {
+        ETH_P_IP => match (pairs(skb, 6), pairs(skb, 26)) {
+            (Some(mac), Some(source)) => guard.is_own_v4(mac, source),
+            _ => false,
+        },
+        ETH_P_IPV6 => match (pairs(skb, 6), pairs(skb, 20), pairs(skb, 22)) {
+            (Some(mac), Some([header]), Some(source)) => {
+                let [next, _] = header.to_ne_bytes();
+                matches!(next, TCP | UDP) && guard.is_own_v6(mac, source)
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Pairs of bytes of a frame, as they lie; None where they are not in its first piece.
+#[inline(always)]
+fn pairs<const N: usize>(skb: *mut __sk_buff, at: usize) -> Option<[u16; N]> {
+    // SAFETY: the context is valid while the program runs.
+    let (start, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
+    if start + at + 2 * N > end {
+        return None;
+    }
+    let from = (start + at) as *const u16;
+    // SAFETY: compared with the end above. Frames begin at even addresses, and `at` is even: see `pairs`' callers.
+    Some(core::array::from_fn(|n| unsafe { from.add(n).read() }))
 }
 
 /// Between whom a frame claims to be; zeroes where it says too little.

@@ -35,6 +35,12 @@ enum Whose {
     Pod,
 }
 
+/// True where the node tunes connections at all.
+#[inline(always)]
+pub fn is_on() -> bool {
+    TUNING.get(0).is_some_and(|tuning| tuning.is_on != 0)
+}
+
 /// Sets what the node is tuned to on this connection.
 #[inline(always)]
 pub fn tune(ops: *mut bpf_sock_ops, socket: Option<Socket>, netns: u64, moment: Moment) {

@@ -52,6 +52,33 @@ fn a_connection_is_the_one_written_down_if_its_first_byte_is() {
     assert!(continues(0, 12345), "it could not be read");
 }
 
+fn pairs<const N: usize>(of: &[u8]) -> [u16; N] {
+    let mut pairs = of.chunks_exact(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]]));
+    core::array::from_fn(|_| pairs.next().unwrap())
+}
+
+/// What is let through at a glance is let through by the rules.
+#[test]
+fn what_is_plainly_the_pods_own_no_rule_refuses() {
+    let nameless = Guard { v4: [0; 16], v6: [0; 16], ..own() };
+    let mut n_plain = 0;
+    for guard in [own(), guard(GuardKind::Other), guard(GuardKind::Outside), nameless] {
+        for mac in [MAC, OTHER_MAC] {
+            for addr in
+                [mapped([10, 0, 0, 7]), mapped([10, 0, 0, 8]), mapped([0; 4]), V6, OTHER_V6, LINK_LOCAL, [0; 16]]
+            {
+                let is_v4 = addr[..12] == mapped([0; 4])[..12];
+                let is_plain = (is_v4 && guard.is_own_v4(pairs(&mac), pairs(&addr[12..])))
+                    || (!is_v4 && guard.is_own_v6(pairs(&mac), pairs(&addr)));
+                let refused = guard.frame(&mac).or_else(|| guard.packet(&addr, is_mesh));
+                assert!(!is_plain || refused.is_none(), "{addr:?} from {mac:?}: {refused:?}");
+                n_plain += u32::from(is_plain);
+            }
+        }
+    }
+    assert_eq!(n_plain, 2, "its own addresses, from its own interface");
+}
+
 #[test]
 fn a_pod_speaks_from_its_own_addresses_alone() {
     for addr in [mapped([10, 0, 0, 7]), V6, LINK_LOCAL] {
