@@ -241,8 +241,13 @@ fn accepted(ops: *mut bpf_sock_ops) {
 /// An end closes: it is told, and a record that nobody took goes with it.
 #[inline(never)]
 fn closed(ops: *mut bpf_sock_ops) {
+    let socket = socket(ops);
+    // Of two ends in one node the accepting one has nothing to tell, and hears of this as its listener does.
+    if socket.and_then(|socket| socket.get(&ENDS)).is_some_and(|end| end.is_caller == 0 && end.opened_ns == 0) {
+        return;
+    }
     let (netns, local, remote) = (netns(ops), local(ops), remote(ops));
-    if let Some(socket) = socket(ops) {
+    if let Some(socket) = socket {
         let state = state_before(ops);
         if state == BPF_TCP_SYN_SENT {
             outcome::failed(ops, socket, &remote);

@@ -33,6 +33,10 @@ const ETHERNET: u32 = 14;
 /// Of an IPv6 header.
 const IPV6: u32 = 40;
 
+/// Where the source address ends: what is looked at of a frame that is let through at a glance.
+const V4_SOURCE_END: usize = 30;
+const V6_SOURCE_END: usize = 38;
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const HOP_BY_HOP: u8 = 0;
@@ -82,32 +86,29 @@ fn is_plain(skb: *mut __sk_buff, guard: &Guard) -> bool {
         return false;
     }
     match protocol {
-        ETH_P_IP => match (pairs(skb, 6), pairs(skb, 26)) {
-            (Some(mac), Some(source)) => guard.is_own_v4(mac, source),
-            _ => false,
-        },
-        ETH_P_IPV6 => match (pairs(skb, 6), pairs(skb, 20), pairs(skb, 22)) {
-            (Some(mac), Some([header]), Some(source)) => {
-                let [next, _] = header.to_ne_bytes();
-                matches!(next, TCP | UDP) && guard.is_own_v6(mac, source)
-            }
-            _ => false,
-        },
+        ETH_P_IP => first(skb, V4_SOURCE_END).is_some_and(|frame| guard.is_own_v4(pairs(frame, 6), pairs(frame, 26))),
+        ETH_P_IPV6 => first(skb, V6_SOURCE_END).is_some_and(|frame| {
+            let [[next, _]] = pairs(frame, 20).map(u16::to_ne_bytes);
+            matches!(next, TCP | UDP) && guard.is_own_v6(pairs(frame, 6), pairs(frame, 22))
+        }),
         _ => false,
     }
 }
 
-/// Pairs of bytes of a frame, as they lie; None where they are not in its first piece.
+/// A frame of so many bytes at least, where it lies; None where they are not in its first piece. Looked at once for all of
+/// them: of two looks the compiler may make what the verifier can't follow.
 #[inline(always)]
-fn pairs<const N: usize>(skb: *mut __sk_buff, at: usize) -> Option<[u16; N]> {
+fn first(skb: *mut __sk_buff, length: usize) -> Option<*const u16> {
     // SAFETY: the context is valid while the program runs.
     let (start, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
-    if start + at + 2 * N > end {
-        return None;
-    }
-    let from = (start + at) as *const u16;
-    // SAFETY: compared with the end above. Frames begin at even addresses, and `at` is even: see `pairs`' callers.
-    Some(core::array::from_fn(|n| unsafe { from.add(n).read() }))
+    if start + length > end { None } else { Some(start as *const u16) }
+}
+
+/// Pairs of bytes of a frame, from one on, as they lie.
+#[inline(always)]
+fn pairs<const N: usize>(frame: *const u16, at: usize) -> [u16; N] {
+    // SAFETY: `first` has seen that they are there. Frames begin at even addresses, and `at` is even.
+    core::array::from_fn(|n| unsafe { frame.byte_add(at + 2 * n).read() })
 }
 
 /// Between whom a frame claims to be; zeroes where it says too little.
