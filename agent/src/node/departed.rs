@@ -70,6 +70,7 @@ mod tests {
             encryption: Encryption::default(),
             policies: [].into(),
             probe_ports: [].into(),
+            telemetry: None,
         };
         Mesh::new(Arc::new(Snapshot { workloads: [(name, Arc::new(far))].into(), ..Snapshot::default() }))
     }

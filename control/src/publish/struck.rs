@@ -88,6 +88,7 @@ mod tests {
             encryption: Encryption::default(),
             policies: [].into(),
             probe_ports: [].into(),
+            telemetry: None,
         }
     }
 

@@ -1,3 +1,5 @@
+//! What an endpoint is told of who asks, and what a client can not claim.
+
 use http::HeaderMap;
 use millrace_model::Identity;
 

@@ -1,3 +1,5 @@
+//! Which requests ask for another protocol, and which answers agree to it.
+
 use http::{HeaderMap, Request, StatusCode, Version, request::Parts};
 
 use super::{asked, is_agreed};
