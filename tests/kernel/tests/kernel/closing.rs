@@ -57,10 +57,11 @@ fn drain(listener: &TcpListener) {
     }
 }
 
-/// Opens and closes a port `n` times, each time after it has taken a connection. `is_open` says so until the close begins.
-fn close_often(server: &Pod, n: u64, is_open: &AtomicBool) {
+/// Closes a port `n` times, each time after it has taken a connection, and opens it again. `is_open` says so until the close begins.
+fn close_often(server: &Pod, first: TcpListener, n: u64, is_open: &AtomicBool) {
+    let mut first = Some(first);
     for _ in 0..n {
-        let listener = server.listens("::", GOES);
+        let listener = first.take().unwrap_or_else(|| server.listens("::", GOES));
         is_open.store(true, Ordering::SeqCst);
         drop(listener.accept().unwrap());
         listener.set_nonblocking(true).unwrap();
@@ -106,6 +107,8 @@ fn connects(node: &Node, server: &Pod, n: u64, target: impl Fn(bool, u64) -> Soc
     let counts = [&AtomicU64::new(0), &AtomicU64::new(0), &AtomicU64::new(0)];
     let (stays, target) = (&server.listens("::", STAYS), &target);
     stays.set_nonblocking(true).unwrap();
+    // Before anybody connects: of a port that nobody has opened yet nothing is known.
+    let first = server.listens("::", GOES);
     let clients = [node.pod(), node.pod()];
     let began = clock::now();
     thread::scope(|scope| {
@@ -120,7 +123,7 @@ fn connects(node: &Node, server: &Pod, n: u64, target: impl Fn(bool, u64) -> Soc
             }
         });
         let _over = Over(is_over);
-        close_often(server, n, is_open);
+        close_often(server, first, n, is_open);
     });
     let [connects, refused, reset] = counts.map(|count| count.load(Ordering::SeqCst));
     Found { connects, refused, reset, took: began.elapsed() }

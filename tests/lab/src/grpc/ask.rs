@@ -168,7 +168,8 @@ pub async fn chat(target: &str, rounds: u32, until: Option<PathBuf>, pause: Dura
             break;
         }
         tokio::time::sleep(pause).await;
-        send.send(Note { number: chat.rounds, ..Note::default() }).await?;
+        // Where the stream was cut meanwhile nobody takes it, and the next answer says why.
+        drop(send.send(Note { number: chat.rounds, ..Note::default() }).await);
     }
     drop(send);
     if chat.cut.is_none() {
