@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Destination, Ejected, Facts, Ground, Identity, Membership, Mesh, ObjectName, Protocol, Verdict, Workload,
     authorize, port,
-    resolve::{self, Hop, Standing, hears_plaintext, resolve_without, survey_by},
+    resolve::{self, Hop, Standing, hears_plaintext, resolve_by, survey_by},
 };
 
 pub use datagram::explain_datagram;
@@ -198,27 +198,52 @@ pub fn explain(mesh: &Mesh, from: &Workload, to: SocketAddr) -> Explanation {
 /// The same, while these endpoints are left out by the caller's node.
 pub fn explain_without(mesh: &Mesh, from: &Workload, to: SocketAddr, ejected: &Ejected) -> Explanation {
     let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-    let (service, routes, left_out) = match resolve_without(mesh, &from.node, to, ejected) {
-        // A caller outside the mesh asks nobody for a backend: what stands behind the address is not ours to say.
-        Destination::Service { name, .. } if from.membership == Membership::Outside => (Some(name), vec![], vec![]),
+    let asked = (to, Protocol::Tcp);
+    // A caller outside the mesh asks nobody for a backend: what stands behind the address is not ours to say.
+    let is_opaque = from.membership == Membership::Outside;
+    let found = followed(mesh, from, (asked, ejected), is_opaque, route);
+    let outcome = outcome(from, found.0.as_ref(), &found.1);
+    told(mesh, from, asked, found, outcome)
+}
+
+/// The service at an address, how each of its endpoints is reached, and which are left out.
+type Found = (Option<ObjectName>, Vec<Route>, Vec<LeftOut>);
+
+/// Where what `from` sends goes; of a service that `is_opaque` only its name.
+fn followed(
+    mesh: &Mesh,
+    from: &Workload,
+    (asked, ejected): ((SocketAddr, Protocol), &Ejected),
+    is_opaque: bool,
+    route: impl Fn(&Mesh, &Workload, SocketAddr, Hop, f64) -> Route,
+) -> Found {
+    let route = |address, hop, share| route(mesh, from, address, hop, share);
+    match resolve_by(mesh, &from.node, asked, ejected) {
+        Destination::Service { name, .. } if is_opaque => (Some(name), vec![], vec![]),
         Destination::Service { name, backends } => {
             let total: f64 = backends.iter().map(|b| f64::from(b.weight)).sum();
-            let left_out = left_out(mesh, from, (to, Protocol::Tcp), ejected);
-            let routes = backends
-                .into_iter()
-                .map(|b| route(mesh, from, b.address, b.hop, f64::from(b.weight) / total.max(1.0)))
-                .collect();
-            (Some(name), routes, left_out)
+            let left_out = left_out(mesh, from, asked, ejected);
+            let share = |weight| f64::from(weight) / total.max(1.0);
+            (Some(name), backends.into_iter().map(|b| route(b.address, b.hop, share(b.weight))).collect(), left_out)
         }
-        Destination::Workload(hop) => (None, vec![route(mesh, from, to, hop, 1.0)], vec![]),
-        Destination::Untouched => (None, vec![route(mesh, from, to, Hop::Plain, 1.0)], vec![]),
-    };
-    let outcome = outcome(from, service.as_ref(), &routes);
+        Destination::Workload(hop) => (None, vec![route(asked.0, hop, 1.0)], vec![]),
+        Destination::Untouched => (None, vec![route(asked.0, Hop::Plain, 1.0)], vec![]),
+    }
+}
+
+/// What was found, with the sentences that say it.
+fn told(
+    mesh: &Mesh,
+    from: &Workload,
+    (asked, protocol): (SocketAddr, Protocol),
+    (service, routes, left_out): Found,
+    outcome: Outcome,
+) -> Explanation {
     let mut explanation = Explanation {
         generation: mesh.snapshot.generation,
-        protocol: Protocol::Tcp,
+        protocol,
         caller: party(from),
-        asked: to,
+        asked,
         service,
         routes,
         left_out,

@@ -2,46 +2,24 @@
 
 use std::net::SocketAddr;
 
-use super::{Answer, Explanation, Outcome, Route, Way, left_out, outcome, party, verdict, words};
+use super::{Answer, Explanation, Outcome, Route, Way, followed, outcome, party, told, verdict};
 use crate::{
-    Destination, Ejected, Membership, Mesh, Protocol, Verdict, Workload,
+    Ejected, Membership, Mesh, Protocol, Verdict, Workload,
     datagram::{self, Stranger},
-    resolve::{self, Hop, resolve_by},
+    resolve::{self, Hop},
 };
 
 /// What happens to a datagram that `from` sends to `to`, or to a connect of such a socket, and why.
 pub fn explain_datagram(mesh: &Mesh, from: &Workload, to: SocketAddr) -> Explanation {
     let to = SocketAddr::new(to.ip().to_canonical(), to.port());
     let asked = (to, Protocol::Udp);
-    let (service, routes, left_out) = match resolve_by(mesh, &from.node, asked, &Ejected::default()) {
-        Destination::Service { name, .. } if !balances(mesh, from, to) => (Some(name), vec![], vec![]),
-        Destination::Service { name, backends } => {
-            let total: f64 = backends.iter().map(|b| f64::from(b.weight)).sum();
-            let left_out = left_out(mesh, from, asked, &Ejected::default());
-            let share = |weight| f64::from(weight) / total.max(1.0);
-            let routes = backends.into_iter().map(|b| route(mesh, from, b.address, b.hop, share(b.weight))).collect();
-            (Some(name), routes, left_out)
-        }
-        Destination::Workload(hop) => (None, vec![route(mesh, from, to, hop, 1.0)], vec![]),
-        Destination::Untouched => (None, vec![route(mesh, from, to, Hop::Plain, 1.0)], vec![]),
+    let is_opaque = !balances(mesh, from, to);
+    let found = followed(mesh, from, (asked, &Ejected::default()), is_opaque, route);
+    let outcome = match &found.0 {
+        Some(_) if is_opaque => Outcome::Untouched,
+        _ => outcome(from, found.0.as_ref(), &found.1),
     };
-    let outcome = match service {
-        Some(_) if !balances(mesh, from, to) => Outcome::Untouched,
-        _ => outcome(from, service.as_ref(), &routes),
-    };
-    let mut explanation = Explanation {
-        generation: mesh.snapshot.generation,
-        protocol: Protocol::Udp,
-        caller: party(from),
-        asked: to,
-        service,
-        routes,
-        left_out,
-        outcome,
-        steps: vec![],
-    };
-    explanation.steps = words::steps(&explanation);
-    explanation
+    told(mesh, from, asked, found, outcome)
 }
 
 /// True where the mesh picks an endpoint for this caller: not for who runs in its node's network or is none of the mesh's, nor
