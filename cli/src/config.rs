@@ -263,11 +263,19 @@ pub struct Leave {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Explain {
     /// Who calls: a pod as `namespace/name`, or its address.
-    pub from: String,
+    #[arg(required_unless_present = "http")]
+    pub from: Option<String>,
     /// What it calls, with a port: an address, `[v6]:port`, a service as `name.namespace:port`, or a service or pod as
     /// `namespace/name:port`.
-    #[arg(value_name = "TO:PORT")]
-    pub to: String,
+    #[arg(value_name = "TO:PORT", required_unless_present = "http")]
+    pub to: Option<String>,
+    /// Asks about a request in place of a connection, such as "GET http://reviews/x": its rule, filters, backends and policies.
+    /// Without a caller: what holds for pods of the service's own namespace.
+    #[arg(long, value_name = "METHOD URL", conflicts_with_all = ["to", "v6", "udp"])]
+    pub http: Option<String>,
+    /// A header of that request, as `name: value`.
+    #[arg(short = 'H', long, value_name = "HEADER", requires = "http")]
+    pub header: Vec<String>,
     /// Takes the IPv6 address of a name that has both.
     #[arg(short = '6', long)]
     pub v6: bool,

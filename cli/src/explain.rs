@@ -1,11 +1,13 @@
 //! Answers what happens to a connection, by `millrace_model::explain` on the snapshot that a process works by.
 
+mod filters;
 mod flags;
+mod request;
 
 use std::path::Path;
 
 use millrace_model::{
-    Ejected, Explanation, Mesh, Protocol,
+    Ejected, Explanation, Mesh, Protocol, Workload,
     explain::{Step, explain_datagram, explain_without as by_model},
 };
 
@@ -19,17 +21,18 @@ use crate::{
 
 /// Explains one connection. No is the answer where all of it would be refused.
 pub(crate) async fn explain(run_dir: &Path, question: &Explain) -> Result<Ending, Failure> {
-    let Explain { from, to, v6, udp, by, output } = question;
+    let Explain { from, to, http, header, v6, udp, by, output } = question;
+    if let Some(http) = http {
+        let asked = request::Asked::parse(http, header)?;
+        return of_request(run_dir, (from.as_deref(), &asked), *by, *output).await;
+    }
+    // The command line has them where it has no request.
+    let (Some(from), Some(to)) = (from, to) else { return Err(Failure::Usage("who calls what?".to_owned())) };
     let mesh = mesh(run_dir, *by, from).await?;
     let caller = names::workload(&mesh, from)?;
     let family = if *v6 { Family::V6 } else { Family::First };
     let target = names::target(&mesh, to, (family, if *udp { Protocol::Udp } else { Protocol::Tcp }))?;
-    // What a caller meets is its own node's to know: of another node's pods nothing is said.
-    let ejected = match caller.netns {
-        // An agent of another version may not say: the rest is true all the same.
-        Some(_) if *by != Some(By::Control) => names::ejected(run_dir).await.unwrap_or_default(),
-        Some(_) | None => Ejected::default(),
-    };
+    let ejected = ejected(run_dir, &caller, *by).await;
     let explanation = match udp {
         true => explain_datagram(&mesh, &caller, target),
         false => by_model(&mesh, &caller, target, &ejected),
@@ -42,6 +45,39 @@ pub(crate) async fn explain(run_dir: &Path, question: &Explain) -> Result<Ending
         }
     };
     Ok(if explanation.outcome.lets_through() { Ending::Yes } else { Ending::No })
+}
+
+/// Explains one request. No is the answer where it would fail.
+async fn of_request(
+    run_dir: &Path,
+    (from, asked): (Option<&str>, &request::Asked),
+    by: Option<By>,
+    output: Format,
+) -> Result<Ending, Failure> {
+    let mesh = match from {
+        Some(from) => mesh(run_dir, by, from).await?,
+        None => names::mesh(run_dir, if by == Some(By::Control) { Process::Control } else { Process::Agent }).await?,
+    };
+    let caller = from.map(|from| names::workload(&mesh, from)).transpose()?;
+    let ejected = match &caller {
+        Some(caller) => ejected(run_dir, caller, by).await,
+        None => Ejected::default(),
+    };
+    let answer = request::explain(&mesh, caller.as_deref(), asked, &ejected)?;
+    match output {
+        Format::Json => out::print_json(&answer)?,
+        Format::Table => out::print(&sentences(&answer.steps, mesh.snapshot.generation))?,
+    };
+    Ok(if answer.outcome.is_good() { Ending::Yes } else { Ending::No })
+}
+
+/// What a caller meets is its own node's to know: of another node's pods nothing is said.
+async fn ejected(run_dir: &Path, caller: &Workload, by: Option<By>) -> Ejected {
+    match caller.netns {
+        // An agent of another version may not say: the rest is true all the same.
+        Some(_) if by != Some(By::Control) => names::ejected(run_dir).await.unwrap_or_default(),
+        Some(_) | None => Ejected::default(),
+    }
 }
 
 /// The snapshot to ask by. The agent's knows all that its own pods can reach; of another node's pods, the control plane.
@@ -61,16 +97,20 @@ async fn mesh(run_dir: &Path, by: Option<By>, from: &str) -> Result<Mesh, Failur
 }
 
 fn text(explanation: &Explanation) -> String {
-    let width = explanation.steps.iter().map(|step| step.topic.len()).max().unwrap_or(0);
+    sentences(&explanation.steps, explanation.generation)
+}
+
+fn sentences(steps: &[Step], generation: u64) -> String {
+    let width = steps.iter().map(|step| step.topic.len()).max().unwrap_or(0);
     let mut text = String::new();
-    for Step { topic, text: sentence } in &explanation.steps {
+    for Step { topic, text: sentence } in steps {
         let indent = match topic.as_str() {
             "outcome" => "\n",
             _ => "",
         };
         text.push_str(&format!("{indent}{topic:width$}  {}\n", plain(sentence)));
     }
-    text.push_str(&format!("{:width$}  by generation {}\n", "", explanation.generation));
+    text.push_str(&format!("{:width$}  by generation {}\n", "", generation));
     text
 }
 

@@ -1,6 +1,6 @@
 //! Shows what routes come to, by the data plane's own index: every match in its order, or the one that has a request.
 
-mod words;
+pub(crate) mod words;
 
 use std::{path::Path, sync::Arc};
 

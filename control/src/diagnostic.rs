@@ -30,6 +30,8 @@ pub enum Kind {
     TelemetryPolicy,
     /// millrace.dev/v1alpha1
     TrafficPolicy,
+    /// millrace.dev/v1alpha1
+    HttpFault,
     /// gateway.networking.k8s.io/v1
     HttpRoute,
     /// gateway.networking.k8s.io/v1
@@ -40,7 +42,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order in which messages list them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -52,6 +54,7 @@ impl Kind {
         Self::NodeProfile,
         Self::TelemetryPolicy,
         Self::TrafficPolicy,
+        Self::HttpFault,
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::ReferenceGrant,
@@ -71,6 +74,7 @@ impl Kind {
             Self::NodeProfile => "NodeProfile",
             Self::TelemetryPolicy => "TelemetryPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
+            Self::HttpFault => "HTTPFault",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::ReferenceGrant => "ReferenceGrant",
@@ -86,7 +90,8 @@ impl Kind {
             | Self::EncryptionPolicy
             | Self::NodeProfile
             | Self::TelemetryPolicy
-            | Self::TrafficPolicy => millrace_crd::API_VERSION,
+            | Self::TrafficPolicy
+            | Self::HttpFault => millrace_crd::API_VERSION,
             Self::HttpRoute | Self::GrpcRoute => "gateway.networking.k8s.io/v1",
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
         }
@@ -119,6 +124,7 @@ impl Kind {
             | Self::EncryptionPolicy
             | Self::TelemetryPolicy
             | Self::TrafficPolicy
+            | Self::HttpFault
             | Self::HttpRoute
             | Self::GrpcRoute
             | Self::ReferenceGrant => false,

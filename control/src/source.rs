@@ -55,6 +55,8 @@ pub enum Object {
     Telemetry(Arc<crate::world::TelemetryPolicy>),
     /// millrace.dev/v1alpha1
     Traffic(Arc<crate::world::TrafficPolicy>),
+    /// millrace.dev/v1alpha1
+    Fault(Arc<crate::world::route::HttpFault>),
     /// gateway.networking.k8s.io/v1: either kind of route.
     Route(Arc<crate::world::route::Route>),
     /// gateway.networking.k8s.io/v1beta1
@@ -90,6 +92,7 @@ impl Objects {
             Object::Profile(profile) => drop(self.profiles.insert(name.name, profile)),
             Object::Telemetry(policy) => drop(self.telemetry.insert(name, policy)),
             Object::Traffic(policy) => drop(self.traffic.insert(name, policy)),
+            Object::Fault(fault) => drop(self.faults.insert(name, fault)),
             Object::Route(route) => drop(self.routes.insert(route.name.clone(), route)),
             Object::Grant(grant) => drop(self.grants.insert(name, grant)),
         }

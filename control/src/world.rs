@@ -63,6 +63,8 @@ pub struct Objects {
     pub traffic: BTreeMap<ObjectName, Arc<TrafficPolicy>>,
     /// NodeProfiles, by name alone.
     pub profiles: BTreeMap<Arc<str>, Arc<NodeProfile>>,
+    /// HTTPFaults.
+    pub faults: BTreeMap<ObjectName, Arc<route::HttpFault>>,
     /// HTTPRoutes and GRPCRoutes.
     pub routes: BTreeMap<RouteName, Arc<route::Route>>,
     /// ReferenceGrants.

@@ -14,6 +14,7 @@ mod filter;
 pub mod foreign;
 mod forwarded;
 mod heads;
+mod mirror;
 mod pipe;
 mod reach;
 mod received;
@@ -54,6 +55,7 @@ use waiting::Waiting;
 use wire::Checked;
 
 pub(crate) use counts::Counts;
+pub(crate) use mirror::Mirrors;
 pub(crate) use record::{Requests, access_log, tap_route};
 pub(crate) use tables::Tables;
 pub(crate) use upstream::Upstreams;

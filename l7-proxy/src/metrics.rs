@@ -19,6 +19,7 @@
 //! | `millrace_proxy_snapshot_generation` | the generation served by |
 //! | `millrace_proxy_agent_connected` | 1 while the agent's socket is connected |
 //! | `millrace_proxy_http_requests_total{code,outcome}` | requests to routed ports: `answered` by an application, else the fault's name |
+//! | `millrace_proxy_http_mirrors_total{outcome}` | copies of requests: `answered`, or why not: `slow`, `busy`, `late`, `cut`, `unresolved`, a fault's name |
 //! | `millrace_proxy_panics_total` | connections' tasks that panicked: a bug each |
 
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};

@@ -14,7 +14,7 @@ use crate::{
     accept::{Accepted, Fresh, Kind},
     copy,
     fair::Turns,
-    http::{Tables, Upstreams},
+    http::{Mirrors, Tables, Upstreams},
     inbound, outbound, plaintext,
     pool::Pool,
     proxy::Proxy,
@@ -32,6 +32,7 @@ pub(crate) struct Worker {
     pub(crate) turns: Arc<Turns>,
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) tables: Tables,
+    pub(crate) mirrors: Mirrors,
 }
 
 impl Worker {
@@ -53,6 +54,7 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
         turns: turns.clone(),
         upstreams: Arc::default(),
         tables: Tables::default(),
+        mirrors: Mirrors::default(),
     });
     let pace = turns.pace();
     let keep = proxy.requests.keep();

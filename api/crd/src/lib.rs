@@ -5,6 +5,7 @@
 
 pub mod access_policy;
 pub mod encryption_policy;
+pub mod http_fault;
 pub mod node_profile;
 pub mod selector;
 pub mod telemetry_policy;
@@ -12,6 +13,7 @@ pub mod traffic_policy;
 
 pub use access_policy::{AccessAction, AccessPolicy, AccessPolicySpec, AccessRule, AccessSource, AccessTarget};
 pub use encryption_policy::{EncryptionMode, EncryptionPolicy, EncryptionPolicySpec, PortEncryption, UdpMode};
+pub use http_fault::{FaultAbort, FaultDelay, FaultFraction, HttpFault, HttpFaultSpec};
 use kube::CustomResourceExt as _;
 pub use node_profile::{
     AccelerationProfile, Http2Profile, LabelExpression, LabelOperator, LimitsProfile, NodeProfile, NodeProfileSpec,
@@ -38,6 +40,7 @@ pub fn crds() -> Vec<(&'static str, serde_json::Value)> {
     [
         ("accesspolicies.yaml", AccessPolicy::crd()),
         ("encryptionpolicies.yaml", EncryptionPolicy::crd()),
+        ("httpfaults.yaml", HttpFault::crd()),
         ("nodeprofiles.yaml", NodeProfile::crd()),
         ("telemetrypolicies.yaml", TelemetryPolicy::crd()),
         ("trafficpolicies.yaml", TrafficPolicy::crd()),

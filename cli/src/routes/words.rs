@@ -15,7 +15,7 @@ pub(super) fn hosts(hosts: &[Host]) -> String {
     if all.is_empty() { "*".to_owned() } else { all.join(",") }
 }
 
-pub(super) fn matched(one: &RequestMatch) -> String {
+pub(crate) fn matched(one: &RequestMatch) -> String {
     let RequestMatch { path, method, headers, query } = one;
     let text = |text: &Option<Text>| match text {
         None => "*".to_owned(),
@@ -42,19 +42,22 @@ pub(super) fn backends(backends: &[RouteBackend]) -> String {
     let all: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
     let one = |RouteBackend { weight, to, filters: _ }: &RouteBackend| {
         let share = 100.0 * f64::from(*weight) / if all == 0 { 1.0 } else { all as f64 };
-        let to = match to {
-            Target::Service { name, port, speaks: _ } => format!("{name}:{port}"),
-            Target::Invalid(why) => match why {
-                Unresolved::Kind => "500 (no such kind)",
-                Unresolved::Missing => "500 (not there)",
-                Unresolved::Ungranted => "500 (not granted)",
-                Unresolved::Protocol => "500 (not HTTP)",
-            }
-            .to_owned(),
-        };
-        format!("{share:.4}% {to}").replace(".0000%", "%")
+        format!("{share:.4}% {}", target(to)).replace(".0000%", "%")
     };
     backends.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+pub(crate) fn target(to: &Target) -> String {
+    match to {
+        Target::Service { name, port, speaks: _ } => format!("{name}:{port}"),
+        Target::Invalid(why) => match why {
+            Unresolved::Kind => "500 (no such kind)",
+            Unresolved::Missing => "500 (not there)",
+            Unresolved::Ungranted => "500 (not granted)",
+            Unresolved::Protocol => "500 (not HTTP)",
+        }
+        .to_owned(),
+    }
 }
 
 pub(super) fn filters(rule: &RouteRule) -> String {

@@ -2,5 +2,6 @@
 
 mod answers;
 mod commands;
+mod requests;
 mod routes;
 mod run;

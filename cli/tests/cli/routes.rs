@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::answers::answer;
 
-fn snapshot() -> Value {
+pub(crate) fn snapshot() -> Value {
     let name = ObjectName::new("shop", "reviews");
     let port = ServicePort { port: 80, protocol: millrace_model::Protocol::Tcp, name: "http".into() };
     let service = Service {

@@ -71,6 +71,7 @@ impl Last {
             telemetry,
             traffic,
             profiles,
+            faults,
             routes,
             grants,
         } = before;
@@ -84,6 +85,7 @@ impl Last {
             && same(telemetry, &now.telemetry)
             && same(traffic, &now.traffic)
             && same(profiles, &now.profiles)
+            && same(faults, &now.faults)
             && same(routes, &now.routes)
             && same(grants, &now.grants)
             && *service_accounts == now.service_accounts
@@ -130,6 +132,7 @@ fn small(world: &World, services: &BTreeSet<ObjectName>) -> Option<World> {
         telemetry: _,
         traffic,
         profiles: _,
+        faults: _,
         routes: _,
         grants: _,
     } = &world.objects;
@@ -154,6 +157,7 @@ fn small(world: &World, services: &BTreeSet<ObjectName>) -> Option<World> {
         traffic: traffic.clone(),
         profiles: BTreeMap::new(),
         // What becomes of requests rests on no endpoint.
+        faults: BTreeMap::new(),
         routes: BTreeMap::new(),
         grants: BTreeMap::new(),
     };

@@ -5,12 +5,15 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::{Membership, ObjectName, Snapshot};
+use millrace_model::{Membership, ObjectName, RouteName, Snapshot};
 
 use super::policy::selects;
 use crate::{
     diagnostic::{Key, Kind},
-    world::{Objects, Settings, Target},
+    world::{
+        Objects, Settings, Target,
+        route::{RouteFilter, Rule},
+    },
 };
 
 /// The nodes of each policy, by what this Snapshot of these objects says of their pods. A policy without nodes is left out.
@@ -51,8 +54,28 @@ fn for_services(objects: &Objects, snapshot: &Snapshot) -> BTreeMap<Key, BTreeSe
         .traffic
         .values()
         .filter(|policy| policy.services.iter().any(|name| is_there(&policy.name.namespace, name)));
-    let held = with_a_service.filter(|_| !nodes.is_empty());
-    held.map(|policy| (Key { kind: Kind::TrafficPolicy, name: policy.name.clone() }, nodes.clone())).collect()
+    let held = with_a_service.map(|policy| Key { kind: Kind::TrafficPolicy, name: policy.name.clone() });
+    let used = used_faults(objects, snapshot).map(|name| Key { kind: Kind::HttpFault, name: name.clone() });
+    held.chain(used).filter(|_| !nodes.is_empty()).map(|key| (key, nodes.clone())).collect()
+}
+
+/// The HTTPFaults that a route which is bound to a service names.
+fn used_faults<'o>(objects: &'o Objects, snapshot: &'o Snapshot) -> impl Iterator<Item = &'o ObjectName> {
+    let is_bound =
+        |route: &RouteName| snapshot.routes.values().flat_map(|all| &all.bound).any(|one| one.route == *route);
+    let named = |filter: &'o RouteFilter| match filter {
+        RouteFilter::Fault(name) => Some(name),
+        RouteFilter::Whole(_) | RouteFilter::Mirror(..) => None,
+    };
+    let naming = objects.routes.values().flat_map(move |route| {
+        let of_rule = |rule: &'o Rule| rule.filters.iter().chain(rule.backends.iter().flat_map(|one| &one.filters));
+        let names: BTreeSet<&ObjectName> = route.rules.iter().flat_map(of_rule).filter_map(named).collect();
+        names.into_iter().map(move |name| (&route.name, name))
+    });
+    naming
+        .filter(|(_, name)| objects.faults.contains_key(*name))
+        .filter(move |(route, _)| is_bound(route))
+        .map(|(_, name)| name)
 }
 
 /// What policies select, by the namespace they stand in.

@@ -298,6 +298,7 @@ fn name(fields: &serde_json::Map<String, Value>, kind: Option<Kind>, problems: &
             | Kind::NodeProfile
             | Kind::TelemetryPolicy
             | Kind::TrafficPolicy
+            | Kind::HttpFault
             | Kind::HttpRoute
             | Kind::GrpcRoute
             | Kind::ReferenceGrant,

@@ -20,6 +20,7 @@ use crate::{
 
 mod cluster;
 mod duration;
+mod fault;
 pub mod meta;
 mod pod;
 mod policy;
@@ -80,6 +81,9 @@ pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Ve
         }),
         Kind::TrafficPolicy => read_as(value, own, &mut problems, |policy: millrace_crd::TrafficPolicy, p| {
             Object::Traffic(traffic::traffic(name, &policy, p).into())
+        }),
+        Kind::HttpFault => read_as(value, own, &mut problems, |fault: millrace_crd::HttpFault, p| {
+            Object::Fault(fault::fault(name, &fault, p).into())
         }),
         Kind::HttpRoute => {
             read_as(value, own, &mut problems, |route: HttpRoute, p| Object::Route(route::http(name, &route, p).into()))

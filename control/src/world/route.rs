@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use millrace_model::{
     ObjectName,
-    route::{Filter, Host, RequestMatch, RouteName, Share, Timeouts},
+    route::{Filter, Host, InjectedFault, RequestMatch, RouteName, Share, Timeouts},
 };
 
 use super::Made;
@@ -91,6 +91,17 @@ pub enum RouteFilter {
     Whole(Filter),
     /// A copy for this one.
     Mirror(Reference, Share),
+    /// What this HTTPFault says.
+    Fault(ObjectName),
+}
+
+/// An HTTPFault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpFault {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// What it does, to how many.
+    pub injects: InjectedFault,
 }
 
 /// One who takes requests.

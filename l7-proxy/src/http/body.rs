@@ -11,6 +11,7 @@ use http_body_util::Full;
 use tokio::time::Sleep;
 
 use super::{
+    mirror::feed::{Copied, Copying},
     received::Received,
     record::{Counted, Recorded},
     upstream::Lease,
@@ -26,6 +27,10 @@ pub(crate) type Next = Option<Result<Frame<Bytes>, Broken>>;
 pub(crate) enum Outgoing {
     /// The client's.
     Client(Received),
+    /// The client's, which others get copies of.
+    Copied(Box<Copied<Received>>),
+    /// Such a copy.
+    Copy(Box<Copying>),
     /// One whose bytes are counted.
     Counted(Box<Counted>),
     /// One that is here.
@@ -41,6 +46,8 @@ impl Body for Outgoing {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
         match self.get_mut() {
             Self::Client(body) => Pin::new(body).poll_frame(cx),
+            Self::Copied(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Copy(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Counted(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Empty => Poll::Ready(None),
@@ -50,6 +57,8 @@ impl Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Client(body) => body.is_end_stream(),
+            Self::Copied(body) => body.is_end_stream(),
+            Self::Copy(body) => body.is_end_stream(),
             Self::Counted(body) => body.is_end_stream(),
             Self::Whole(body) => body.is_end_stream(),
             Self::Empty => true,
@@ -59,6 +68,8 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Client(body) => body.size_hint(),
+            Self::Copied(body) => body.size_hint(),
+            Self::Copy(body) => body.size_hint(),
             Self::Counted(body) => body.size_hint(),
             Self::Whole(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),

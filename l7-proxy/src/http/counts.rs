@@ -7,6 +7,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::mirror;
 use crate::metrics::Word;
 
 /// What is counted of requests.
@@ -14,6 +15,7 @@ use crate::metrics::Word;
 pub(crate) struct Counts {
     requests: Family<ByAnswer, Counter>,
     broken: Family<ByReason, Counter>,
+    pub(crate) mirrors: mirror::Counts,
 }
 
 /// Labels of a count by reason.
@@ -46,5 +48,6 @@ impl Counts {
             "Clients' connections that were ended for what they sent, by reason",
             self.broken.clone(),
         );
+        self.mirrors.register(registry);
     }
 }

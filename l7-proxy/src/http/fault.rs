@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
     fault::{Side, Why},
-    http::heads::Bad,
+    http::{filter::inject, heads::Bad},
 };
 
 /// Why a request was not answered by an application.
@@ -16,6 +16,10 @@ pub(crate) enum Fault {
     NoRoute,
     /// The rule has a filter that can't be carried out.
     Filter,
+    /// It asked whether a page of its origin may send another, and it may not.
+    Origin,
+    /// Somebody wants it to fail: by this status.
+    Injected(StatusCode),
     /// The backend that it fell to leads to nobody, or the rule has none.
     Unresolved,
     /// The backend has no endpoint that could be given it.
@@ -37,6 +41,8 @@ impl Fault {
             Self::Bad(bad) => bad.name(),
             Self::NoRoute => "no_route",
             Self::Filter => "filter_not_done",
+            Self::Origin => "origin_not_welcome",
+            Self::Injected(_) => "fault_injected",
             Self::Unresolved => "backend_unresolved",
             Self::NoEndpoint => "no_endpoint",
             Self::RequestTimeout => "request_timeout",
@@ -49,8 +55,8 @@ impl Fault {
     /// Where it lies.
     pub(crate) fn side(&self) -> Side {
         match self {
-            Self::Bad(_) => Side::Client,
-            Self::NoRoute | Self::Filter | Self::Unresolved => Side::Mesh,
+            Self::Bad(_) | Self::Origin => Side::Client,
+            Self::NoRoute | Self::Injected(_) | Self::Filter | Self::Unresolved => Side::Mesh,
             Self::NoEndpoint | Self::RequestTimeout | Self::BackendTimeout | Self::Broken => Side::Upstream,
             Self::Unreached(why) => why.side(),
         }
@@ -66,6 +72,8 @@ impl Fault {
         match self {
             Self::Bad(bad) => StatusCode::from_u16(bad.status()).unwrap_or(StatusCode::BAD_REQUEST),
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Origin => StatusCode::FORBIDDEN,
+            Self::Injected(status) => *status,
             Self::Filter | Self::Unresolved => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::RequestTimeout | Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -88,7 +96,9 @@ impl Fault {
             Self::Bad(_) => "13",                               // INTERNAL
             Self::NoRoute => "12",                              // UNIMPLEMENTED
             Self::RequestTimeout | Self::BackendTimeout => "4", // DEADLINE_EXCEEDED
-            Self::Unreached(why) if why.is_denial() => "7",     // PERMISSION_DENIED
+            Self::Injected(status) => inject::grpc_status(*status),
+            Self::Origin => "7",                            // PERMISSION_DENIED
+            Self::Unreached(why) if why.is_denial() => "7", // the same
             Self::Filter | Self::Unresolved | Self::NoEndpoint | Self::Unreached(_) | Self::Broken => "14", // UNAVAILABLE
         };
         HeaderValue::from_static(code)

@@ -1,5 +1,8 @@
 //! Carries out a rule's filters on heads. Pure: heads in, heads out.
 
+pub(crate) mod cors;
+pub(crate) mod inject;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
     header::{CONNECTION, HOST, TE},

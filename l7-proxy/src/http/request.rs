@@ -29,9 +29,14 @@ use super::{
     body::{Answer, Outgoing, Streamed},
     endpoint::Endpoints,
     fault::Fault,
-    filter,
+    filter::{
+        self,
+        cors::{self, Judged},
+        inject::{self, Injected},
+    },
     forwarded::{self, Asker},
     heads::{Bad, two},
+    mirror,
     reach::Caller,
     received::Received,
     record::Recording,
@@ -73,6 +78,18 @@ struct Seen {
     backend: Option<ObjectName>,
     endpoint: Option<SocketAddr>,
     recording: Recording,
+    /// What is said of other origins on whatever it is answered.
+    marks: Option<cors::Marks>,
+}
+
+/// What a request's filters leave to be done.
+struct Done<'f> {
+    /// When the request's time is over.
+    deadline: Option<Instant>,
+    /// On its answer.
+    edits: Vec<&'f HeaderEdit>,
+    /// Beside it.
+    copies: Vec<mirror::Wanted<'f>>,
 }
 
 /// What a request goes by.
@@ -109,11 +126,14 @@ impl Callers {
         let recording = Recording::begin(&self, &mesh, &request, began);
         let mut seen = Seen { recording, ..Seen::default() };
         let answered = Box::pin(self.routed(&mesh, request, (began, &mut seen))).await;
-        let (response, fault) = match answered {
+        let (mut response, fault) = match answered {
             Ok(response) => (response, None),
             Err(fault) => (refusal(&fault, is_grpc), Some(fault)),
         };
-        let Seen { rule, backend, endpoint, recording } = seen;
+        let Seen { rule, backend, endpoint, recording, marks } = seen;
+        if let Some(marks) = marks {
+            marks.mark(response.headers_mut());
+        }
         self.worker.proxy.metrics.http.answered(response.status(), fault.as_ref().map_or("answered", Fault::name));
         tracing::debug!(
             target: "request",
@@ -133,7 +153,7 @@ impl Callers {
 
     /// Peer, route, filters, send, respond.
     async fn routed(
-        &self,
+        self: &Arc<Self>,
         mesh: &Mesh,
         request: Request<Received>,
         (began, seen): (Instant, &mut Seen),
@@ -154,31 +174,30 @@ impl Callers {
         let way = self.way(mesh, &head, &authority)?;
         seen.rule.clone_from(&way.name);
         seen.recording.rule(way.name.as_ref());
-        let mut answer_edits: Vec<&HeaderEdit> = Vec::new();
-        for filter in &way.rule.filters {
-            if let Some(answer) = self.filtered(filter, (&mut head, &authority, &way.matched), &mut answer_edits)? {
-                return Ok(answer);
-            }
+        let Timeouts { request: whole, backend_request } = way.rule.timeouts;
+        let deadline = whole.map(|whole| began + whole);
+        let mut done = Done { deadline, edits: vec![], copies: vec![] };
+        let asked = (&*authority, &way.matched);
+        if let Some(answer) = self.filters(&way.rule.filters, (&mut head, asked), &mut done, seen).await? {
+            return Ok(answer);
         }
         let weights = way.rule.backends.iter().map(|backend| backend.weight);
         let drawn = weighted(weights, rand::rng().random()).and_then(|index| way.rule.backends.get(index));
         let backend = drawn.ok_or(Fault::Unresolved)?;
-        for filter in &backend.filters {
-            if let Some(answer) = self.filtered(filter, (&mut head, &authority, &way.matched), &mut answer_edits)? {
-                return Ok(answer);
-            }
+        if let Some(answer) = self.filters(&backend.filters, (&mut head, asked), &mut done, seen).await? {
+            return Ok(answer);
         }
         let Target::Service { name, port, speaks } = &backend.to else { return Err(Fault::Unresolved) };
         seen.backend = Some(name.clone());
         seen.recording.backend(name);
         let mut endpoints = Endpoints::of(self, mesh, (name, *port, *speaks), &caller)?;
         seen.recording.pass_on(&mut head.headers);
-        let Timeouts { request: whole, backend_request } = way.rule.timeouts;
-        let deadline = whole.map(|whole| began + whole);
         let protocol = protocol.filter(|_| *speaks == Speaks::Http1);
         if let Some(protocol) = &protocol {
             upgrade::set(&mut head.headers, protocol.clone());
         }
+        let body = mirror::begin(self, std::mem::take(&mut done.copies), body);
+        let part_ends = backend_request.map(|part| clock::now() + part);
         let sending = self.send(mesh, (&mut endpoints, *speaks), (head, body), seen);
         let (response, lease) = Box::pin(in_time(sending, deadline, backend_request)).await?;
         let (mut parts, body) = response.into_parts();
@@ -189,14 +208,16 @@ impl Callers {
             return Err(Fault::Broken);
         }
         filter::strip_hop_by_hop(&mut parts.headers);
-        answer_edits.iter().for_each(|edit| filter::edit(&mut parts.headers, edit));
+        done.edits.iter().for_each(|edit| filter::edit(&mut parts.headers, edit));
         parts.version = Version::HTTP_11;
         if let Some(protocol) = protocol {
             upgrade::set(&mut parts.headers, protocol);
             self.switch.agreed(lease);
             return Ok(Response::from_parts(parts, Answer::Own(Full::new(Bytes::new()))));
         }
-        let until = deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
+        // Either time holds until the whole of the answer is here.
+        let until = deadline.into_iter().chain(part_ends).min();
+        let until = until.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
         Ok(Response::from_parts(parts, Answer::Application(Box::new(Streamed::new(body, lease, until)))))
     }
 
@@ -220,16 +241,45 @@ impl Callers {
         Ok(Way { rule: rule.clone(), matched: matched.path.clone(), name })
     }
 
-    /// Does one filter; Some where it answers.
+    /// Does filters, in order; Some where one answers.
+    async fn filters<'f>(
+        &self,
+        filters: &'f [Filter],
+        (head, asked): (&mut Parts, (&str, &PathMatch)),
+        done: &mut Done<'f>,
+        seen: &mut Seen,
+    ) -> Result<Option<Response<Answer>>, Fault> {
+        for filter in filters {
+            if let Filter::Fault(fault) = filter {
+                let Injected { delay, abort } = inject::injected(fault, rand::rng().random());
+                if let Some(time) = delay {
+                    let wait = async {
+                        tokio::time::sleep(time).await;
+                        Ok(())
+                    };
+                    in_time(wait, done.deadline, None).await?;
+                }
+                if let Some(status) = abort.and_then(|status| StatusCode::from_u16(status).ok()) {
+                    return Err(Fault::Injected(status));
+                }
+            } else if let Some(answer) = self.filtered(filter, (head, asked), done, seen)? {
+                return Ok(Some(answer));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Does one filter that takes no time; Some where it answers.
     fn filtered<'f>(
         &self,
         filter: &'f Filter,
-        (head, authority, matched): (&mut Parts, &str, &PathMatch),
-        answer_edits: &mut Vec<&'f HeaderEdit>,
+        (head, (authority, matched)): (&mut Parts, (&str, &PathMatch)),
+        done: &mut Done<'f>,
+        seen: &mut Seen,
     ) -> Result<Option<Response<Answer>>, Fault> {
         match filter {
             Filter::RequestHeaders(edit) => filter::edit(&mut head.headers, edit),
-            Filter::ResponseHeaders(edit) => answer_edits.push(edit),
+            Filter::ResponseHeaders(edit) => done.edits.push(edit),
             Filter::Rewrite(rewrite) => {
                 if let Some(path) = filter::rewritten(rewrite, matched, &head.uri) {
                     head.uri = Uri::from(path);
@@ -243,12 +293,25 @@ impl Callers {
                 let (status, location) = to.ok_or(Fault::Filter)?;
                 let mut answer = own(status);
                 answer.headers_mut().insert(http::header::LOCATION, location);
-                answer_edits.iter().for_each(|edit| filter::edit(answer.headers_mut(), edit));
+                done.edits.iter().for_each(|edit| filter::edit(answer.headers_mut(), edit));
                 return Ok(Some(answer));
             }
-            // Not done yet. A copy that is not sent harms nobody; the others must not be skipped.
-            Filter::Mirror(_) => {}
-            Filter::Cors(_) | Filter::Fault(_) | Filter::Refuse(_) => return Err(Fault::Filter),
+            Filter::Mirror(mirror) => {
+                if inject::falls(mirror.share, rand::rng().random()) {
+                    done.copies.push(mirror::Wanted { mirror, head: head.clone() });
+                }
+            }
+            Filter::Cors(cors) => match cors::judge(cors, &head.method, &head.headers) {
+                Judged::Goes(marks) => seen.marks = Some(marks),
+                Judged::Preflight(headers) => {
+                    let mut answer = own(StatusCode::OK);
+                    answer.headers_mut().extend(headers);
+                    return Ok(Some(answer));
+                }
+                Judged::Unwelcome => return Err(Fault::Origin),
+            },
+            // What can't be done must not be skipped.
+            Filter::Fault(_) | Filter::Refuse(_) => return Err(Fault::Filter),
         }
         Ok(None)
     }
@@ -263,10 +326,10 @@ impl Callers {
         &self,
         mesh: &Mesh,
         (endpoints, speaks): (&mut Endpoints<'_>, Speaks),
-        (head, body): (Parts, Received),
+        (head, body): (Parts, Outgoing),
         seen: &mut Seen,
     ) -> Result<(Response<Received>, Lease), Fault> {
-        let mut request = Request::from_parts(sent_as(head, speaks)?, seen.recording.counting(Outgoing::Client(body)));
+        let mut request = Request::from_parts(sent_as(head, speaks)?, seen.recording.counting(body));
         let mut n_stale = 0;
         loop {
             let mut lease = endpoints.lease(&self.worker, mesh).await?;
@@ -334,7 +397,7 @@ fn authority(head: &Parts) -> Result<String, Fault> {
 }
 
 /// A head as an endpoint is sent it.
-fn sent_as(head: Parts, speaks: Speaks) -> Result<Parts, Fault> {
+pub(crate) fn sent_as(head: Parts, speaks: Speaks) -> Result<Parts, Fault> {
     let mut head = head;
     let authority = match head.headers.get(HOST) {
         Some(host) => host.clone(),

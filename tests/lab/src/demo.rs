@@ -1,6 +1,7 @@
 //! Shows the mesh at work on a small shop. Every figure printed is measured in the run that prints it.
 
 pub mod policy;
+pub mod requests;
 pub mod scenes;
 pub mod shop;
 pub mod stage;
@@ -30,13 +31,14 @@ pub struct Demo {
 pub type Scene = fn(&mut Demo) -> Result<()>;
 
 /// The scenes, in order; each stands on those before it.
-pub const SCENES: [(&str, Scene); 10] = [
+pub const SCENES: [(&str, Scene); 11] = [
     ("A shop on two nodes, without a mesh", scenes::without_the_mesh),
     ("The mesh starts beneath the running shop", scenes::mesh_starts),
     ("A request, hop by hop", scenes::hop_by_hop),
     ("The same request on the wire", scenes::on_the_wire),
     ("A same-node call passes no proxy", scenes::same_node),
     ("A canary: 95 % and 5 %, then all", policy::canary),
+    ("A canary by requests, and a fault by percent", requests::canary_and_fault),
     ("A call denied, by a policy with a name", policy::denied),
     ("Control plane and agent away: traffic goes on", policy::control_away),
     ("What the operator sees", scenes::operator),

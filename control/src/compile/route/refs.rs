@@ -95,6 +95,15 @@ impl<'w> Resolver<'w> {
                 let to = self.follow(to, &format!("{field}.filters[{index}].requestMirror.backendRef"));
                 Filter::Mirror(Mirror { to, share: *share })
             }
+            RouteFilter::Fault(name) => match self.world.objects.faults.get(name) {
+                Some(fault) => Filter::Fault(fault.injects.clone()),
+                None => {
+                    let problem = format!("there is no HTTPFault {name}: requests that reach this filter get a 500");
+                    let field = format!("{field}.filters[{index}].extensionRef");
+                    self.note("BackendNotFound", &field, problem, "add the HTTPFault, or correct the name");
+                    Filter::Refuse(format!("there is no HTTPFault {name}").into())
+                }
+            },
         };
         filters.iter().enumerate().map(follow).collect()
     }
@@ -142,8 +151,12 @@ impl<'w> Resolver<'w> {
             Unresolved::Ungranted => "RefNotPermitted",
             Unresolved::Protocol => "UnsupportedProtocol",
         };
-        self.faults.push(Fault { route: self.route.name.clone(), field: field.to_owned(), problem, mend, reason });
+        self.note(reason, field, problem, mend);
         Target::Invalid(why)
+    }
+
+    fn note(&mut self, reason: &'static str, field: &str, problem: String, mend: &'static str) {
+        self.faults.push(Fault { route: self.route.name.clone(), field: field.to_owned(), problem, mend, reason });
     }
 }
 

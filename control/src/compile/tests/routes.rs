@@ -7,9 +7,13 @@ use millrace_model::{
     route::{Bound, Clients, Filter, Speaks, Target, Unresolved},
 };
 
-use super::{BASE, compile, name, snapshot, world};
+use super::{BASE, compile, name, pod, snapshot, world};
 use crate::{
-    compile::route::{Standings, standings},
+    compile::{
+        bound_nodes,
+        route::{Standings, standings},
+    },
+    diagnostic::{Key, Kind},
     status::condition::Holds,
 };
 
@@ -238,4 +242,40 @@ fn a_mirror_is_followed_too() {
         message.contains("spec.rules[0].filters[0].requestMirror.backendRef: there is no Service shop/gone"),
         "{message}"
     );
+}
+
+const FAULT: &str = "---
+{apiVersion: millrace.dev/v1alpha1, kind: HTTPFault, metadata: {name: slow, namespace: shop}, spec: {abort: {status: 503, percent: 5}}}
+";
+
+#[test]
+fn a_fault_that_a_route_names_is_in_its_filters_and_one_that_is_not_there_is_never_skipped() {
+    let rule = "{filters: [{type: ExtensionRef, extensionRef: {group: millrace.dev, kind: HTTPFault, name: slow}}], backendRefs: [{name: store, port: 80}]}";
+    let routes = [http("r", "name: store, port: 80", rule)];
+    let missing = bound(&routes, "store");
+    assert!(matches!(&missing[0].rules[0].filters[..], [Filter::Refuse(_)]), "{missing:?}");
+    let [_, (holds, reason, message)] = conditions(&routes, RouteKind::Http, "r");
+    assert!(!holds && reason == "BackendNotFound", "{reason}");
+    assert!(message.contains("spec.rules[0].filters[0].extensionRef: there is no HTTPFault shop/slow"), "{message}");
+
+    let with = [FAULT.to_owned(), routes[0].clone()];
+    let there = bound(&with, "store");
+    let [Filter::Fault(fault)] = &there[0].rules[0].filters[..] else { panic!("{there:?}") };
+    assert_eq!((fault.delay, fault.abort.map(|(status, share)| (status, share.numerator))), (None, Some((503, 5))));
+    let [_, (holds, _, message)] = conditions(&with, RouteKind::Http, "r");
+    assert!(holds, "{message}");
+}
+
+#[test]
+fn a_fault_is_in_force_where_pods_may_call_what_names_it() {
+    let rule = "{filters: [{type: ExtensionRef, extensionRef: {group: millrace.dev, kind: HTTPFault, name: slow}}], backendRefs: [{name: store, port: 80}]}";
+    let nodes = |routes: &[String]| {
+        let world = world(&format!("{}{FAULT}{}", text(routes), pod("client", "10.0.0.9", "")));
+        let (snapshot, _) = compile(&world);
+        let key = Key { kind: Kind::HttpFault, name: name("slow") };
+        bound_nodes(&world.objects, &snapshot, &world.settings).remove(&key).unwrap_or_default().len()
+    };
+    assert_eq!(nodes(&[http("r", "name: store, port: 80", rule)]), 1);
+    assert_eq!(nodes(&[http("r", "name: nobody", rule)]), 0, "a route that is bound to nothing");
+    assert_eq!(nodes(&[http("r", "name: store, port: 80", ALL)]), 0, "nobody names it");
 }

@@ -26,6 +26,7 @@ impl Objects {
             Kind::NodeProfile => self.profiles.get(&name.name).cloned().map(Object::Profile),
             Kind::TelemetryPolicy => self.telemetry.get(name).cloned().map(Object::Telemetry),
             Kind::TrafficPolicy => self.traffic.get(name).cloned().map(Object::Traffic),
+            Kind::HttpFault => self.faults.get(name).cloned().map(Object::Fault),
             Kind::HttpRoute | Kind::GrpcRoute => self.routes.get(&route_name(key)).cloned().map(Object::Route),
             Kind::ReferenceGrant => self.grants.get(name).cloned().map(Object::Grant),
         }
@@ -46,6 +47,7 @@ impl Objects {
             Kind::NodeProfile => taken(self.profiles.remove(&name.name)),
             Kind::TelemetryPolicy => taken(self.telemetry.remove(name)),
             Kind::TrafficPolicy => taken(self.traffic.remove(name)),
+            Kind::HttpFault => taken(self.faults.remove(name)),
             Kind::HttpRoute | Kind::GrpcRoute => taken(self.routes.remove(&route_name(key))),
             Kind::ReferenceGrant => taken(self.grants.remove(name)),
         }

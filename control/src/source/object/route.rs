@@ -3,6 +3,7 @@
 //! The API server checks routes by the definition's rules; a directory has nobody who does, so what those rules say is checked
 //! here too. A match that can't be read whole refuses the route: taken in part, it would fit more than was written.
 
+mod cors;
 mod filter;
 mod grpc;
 mod matches;

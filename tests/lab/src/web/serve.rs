@@ -5,8 +5,8 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -23,7 +23,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Sleep,
+};
 
 use super::{POD, Seen};
 
@@ -42,19 +45,30 @@ const PREFACE: &[u8] = b"PRI ";
 /// Tells what happened.
 pub type Tell = fn(&str);
 
-/// Who answers, and whom it tells.
-type By = (Arc<str>, Tell);
+/// Paths that are counted: a test asks for a few.
+const MAX_COUNTED: usize = 1_000;
+
+/// Requests that were taken whole, and the bytes of their bodies, by path.
+type Counted = BTreeMap<String, (u32, u64)>;
+
+type Counts = Arc<Mutex<Counted>>;
+
+/// Who answers, whom it tells, and what it has taken.
+type By = (Arc<str>, Tell, Counts);
 
 /// Serves until killed. `/wait/<ms>` answers so much later, `/bytes/<n>` with so many bytes, `/trailers` with trailers, `/status/<code>`
-/// with that status before it has read the body, `/upgrade` changes to an echo.
+/// with that status before it has read the body, `/upgrade` changes to an echo. `/unread/<ms>` reads the body so much later,
+/// `/drip/<ms>` ends its answer so much after its first letter; `/counts/<path>` says how many requests for that path came whole, and
+/// how many bytes their bodies had in all.
 pub async fn serve(listen: SocketAddr, pod: String, tell: Tell) -> Result<()> {
     let listener = listen_at(listen)?;
     tell("listening");
     let pod: Arc<str> = pod.into();
+    let counts = Counts::default();
     loop {
         let (stream, client) = listener.accept().await?;
         // A client that breaks its connection has nothing to be told.
-        tokio::spawn(attend(stream, client, (pod.clone(), tell)));
+        tokio::spawn(attend(stream, client, (pod.clone(), tell, counts.clone())));
     }
 }
 
@@ -71,12 +85,12 @@ pub(super) fn listen_at(listen: SocketAddr) -> Result<TcpListener> {
     Ok(TcpListener::from_std(socket.into())?)
 }
 
-async fn attend(stream: TcpStream, client: SocketAddr, (pod, tell): By) -> Result<()> {
+async fn attend(stream: TcpStream, client: SocketAddr, by: By) -> Result<()> {
     stream.set_nodelay(true)?;
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     let mut first = [0; 4];
     let n = stream.peek(&mut first).await?;
-    let answer = service_fn(move |request| respond((pod.clone(), tell), client, request));
+    let answer = service_fn(move |request| respond(by.clone(), client, request));
     let io = TokioIo::new(stream);
     if first.get(..n) == Some(PREFACE) {
         return Ok(http2::Builder::new(TokioExecutor::new()).serve_connection(io, answer).await?);
@@ -87,13 +101,15 @@ async fn attend(stream: TcpStream, client: SocketAddr, (pod, tell): By) -> Resul
 /// A body made as it is read.
 struct Made {
     text: Option<Bytes>,
+    /// Comes between the text's first letter and the others.
+    wait: Option<Pin<Box<Sleep>>>,
     left: u64,
     trailers: Option<HeaderMap>,
 }
 
 impl Made {
     fn text(text: impl Into<Bytes>) -> Self {
-        Self { text: Some(text.into()), left: 0, trailers: None }
+        Self { text: Some(text.into()), wait: None, left: 0, trailers: None }
     }
 }
 
@@ -101,7 +117,15 @@ impl Body for Made {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let is_first = self.wait.is_some() && self.text.as_ref().is_some_and(|text| text.first() == Some(&b'{'));
+        if let Some(text) = self.text.as_mut().filter(|_| is_first) {
+            return Poll::Ready(Some(Ok(Frame::data(text.split_to(1)))));
+        }
+        if let Some(wait) = &mut self.wait {
+            ready!(wait.as_mut().poll(cx));
+            self.wait = None;
+        }
         if let Some(text) = self.text.take().filter(|text| !text.is_empty()) {
             return Poll::Ready(Some(Ok(Frame::data(text))));
         }
@@ -131,7 +155,7 @@ impl Drop for Watched {
 }
 
 async fn respond(
-    (pod, tell): By,
+    (pod, tell, counts): By,
     client: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Result<Response<Made>, Infallible> {
@@ -147,6 +171,13 @@ async fn respond(
         watched.1 = true;
         return Ok(upgrade(&mut request));
     }
+    if let Some(path) = path.strip_prefix("/counts") {
+        watched.1 = true;
+        let counted = lock(&counts).get(path).copied().unwrap_or_default();
+        return Ok(Response::new(Made::text(serde_json::to_string(&counted).unwrap_or_default())));
+    }
+    let time = |prefix: &str| number(prefix).map(|ms| Duration::from_millis(ms.min(MAX_WAIT_MS)));
+    tokio::time::sleep(time("/unread/").unwrap_or_default()).await;
     let (head, body) = request.into_parts();
     let mut seen = Seen {
         pod: pod.to_string(),
@@ -159,23 +190,32 @@ async fn respond(
         trailers: BTreeMap::new(),
     };
     let mut body = pin!(body);
-    while let Some(Ok(frame)) = body.frame().await {
-        match frame.into_data() {
-            Ok(bytes) => seen.n_body += bytes.len() as u64,
-            Err(frame) => seen.trailers = frame.trailers_ref().map(listed).unwrap_or_default(),
+    let is_whole = loop {
+        match body.frame().await.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(bytes))) => seen.n_body += bytes.len() as u64,
+            Some(Ok(Err(frame))) => seen.trailers = frame.trailers_ref().map(listed).unwrap_or_default(),
+            Some(Err(_broken)) => break false,
+            None => break true,
         }
+    };
+    if is_whole {
+        count(&counts, &path, seen.n_body);
     }
-    tokio::time::sleep(Duration::from_millis(number("/wait/").unwrap_or(0).min(MAX_WAIT_MS))).await;
+    tokio::time::sleep(time("/wait/").unwrap_or_default()).await;
     watched.1 = true;
     let made = match (number("/bytes/"), &*path) {
-        (Some(left), _) => response.body(Made { text: None, left, trailers: None }),
+        (Some(left), _) => response.body(Made { text: None, wait: None, left, trailers: None }),
         (None, "/trailers") => {
             let mut trailers = HeaderMap::new();
             trailers.insert("x-sum", HeaderValue::from_static("42"));
             let text = Some(Bytes::from_static(b"with trailers"));
-            response.header(header::TRAILER, "x-sum").body(Made { text, left: 0, trailers: Some(trailers) })
+            response.header(header::TRAILER, "x-sum").body(Made { text, wait: None, left: 0, trailers: Some(trailers) })
         }
-        (None, _) => response.body(Made::text(serde_json::to_string(&seen).unwrap_or_default())),
+        (None, _) => {
+            let wait = time("/drip/").map(|time| Box::pin(tokio::time::sleep(time)));
+            let text = serde_json::to_string(&seen).unwrap_or_default();
+            response.body(Made { wait, ..Made::text(text) })
+        }
     };
     Ok(made.unwrap_or_else(|_| unreadable()))
 }
@@ -202,6 +242,19 @@ fn upgrade(request: &mut Request<Incoming>) -> Response<Made> {
     response.headers_mut().insert(header::UPGRADE, protocol);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     response
+}
+
+/// Takes note of a request that came whole.
+fn count(counts: &Counts, path: &str, n_body: u64) {
+    let mut counts = lock(counts);
+    if counts.contains_key(path) || counts.len() < MAX_COUNTED {
+        let counted = counts.entry(path.to_owned()).or_default();
+        *counted = (counted.0 + 1, counted.1 + n_body);
+    }
+}
+
+fn lock(counts: &Counts) -> MutexGuard<'_, Counted> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Headers by name; several of one joined by commas.

@@ -17,6 +17,8 @@ mod cost;
 #[cfg(test)]
 mod datagrams;
 #[cfg(test)]
+mod filters;
+#[cfg(test)]
 mod held;
 #[cfg(test)]
 mod hostile;
@@ -60,6 +62,8 @@ mod returns;
 mod revoked;
 #[cfg(test)]
 mod routes;
+#[cfg(test)]
+mod routes_scale;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]

@@ -3,33 +3,30 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use gateway_api::experimental::httproutes::{
-    HttpRouteRulesFilters, HttpRouteRulesFiltersCors, HttpRouteRulesFiltersRequestHeaderModifier,
+    HttpRouteRulesFilters, HttpRouteRulesFiltersExtensionRef, HttpRouteRulesFiltersRequestHeaderModifier,
     HttpRouteRulesFiltersRequestMirror, HttpRouteRulesFiltersRequestRedirect, HttpRouteRulesFiltersRequestRedirectPath,
     HttpRouteRulesFiltersRequestRedirectScheme, HttpRouteRulesFiltersType,
 };
 use http::HeaderValue;
 use millrace_model::{
     ObjectName,
-    route::{Cors, Credentials, Filter, Header, HeaderEdit, PathEdit, Redirect, RequestMatch, Rewrite, Scheme, Share},
+    route::{Filter, Header, HeaderEdit, PathEdit, Redirect, RequestMatch, Rewrite, Scheme, Share},
 };
 
 use super::{
-    are_prefixes,
+    are_prefixes, cors,
     matches::{check_path, header_name},
     refs::{Named, reference},
     same,
 };
 use crate::{
-    diagnostic::Problems,
-    source::object::{meta, port},
+    diagnostic::{Kind, Problems},
+    source::object::{meta, named, port},
     world::route::RouteFilter,
 };
 
-/// Gateway API's own bounds.
+/// Gateway API's own bound.
 const MAX_HEADERS: usize = 16;
-const MAX_LIST: usize = 64;
-/// What a browser keeps an answer for where none is written.
-const MAX_AGE: i32 = 5;
 
 /// Headers that say how a message is framed, or for whom: no filter may have a hand in them.
 const OURS: &[&str] =
@@ -49,7 +46,7 @@ pub(super) fn filters(
         let edit = match &filter {
             RouteFilter::Whole(Filter::Redirect(redirect)) => redirect.path.as_ref(),
             RouteFilter::Whole(Filter::Rewrite(rewrite)) => rewrite.path.as_ref(),
-            RouteFilter::Whole(_) | RouteFilter::Mirror(..) => None,
+            RouteFilter::Whole(_) | RouteFilter::Mirror(..) | RouteFilter::Fault(_) => None,
         };
         if matches!(edit, Some(PathEdit::Prefix(_))) && !are_prefixes(matches) {
             let mend = "match by PathPrefix, or write replaceFullPath";
@@ -69,7 +66,9 @@ fn quarrels(found: &[(RouteFilter, String)], problems: &mut Problems) {
         RouteFilter::Whole(Filter::Redirect(_)) => Some(2),
         RouteFilter::Whole(Filter::Rewrite(_)) => Some(3),
         RouteFilter::Whole(Filter::Cors(_)) => Some(4),
-        RouteFilter::Whole(Filter::Fault(_) | Filter::Refuse(_) | Filter::Mirror(_)) | RouteFilter::Mirror(..) => None,
+        RouteFilter::Whole(Filter::Fault(_) | Filter::Refuse(_) | Filter::Mirror(_))
+        | RouteFilter::Mirror(..)
+        | RouteFilter::Fault(_) => None,
     };
     let mut seen = BTreeSet::new();
     for (filter, field) in found {
@@ -127,16 +126,15 @@ fn filter(
                 None => absent(&field, problems),
             };
         }
-        HttpRouteRulesFiltersType::Cors => cors_filter.as_ref().map(|cors_filter| Filter::Cors(cors(cors_filter))),
-        HttpRouteRulesFiltersType::ExtensionRef => extension_ref.as_ref().map(|to| {
-            let what = format!("a {:?} of group {:?}", to.kind, to.group);
-            problems.slight(
-                format!("{field}.extensionRef"),
-                format!("{what} is no filter that Millrace knows: requests that reach it get a 500"),
-                "leave the filter out",
-            );
-            Filter::Refuse(format!("{what} is no known filter").into())
-        }),
+        HttpRouteRulesFiltersType::Cors => {
+            cors_filter.as_ref().map(|one| Filter::Cors(cors::cors(one, &format!("{field}.cors"), problems)))
+        }
+        HttpRouteRulesFiltersType::ExtensionRef => {
+            return match extension_ref {
+                Some(to) => Some(extension(route, to, field, problems)),
+                None => absent(field, problems),
+            };
+        }
         HttpRouteRulesFiltersType::ExternalAuth => {
             let problem = "Millrace does not ask others whether a request may pass: requests that reach this get a 500";
             problems.slight(format!("{field}.externalAuth"), problem, "leave the filter out");
@@ -144,6 +142,30 @@ fn filter(
         }
     };
     found.map(RouteFilter::Whole).or_else(|| absent(field, problems))
+}
+
+/// A filter of another kind of object: ours, or one that nobody here can carry out.
+fn extension(
+    route: &ObjectName,
+    to: &HttpRouteRulesFiltersExtensionRef,
+    field: &str,
+    problems: &mut Problems,
+) -> RouteFilter {
+    let HttpRouteRulesFiltersExtensionRef { group, kind, name } = to;
+    if (&**group, &**kind) == (millrace_crd::GROUP, Kind::HttpFault.name()) {
+        if !meta::is_dns_subdomain(name) {
+            let problem = format!("{name:?} is no object's name");
+            problems.fatal(format!("{field}.extensionRef.name"), problem, "write the name alone");
+        }
+        return RouteFilter::Fault(named(&route.namespace, name));
+    }
+    let what = format!("a {kind:?} of group {group:?}");
+    problems.slight(
+        format!("{field}.extensionRef"),
+        format!("{what} is no filter that Millrace knows: requests that reach it get a 500"),
+        format!("leave the filter out, or name a {} of group {}", Kind::HttpFault.name(), millrace_crd::GROUP),
+    );
+    RouteFilter::Whole(Filter::Refuse(format!("{what} is no known filter").into()))
 }
 
 fn absent<T>(field: &str, problems: &mut Problems) -> Option<T> {
@@ -278,18 +300,5 @@ fn mirror(
             problems.fatal(field, problem, "write a percent from 0 to 100, or a fraction of at most 1");
             None
         }
-    }
-}
-
-fn cors(cors: &HttpRouteRulesFiltersCors) -> Cors {
-    let list =
-        |texts: &Option<Vec<String>>| texts.iter().flatten().take(MAX_LIST).map(|text| text.as_str().into()).collect();
-    Cors {
-        origins: list(&cors.allow_origins),
-        methods: list(&cors.allow_methods),
-        headers: list(&cors.allow_headers),
-        expose: list(&cors.expose_headers),
-        credentials: if cors.allow_credentials == Some(true) { Credentials::Allowed } else { Credentials::Omitted },
-        max_age_s: cors.max_age.unwrap_or(MAX_AGE).unsigned_abs(),
     }
 }

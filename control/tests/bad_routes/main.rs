@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+mod filters;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use millrace_control::{
@@ -130,7 +132,7 @@ const APPLIED: &[Case] = &[
     (HTTP, ("    timeouts:", "    sessionPersistence: {sessionName: s}\n    timeouts:"), ["spec.rules[0].sessionPersistence", "does not do this yet", "until it does"]),
     (HTTP, ("    timeouts:", "    colour: blue\n    timeouts:"), ["spec.rules[0].colour", "there is no such field", "spelling"]),
     (HTTP, ("headers: [", "headers: [{name: x-user, value: bob}, "), ["spec.rules[0].matches[0].headers[1]", "\"x-user\" stands twice; the first counts", "remove"]),
-    (HTTP, ("    - type: RequestMirror\n", "    - {type: ExtensionRef, extensionRef: {group: example.org, kind: Magic, name: m}}\n    - type: RequestMirror\n"), ["spec.rules[0].filters[2].extensionRef", "is no filter that Millrace knows: requests that reach it get a 500", "leave the filter out"]),
+    (HTTP, ("    - type: RequestMirror\n", "    - {type: ExtensionRef, extensionRef: {group: example.org, kind: Magic, name: m}}\n    - type: RequestMirror\n"), ["spec.rules[0].filters[2].extensionRef", "is no filter that Millrace knows: requests that reach it get a 500", "leave the filter out, or name a HTTPFault"]),
     (GRPC, ("    backendRefs:", "    sessionPersistence: {sessionName: s}\n    backendRefs:"), ["spec.rules[0].sessionPersistence", "does not do this yet", "until it does"]),
 ];
 
@@ -153,23 +155,51 @@ fn fits(told: &str, wanted: &[&str; 3]) -> bool {
 
 #[test]
 fn good_routes_are_good() {
-    let sourced = settle(&[HTTP, GRPC, GRANT].join("---"));
+    let sourced = settle(&[HTTP, GRPC, GRANT, filters::FILTERED, filters::FAULT].join("---"));
     assert_eq!(sourced.diagnostics, []);
-    assert_eq!((sourced.objects.routes.len(), sourced.objects.grants.len()), (2, 1));
+    assert_eq!(counts(&sourced), [3, 1, 1]);
     let v1 = GRANT.replace("v1beta1", "v1");
     assert_eq!(settle(&v1).diagnostics, [], "a grant may say v1 too");
 }
 
 #[test]
 fn a_bad_route_is_refused_by_field_and_mend_and_good_ones_stand() {
-    for case in REFUSED {
+    for case in all() {
         let good = HTTP.replace("name: r,", "name: good,");
         let sourced = settle(&[good.as_str(), &edited(case)].join("---"));
         let told: Vec<String> = sourced.diagnostics.iter().map(ToString::to_string).collect();
         assert!(told.iter().any(|told| fits(told, &case.2)), "{:?}: {told:#?}", case.2);
         assert!(sourced.diagnostics.iter().all(|told| told.effect == Effect::Refused), "{told:#?}");
-        assert_eq!((sourced.objects.routes.len(), sourced.objects.grants.len()), (1, 0), "{:?}", case.2);
+        assert_eq!(counts(&sourced), [1, 0, 0], "{:?}", case.2);
     }
+}
+
+#[test]
+fn a_hundred_bad_objects_at_once_are_each_told_and_good_ones_stand() {
+    let bad: Vec<String> = all()
+        .enumerate()
+        .map(|(index, case)| edited(case).replacen("metadata: {name: ", &format!("metadata: {{name: bad{index}-"), 1))
+        .collect();
+    assert!(bad.len() >= 100, "{}", bad.len());
+    let good = [HTTP, GRPC, GRANT, filters::FILTERED, filters::FAULT].join("---");
+    let sourced = settle(&format!("{}---{good}", bad.join("---")));
+    let told: Vec<String> = sourced.diagnostics.iter().map(ToString::to_string).collect();
+    for (index, case) in all().enumerate() {
+        let name = format!("/bad{index}-");
+        let of: Vec<&String> = told.iter().filter(|told| told.contains(&name)).collect();
+        assert!(of.iter().any(|told| fits(told, &case.2)), "{:?}: {of:#?}", case.2);
+    }
+    assert_eq!(counts(&sourced), [3, 1, 1], "the good ones");
+}
+
+/// Every object that is refused.
+fn all() -> impl Iterator<Item = &'static Case> {
+    REFUSED.iter().chain(filters::REFUSED)
+}
+
+/// Routes, grants and faults in force.
+fn counts(sourced: &Sourced) -> [usize; 3] {
+    [sourced.objects.routes.len(), sourced.objects.grants.len(), sourced.objects.faults.len()]
 }
 
 #[test]

@@ -1,0 +1,66 @@
+//! What `millrace explain --http` says of a request, and what it exits with.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
+
+use std::{path::Path, process::Command};
+
+use serde_json::Value;
+
+use crate::{answers::answer, routes::snapshot};
+
+fn explain(run_dir: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let program = env!("CARGO_BIN_EXE_millrace");
+    let output = Command::new(program).arg("--run-dir").arg(run_dir).arg("explain").args(arguments).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), said)
+}
+
+#[test]
+fn a_request_is_explained_by_rule_and_backends() {
+    let dir = tempfile::tempdir().unwrap();
+    answer(dir.path(), "agent", &[("GET /config", snapshot().to_string())]);
+    let (code, said) = explain(dir.path(), &["--http", "GET http://reviews/x"]);
+    for wanted in [
+        "service   reviews is service shop/reviews, port 80.",
+        "rule      HTTPRoute shop/canary rule 0 \"all\", for everybody's requests, by /*.",
+        "backend   95 % go to service shop/v1, port 80, in HTTP/1.1.",
+        "backend   5 % go to service shop/v2, port 80, in HTTP/1.1.",
+        "outcome   It is sent",
+        "by generation 7",
+    ] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    assert_eq!(code, Some(0));
+    let (code, said) = explain(dir.path(), &["--http", "GET http://reviews.shop/beta", "-o", "json"]);
+    let json: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, json["outcome"].as_str()), (Some(1), Some("Failed")), "its only backend is not there: {said}");
+    assert_eq!(json["rule"], "HTTPRoute shop/canary rule 1 \"beta\"");
+}
+
+#[test]
+fn a_port_without_routes_is_said_to_be_one() {
+    let dir = tempfile::tempdir().unwrap();
+    answer(dir.path(), "agent", &[("GET /config", snapshot().to_string())]);
+    let (_, said) = explain(dir.path(), &["--http", "GET http://10.96.0.1:81/"]);
+    assert!(said.contains("no route is bound to this port"), "{said}");
+}
+
+#[test]
+fn what_is_no_request_or_names_nobody_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    answer(dir.path(), "agent", &[("GET /config", snapshot().to_string())]);
+    for arguments in [
+        &["--http", "nonsense"][..],
+        &["--http", "GET /path/alone"],
+        &["--http", "GET https://reviews/"],
+        &["--http", "GET http://nobody/"],
+        &["--http", "GET http://10.96.0.9/"],
+        &["--http", "GET http://reviews/", "-H", "no header"],
+        &["shop/nobody", "--http", "GET http://reviews/"],
+        &["shop/client", "reviews.shop:80", "--http", "GET http://reviews/"],
+        &["-H", "a: b"],
+        &[],
+    ] {
+        let (code, said) = explain(dir.path(), arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {said}");
+    }
+}
