@@ -9,6 +9,7 @@
 mod body;
 mod counts;
 mod endpoint;
+mod expect;
 mod fault;
 mod filter;
 pub mod foreign;

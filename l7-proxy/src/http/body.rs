@@ -11,6 +11,7 @@ use http_body_util::Full;
 use tokio::time::Sleep;
 
 use super::{
+    expect::HeldBack,
     mirror::feed::{Copied, Copying},
     received::Received,
     record::{Counted, Recorded},
@@ -31,6 +32,8 @@ pub(crate) enum Outgoing {
     Copied(Box<Copied<Received>>),
     /// Such a copy.
     Copy(Box<Copying>),
+    /// The client's, which waits until its endpoint asks for it.
+    HeldBack(Box<HeldBack>),
     /// One whose bytes are counted.
     Counted(Box<Counted>),
     /// One that is here.
@@ -48,6 +51,7 @@ impl Body for Outgoing {
             Self::Client(body) => Pin::new(body).poll_frame(cx),
             Self::Copied(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Copy(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::HeldBack(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Counted(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Empty => Poll::Ready(None),
@@ -59,6 +63,7 @@ impl Body for Outgoing {
             Self::Client(body) => body.is_end_stream(),
             Self::Copied(body) => body.is_end_stream(),
             Self::Copy(body) => body.is_end_stream(),
+            Self::HeldBack(body) => body.is_end_stream(),
             Self::Counted(body) => body.is_end_stream(),
             Self::Whole(body) => body.is_end_stream(),
             Self::Empty => true,
@@ -70,6 +75,7 @@ impl Body for Outgoing {
             Self::Client(body) => body.size_hint(),
             Self::Copied(body) => body.size_hint(),
             Self::Copy(body) => body.size_hint(),
+            Self::HeldBack(body) => body.size_hint(),
             Self::Counted(body) => body.size_hint(),
             Self::Whole(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),

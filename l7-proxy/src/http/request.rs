@@ -3,14 +3,17 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE},
+    header::{CONNECTION, CONTENT_TYPE, COOKIE, HOST, TE},
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
@@ -28,6 +31,7 @@ use rand::Rng as _;
 use super::{
     body::{Answer, Outgoing, Streamed},
     endpoint::Endpoints,
+    expect,
     fault::Fault,
     filter::{
         self,
@@ -166,7 +170,7 @@ impl Callers {
         let authority = authority(&head)?;
         let protocol = upgrade::asked(&head, !body.is_end_stream());
         filter::strip_hop_by_hop(&mut head.headers);
-        head.headers.remove(EXPECT);
+        let is_expected = expect::take(&mut head);
         let shown = outbound::client_of(&caller, self.peer, self.asked).unwrap_or(self.peer);
         let asker = Asker { address: shown.ip().to_canonical(), identity: &caller.identity };
         // Before a rule is chosen: none shall be by an identity that was only claimed.
@@ -197,9 +201,15 @@ impl Callers {
             upgrade::set(&mut head.headers, protocol.clone());
         }
         let body = mirror::begin(self, std::mem::take(&mut done.copies), body);
+        let (body, gate) = expect::hold(is_expected, &mut head, body);
         let part_ends = backend_request.map(|part| clock::now() + part);
         let sending = self.send(mesh, (&mut endpoints, *speaks), (head, body), seen);
-        let (response, lease) = Box::pin(in_time(sending, deadline, backend_request)).await?;
+        let (response, mut lease) = Box::pin(in_time(sending, deadline, backend_request)).await?;
+        if gate.is_some_and(|gate| gate.close()) {
+            // Neither connection can be used on: at either a body was announced that nobody sends.
+            lease.spend();
+            self.is_closing.store(true, Relaxed);
+        }
         let (mut parts, body) = response.into_parts();
         let is_switching = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         // One that was not asked for, or to another protocol, is no answer.
@@ -228,7 +238,7 @@ impl Callers {
         let service = service.ok_or(Fault::NoEndpoint)?;
         let table = self.worker.tables.of(mesh, &service.name);
         let view = table.as_ref().and_then(|table| Some((table, table.view(port, &self.home.pod.name.namespace)?)));
-        let Some((table, view)) = view else { return Ok(Way::direct(&service.name, port)) };
+        let Some((table, view)) = view else { return Ok(Way::direct(&service.name, port, head.version)) };
         let request = millrace_routes::Request {
             authority,
             method: head.method.as_str(),
@@ -369,9 +379,10 @@ impl Caller {
 }
 
 impl Way {
-    /// To the service's own endpoints.
-    fn direct(service: &ObjectName, port: u16) -> Self {
-        let to = Target::Service { name: service.clone(), port, speaks: Speaks::Http1 };
+    /// To the service's own endpoints, in what the client speaks: without routes it speaks to them itself.
+    fn direct(service: &ObjectName, port: u16, version: Version) -> Self {
+        let speaks = if version == Version::HTTP_2 { Speaks::Http2 } else { Speaks::Http1 };
+        let to = Target::Service { name: service.clone(), port, speaks };
         let rule = RouteRule {
             name: None,
             matches: vec![],

@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, timeout};
 use super::{
     FIRST_HEAD, NEXT_HEAD,
     body::{Answer, Late},
+    expect::Asked,
     fault::Fault,
     heads, orderly,
     pipe::{Cut, pipe, said},
@@ -152,11 +153,21 @@ async fn stream(
     unread: Unread,
     (waits, answered): (Arc<Waits>, frames::Carried),
 ) {
-    let request = request.map(|recv| Received::two(recv, &unread));
-    let answer = tokio::select! {
-        answer = Box::pin(callers.clone().answer(request)) => answer,
-        _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return,
+    let mut request = request.map(|recv| Received::two(recv, &unread));
+    let mut asked = Asked::enter(&mut request);
+    let mut answering = Box::pin(callers.clone().answer(request));
+    let answer = loop {
+        tokio::select! {
+            answer = &mut answering => break answer,
+            _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return,
+            () = Asked::come(asked.as_ref()) => {
+                asked = None;
+                // A client that has gone meanwhile is told nothing.
+                drop(respond.send_informational(Asked::word()));
+            }
+        }
     };
+    drop(answering);
     answered.one_more();
     match answer {
         Ok(answer) => Box::pin(answer_with(respond, answer, &waits)).await,

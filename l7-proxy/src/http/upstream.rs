@@ -8,6 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::{
     body::{Broken, Outgoing},
+    expect::Gate,
     pipe::{Cut, pipe, said},
     reach::{Opened, Sender, Switching},
     received::Received,
@@ -131,6 +133,8 @@ pub(crate) struct Lease {
     sending: Option<AbortHandle>,
     /// Whether it was opened for another request before.
     pub(crate) is_reused: bool,
+    /// Whether it is for no request after this one.
+    is_spent: bool,
 }
 
 #[derive(Debug)]
@@ -149,11 +153,15 @@ pub(crate) struct Unsent {
 
 impl Lease {
     /// Sends a request and waits for the head of its answer.
-    pub(crate) async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Received>, Box<Unsent>> {
+    pub(crate) async fn send(&mut self, mut request: Request<Outgoing>) -> Result<Response<Received>, Box<Unsent>> {
+        let gate = Gate::of(&request);
         match &mut self.held {
             Some(Held::One(One { send, switching, .. })) => {
                 if request.headers().contains_key(UPGRADE) {
                     switching.may_come();
+                }
+                if let Some(gate) = gate {
+                    hyper::ext::on_informational(&mut request, move |said| gate.heard(said.status()));
                 }
                 let answered = send.try_send_request(request).await;
                 let answered = answered.map(|response| response.map(Received::One));
@@ -162,7 +170,7 @@ impl Lease {
                 })
             }
             Some(Held::Two(two)) => {
-                let (response, sending) = two.ask(request, &self.upstreams).await?;
+                let (response, sending) = two.ask(request, gate, &self.upstreams).await?;
                 self.sending = sending;
                 Ok(response)
             }
@@ -179,8 +187,16 @@ impl Lease {
         }
     }
 
+    /// Keeps the connection for no other request.
+    pub(crate) fn spend(&mut self) {
+        self.is_spent = true;
+    }
+
     /// Keeps the connection for the next request.
     pub(crate) fn give_back(mut self) {
+        if self.is_spent {
+            return;
+        }
         // What is sent still when the answer has come whole, its endpoint did not wait for.
         if let Some(Held::One(one)) = self.held.take() {
             let mut state = self.upstreams.lock();
@@ -199,6 +215,7 @@ impl Two {
     async fn ask(
         &mut self,
         request: Request<Outgoing>,
+        gate: Option<Arc<Gate>>,
         upstreams: &Upstreams,
     ) -> Result<(Response<Received>, Option<AbortHandle>), Box<Unsent>> {
         let (head, mut body) = request.into_parts();
@@ -220,6 +237,11 @@ impl Two {
             }
         }));
         let response = poll_fn(|cx| {
+            if let Some(gate) = &gate {
+                while let Poll::Ready(Some(Ok(said))) = answer.poll_informational(cx) {
+                    gate.heard(said.status());
+                }
+            }
             if sending.as_mut().is_some_and(|sending| sending.as_mut().poll(cx).is_ready()) {
                 sending = None;
             }
@@ -329,7 +351,14 @@ impl Upstreams {
 
     fn leased(self: &Arc<Self>, ends: &Ends, held: Held, is_reused: bool) -> Lease {
         *self.lock().busy.entry(ends.target).or_default() += 1;
-        Lease { upstreams: self.clone(), ends: ends.clone(), held: Some(held), sending: None, is_reused }
+        Lease {
+            upstreams: self.clone(),
+            ends: ends.clone(),
+            held: Some(held),
+            sending: None,
+            is_reused,
+            is_spent: false,
+        }
     }
 
     /// Lets go of what was without a request for long, and of what is closed.

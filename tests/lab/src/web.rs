@@ -3,6 +3,7 @@
 
 pub mod corpus;
 pub mod crowd;
+pub mod expect;
 pub mod load;
 pub mod raw;
 pub mod serve;

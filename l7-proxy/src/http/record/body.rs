@@ -15,7 +15,11 @@ use http_body::{Body, Frame, SizeHint};
 use super::{Kept, Stage};
 use crate::{
     fault::Side,
-    http::body::{Answer, Broken, Late, Outgoing},
+    http::{
+        body::{Answer, Broken, Late, Outgoing},
+        fault::Fault,
+        pipe::said,
+    },
 };
 
 /// A request's body.
@@ -55,6 +59,17 @@ fn length(frame: &Frame<Bytes>) -> u64 {
     frame.data_ref().map_or(0, |data| data.len() as u64)
 }
 
+impl Kept {
+    /// The answer did. A gRPC client is told so in trailers, but for the endpoint's own word.
+    fn broke_off(&mut self, broken: &Broken) {
+        let fault = if broken.is::<Late>() { Fault::RequestTimeout } else { Fault::Broken };
+        self.fault(fault.name(), Side::Upstream);
+        if said(broken).is_none() {
+            self.note_grpc(&fault.grpc_trailers());
+        }
+    }
+}
+
 /// An answer's body. With it ends the request.
 pub(crate) struct Recorded {
     body: Answer,
@@ -90,8 +105,7 @@ impl Body for Recorded {
                     kept.note_grpc(trailers);
                 }
             }
-            Some(Err(broken)) if broken.is::<Late>() => kept.fault("request_timeout", Side::Upstream),
-            Some(Err(_)) => kept.fault("upstream_broken", Side::Upstream),
+            Some(Err(broken)) => kept.broke_off(broken),
             None => kept.stage = Stage::Ended,
         }
         self.end_if_over();

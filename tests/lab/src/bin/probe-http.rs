@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use millrace_lab::web::{corpus, crowd, load, raw, serve, socket};
+use millrace_lab::web::{corpus, crowd, expect, load, raw, serve, socket};
 
 #[derive(Parser)]
 #[command(about = "The lab's HTTP server and client: says who answered and what was sent")]
@@ -83,6 +83,18 @@ enum Action {
         #[arg(long)]
         down: u64,
     },
+    /// Serve HTTP/2 that asks for bodies before they are sent, until killed.
+    Asking {
+        /// Address and port.
+        listen: SocketAddr,
+    },
+    /// One request of HTTP/2 that waits to be asked for its body; prints what it came to.
+    Expect {
+        /// host:port.
+        target: String,
+        /// The path.
+        path: String,
+    },
     /// Send back what comes by WebSocket, until killed.
     Sockets {
         /// Address and port.
@@ -112,6 +124,8 @@ async fn main() -> Result<()> {
     let tell = |what: &str| println!("{}", serde_json::json!({ "event": what }));
     let said = match Args::parse().action {
         Action::Serve { listen, name } => return serve::serve(listen, name, tell).await,
+        Action::Asking { listen } => return expect::serve(listen, tell).await,
+        Action::Expect { target, path } => serde_json::to_string(&expect::ask(&target, &path).await?)?,
         Action::Sockets { listen } => return socket::serve(listen, tell).await,
         Action::Load { target, path, connections, count, until } => {
             serde_json::to_string(&load::load(&load::Options { target, path, connections, count, until }).await?)?

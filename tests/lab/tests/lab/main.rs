@@ -13,9 +13,13 @@ mod clients;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod copies;
+#[cfg(test)]
 mod cost;
 #[cfg(test)]
 mod datagrams;
+#[cfg(test)]
+mod expect;
 #[cfg(test)]
 mod filters;
 #[cfg(test)]
@@ -54,6 +58,8 @@ mod ports;
 mod profile;
 #[cfg(test)]
 mod protocols;
+#[cfg(test)]
+mod recorded;
 #[cfg(test)]
 mod requests;
 #[cfg(test)]

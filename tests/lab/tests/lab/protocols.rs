@@ -47,7 +47,7 @@ pub(crate) fn says(lab: &Lab, pod: &str, program: &str, arguments: &[&str]) -> R
     lab.pod(pod)?.run_within(BULK, &all)?.ok()
 }
 
-fn grpc<T: serde::de::DeserializeOwned>(lab: &Lab, arguments: &[&str]) -> Result<T> {
+pub(crate) fn grpc<T: serde::de::DeserializeOwned>(lab: &Lab, arguments: &[&str]) -> Result<T> {
     let said = says(lab, "shop/client", "probe-grpc", arguments)?;
     serde_json::from_str(&said).with_context(|| format!("it said {said:?}"))
 }
@@ -357,6 +357,55 @@ fn a_stream_both_ways_outlives_a_change_of_its_route() {
         chat.wait(BULK)?;
         let chat: Chat = serde_json::from_str(&chat.output())?;
         ensure!(chat.cut.is_none() && chat.rounds > 10, "{chat:?}");
+        Ok(())
+    });
+}
+
+/// What a client of HTTP/2 has open is not cut when the routes go: its next calls reach the service's own endpoints, which speak that
+/// alone, on its node and on the other.
+#[test]
+fn a_connection_of_http2_whose_routes_go_calls_the_services_own_endpoints() {
+    let plan = Plan::new("unrouted")
+        .node("a", [Pod::new("shop/client"), Pod::new("shop/near").app("web")])
+        .node("b", [Pod::new("shop/far").app("web"), Pod::new("shop/other").app("other")])
+        .service("shop/web", &[(90, 9090)])
+        .service("shop/other", &[(90, 9090)]);
+    scene::mesh(&plan, |lab| {
+        let _serving = ["shop/near", "shop/far", "shop/other"]
+            .map(|pod| serves(lab, pod, "probe-grpc", &["serve", "[::]:9090", "--name", pod]))
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?;
+        lab.apply(&all_to("GRPCRoute", "other", 90))?;
+        clock::until(SOON, "the route is in force", || {
+            let calls: Calls = grpc(lab, &["say", "web:90", "--count", "1"])?;
+            ensure!(calls.by_pod.contains_key("shop/other"), "{calls:?}");
+            Ok(())
+        })?;
+        let until = lab.directory().join("stop");
+        let path = until.display().to_string();
+        let program = lab.binaries().path("probe-grpc")?.display().to_string();
+        let steady = ["say", "web:90", "--until", &path, "--at-once", "4"];
+        let mut steady =
+            lab.pod("shop/client")?.start("steady", &[std::slice::from_ref(&&*program), &steady].concat())?;
+        let asked = || {
+            let metrics = lab.admin(millrace_lab::Part::Proxy("a")).metrics()?;
+            let by = |pod: &str| metrics.sum("millrace_http_requests_total", &[("destination_workload", pod)]);
+            Ok::<_, anyhow::Error>([by("near"), by("far"), by("other")])
+        };
+        clock::until(SOON, "calls go by the route", || {
+            ensure!(asked()?[2] > 100.0);
+            Ok(())
+        })?;
+        lab.remove(&all_to("GRPCRoute", "other", 90))?;
+        clock::until(SOON, "calls go to the service itself", || {
+            let [near, far, _] = asked()?;
+            ensure!(near > 100.0 && far > 100.0, "near {near}, far {far}");
+            Ok(())
+        })?;
+        std::fs::write(&until, "")?;
+        steady.wait(BULK)?;
+        let steady: Calls = serde_json::from_str(&steady.output())?;
+        ensure!(steady.n_failed() == 0, "no call fails: {steady:?}");
         Ok(())
     });
 }
