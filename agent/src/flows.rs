@@ -88,6 +88,7 @@ pub fn revoked(caller: (u64, u64), remote: SocketAddr, why: Why, names: &Names, 
     let (verdict, policy) = match why {
         Why::Denied(policy) => (Reason::Denied.name(), policy),
         Why::Gone => ("gone", 0),
+        Why::Left => ("left_service", 0),
     };
     Flow {
         at: rfc3339(now.unix),

@@ -5,6 +5,7 @@
 
 mod attach;
 mod btf;
+mod by_service;
 pub mod capacities;
 mod error;
 pub mod features;
@@ -24,6 +25,7 @@ mod syscall;
 pub mod tune;
 mod unmounted;
 
+pub use by_service::{ByService, Connected};
 pub use capacities::Capacities;
 pub use error::AttachError;
 pub use flows::Record;

@@ -35,6 +35,7 @@ use crate::{
     kernel::{Kernel, Record, State, reconcile::Outcome},
     pods::Pods,
     proxy::{Ended, Event, Proxies, Said, Wanted},
+    revoke::left::has_left,
     seat::Seat,
     state_dir::StateDir,
 };
@@ -118,6 +119,8 @@ pub struct Node {
     unpinned: Option<String>,
     /// Addresses that were a workload's when UDP sockets were looked at last, and are not now.
     gone: BTreeSet<millrace_abi::Addr>,
+    /// True where endpoints may have left services by UDP since sockets were looked at last.
+    has_left: bool,
     room: room::Room,
     outlying: outliers::Outlying,
     departed: departed::Departed,
@@ -177,6 +180,7 @@ impl Node {
             judges_again: false,
             unpinned: None,
             gone: BTreeSet::new(),
+            has_left: false,
             room: room::Room::default(),
             outlying: outliers::Outlying::default(),
             departed: departed::Departed::default(),
@@ -254,6 +258,7 @@ impl Node {
         };
         replace(&self.dir, bytes).await;
         self.departed.turn((&self.mesh, &mesh), &self.name, clock::now());
+        self.has_left |= has_left(&self.mesh, &mesh);
         self.mesh = mesh;
         self.outlying.turn(&self.mesh, &self.name);
         self.pods.sync(&self.mesh, &mut self.kernel).await;

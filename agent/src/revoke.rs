@@ -10,6 +10,7 @@
 //! by raw sockets.
 
 mod diag;
+pub mod left;
 pub mod udp;
 
 use std::{
@@ -21,7 +22,7 @@ use millrace_abi::{Addr, Dest, DestKind, End, Pod, PodKind, Reason, Verdict, Ver
 
 pub use diag::{Connection, close, orphans, see, see_datagrams};
 
-use crate::kernel::{State, plan::addr};
+use crate::kernel::{Connected, State, plan::addr};
 
 /// The sockets of one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Seen {
     pub connections: Vec<Connection>,
     /// Connected UDP sockets.
     pub datagrams: Vec<Connection>,
+    /// By the kernel's numbers of sockets, those of them that were connected by a service, where that was asked for.
+    pub by_service: BTreeMap<u64, Connected>,
 }
 
 /// An end of a connection to be closed.
@@ -56,6 +59,8 @@ pub enum Why {
     Denied(u64),
     /// The workload at the other end is gone.
     Gone,
+    /// The other end has left the service that the socket was connected by.
+    Left,
 }
 
 /// Whose end of a connection.

@@ -20,6 +20,7 @@ const ARRAY: u32 = 3;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const ENUM: u32 = 6;
+const FUNC: u32 = 12;
 const FUNC_PROTO: u32 = 13;
 const VAR: u32 = 14;
 const DATASEC: u32 = 15;
@@ -43,6 +44,16 @@ pub(super) fn offset(structure: &str, field: &str) -> io::Result<u32> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{OWN} has no {structure}.{field}")))
 }
 
+/// Whether the running kernel's types name this function.
+pub(super) fn has_function(name: &str) -> io::Result<bool> {
+    Ok(has_function_in(&fs::read(OWN)?, name).unwrap_or(false))
+}
+
+fn has_function_in(btf: &[u8], name: &str) -> Option<bool> {
+    let (mut all, names) = types(btf)?;
+    Some(all.any(|one| one.kind == FUNC && is_named(names, one.name, name)))
+}
+
 /// What programs read of a connection that ends, by their names for it. 0 where it is not known: bytes are off by the ends of
 /// streams then, and outcomes have no errno.
 pub(super) fn of_ends() -> [(&'static str, u32); 4] {
@@ -56,7 +67,8 @@ pub(super) fn of_ends() -> [(&'static str, u32); 4] {
     })
 }
 
-fn offset_in(btf: &[u8], structure: &str, field: &str) -> Option<u32> {
+/// All types, and all names.
+fn types(btf: &[u8]) -> Option<(Types<'_>, &[u8])> {
     let header = btf.get(..24)?;
     if u16_at(header, 0)? != MAGIC {
         return None;
@@ -65,7 +77,11 @@ fn offset_in(btf: &[u8], structure: &str, field: &str) -> Option<u32> {
     let (own, types_at, types, names_at) = (word(4)?, word(8)?, word(12)?, word(16)?);
     let names = btf.get(own.checked_add(names_at)?..)?;
     let types_at = own.checked_add(types_at)?;
-    let all = Types { rest: btf.get(types_at..types_at.checked_add(types)?)? };
+    Some((Types { rest: btf.get(types_at..types_at.checked_add(types)?)? }, names))
+}
+
+fn offset_in(btf: &[u8], structure: &str, field: &str) -> Option<u32> {
+    let (all, names) = types(btf)?;
     let found = all.clone().find(|one| one.kind == STRUCT && is_named(names, one.name, structure))?;
     field_of(&all, names, (&found, field), DEPTH).map(|bits| bits / 8)
 }
@@ -136,7 +152,7 @@ fn is_named(names: &[u8], at: u32, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{OWN, of_ends, offset, offset_in};
+    use super::{OWN, has_function, of_ends, offset, offset_in};
 
     #[test]
     fn a_field_of_the_running_kernel_is_found_and_one_that_is_not_there_is_not() {
@@ -150,6 +166,7 @@ mod tests {
         assert!(of_ends().iter().all(|(_, at)| *at > 0), "{:?}", of_ends());
         assert!(offset("tcp_sock", "write_sequence").is_err());
         assert!(offset("no_such_sock", "write_seq").is_err());
+        assert!(has_function("bpf_iter_udp").unwrap() && !has_function("bpf_iter_sockets").unwrap());
     }
 
     #[test]

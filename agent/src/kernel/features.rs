@@ -14,7 +14,7 @@ use aya::{
 
 use super::{
     attach::{CGROUP, FORGED, Hook, INBOUND, ORDERS, SPOOF},
-    missing, netns, object, syscall,
+    btf, by_service, missing, netns, object, syscall,
 };
 
 /// One thing that the kernel has or lacks.
@@ -133,6 +133,11 @@ fn optional() -> Vec<Feature> {
             "a connected UDP socket that a policy now denies is spoken by until its application closes it",
         ),
         option(
+            missing::BY_SERVICE,
+            udp_sockets(),
+            "a UDP socket that was connected by a service stays with an endpoint that left it, until that pod is gone",
+        ),
+        option(
             missing::TCX,
             tcx(),
             "a pod with NET_RAW can send in its neighbours' names: only the sequence number of a connection is checked",
@@ -202,6 +207,14 @@ fn tcx() -> Presence {
         Some(libc::ENODEV) => Presence::Present,
         Some(libc::EINVAL) => Presence::Missing,
         error => Presence::Unknown(format!("{error:?}")),
+    }
+}
+
+/// Whether a program can list UDP sockets: such a program is one of the kernel's function that stands for the list.
+fn udp_sockets() -> Presence {
+    match btf::has_function(by_service::FUNCTION) {
+        Ok(exists) => file(exists),
+        Err(error) => Presence::Unknown(error.to_string()),
     }
 }
 

@@ -10,6 +10,8 @@ pub const ORDER: &str = "program order";
 pub const DESTROY: &str = "socket destroy";
 /// Without it connected UDP sockets are not closed when policy turns.
 pub const DESTROY_UDP: &str = "socket destroy, UDP";
+/// Without it a connected UDP socket stays with an endpoint that left its service.
+pub const BY_SERVICE: &str = "iterator of UDP sockets";
 /// Without it nobody judges what pods send at the host's ends of their interfaces.
 pub const TCX: &str = "tcx";
 /// Without it a connection is not compared with the one that was attested.

@@ -9,6 +9,7 @@ use std::{
         unix::fs::PermissionsExt as _,
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::{
@@ -28,12 +29,13 @@ use rustix::{
 use super::{
     attach::{self, CGROUP, FORGED, Hook, INBOUND, NO_ORDER, ORDERS, SPOOF},
     btf,
+    by_service::ByService,
     capacities::Capacities,
     error::AttachError,
     flows::{self, Record},
     leave,
     maps::{Failed, Layout, MapError, Tables},
-    missing::{MPTCP, Missing, ORDER, SEQUENCE},
+    missing::{BY_SERVICE, MPTCP, Missing, ORDER, SEQUENCE},
     older::Older,
     reconcile::Maps,
     state::{State, Write},
@@ -52,7 +54,7 @@ pub(super) const PINS_DEPTH: usize = 3;
 
 /// The verifier gives up where a signal waits for the thread that loads (kernel/bpf/verifier.c, `do_check`): it is asked
 /// again, as often as libbpf does.
-const TRIES: u32 = 5;
+pub(super) const TRIES: u32 = 5;
 
 /// There in a kernel with MPTCP alone.
 const MPTCP_SETTINGS: &str = "/proc/sys/net/mptcp";
@@ -88,6 +90,7 @@ pub struct Kernel {
     missing: Missing,
     reasons: PerCpuArray<MapData, u64>,
     flows: RingBuf<MapData>,
+    by_service: Option<Arc<ByService>>,
 }
 
 impl Kernel {
@@ -118,12 +121,14 @@ impl Kernel {
         for hook in CGROUP.iter().chain([&INBOUND, &SPOOF]).chain(&FORGED) {
             program(&mut ebpf, hook)?;
         }
+        let by_service = if missing.lacks(BY_SERVICE) { None } else { Some(Arc::new(ByService::open(&mut ebpf)?)) };
         Ok(Self {
             pins: pins.clone(),
             held: Held::of(pins)?,
             cgroup,
             reasons: taken(&mut ebpf, map::REASONS)?,
             flows: taken(&mut ebpf, map::FLOWS)?,
+            by_service,
             ebpf,
             tables,
             older,
@@ -213,6 +218,11 @@ impl Kernel {
         let client =
             syscall::open(&self.pins.join(map::CLIENT)).map_err(|source| MapError::Io { map: map::CLIENT, source })?;
         Ok((original, client))
+    }
+
+    /// What lists UDP sockets that were connected by a service; None where this node does without.
+    pub fn by_service(&self) -> Option<Arc<ByService>> {
+        self.by_service.clone()
     }
 
     /// ENDS, for listing sockets with what it has of each.

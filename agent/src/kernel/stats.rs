@@ -46,10 +46,10 @@ impl Kernel {
     /// How many instructions the verifier looked at, of each program that it took: what a kernel allows is a million.
     pub fn verified(&self) -> Result<Vec<Verified>, AttachError> {
         let hooks = super::attach::CGROUP.iter().chain([&super::attach::INBOUND, &super::attach::SPOOF]);
-        let count = |hook: &super::attach::Hook| {
-            Ok((hook.program, self.info(hook.program)?.verified_instruction_count().unwrap_or(0)))
-        };
-        hooks.map(count).collect()
+        let hooks = hooks.chain(&super::attach::FORGED).map(|hook| hook.program);
+        let list = self.by_service().map(|_| super::by_service::PROGRAM);
+        let count = |program| Ok((program, self.info(program)?.verified_instruction_count().unwrap_or(0)));
+        hooks.chain(list).map(count).collect()
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "aya's kinds of program, of which the object has these")]
@@ -60,6 +60,9 @@ impl Kernel {
             Program::SockOps(program) => program.info(),
             Program::SkLookup(program) => program.info(),
             Program::SchedClassifier(program) => program.info(),
+            Program::SkSkb(program) => program.info(),
+            Program::SkMsg(program) => program.info(),
+            Program::Iter(program) => program.info(),
             _ => return Err(AttachError::Missing { what: "program", name: program }),
         };
         info.map_err(|source| AttachError::Refused { program, source: Box::new(source) })

@@ -33,6 +33,7 @@ const MAP_FREEZE: libc::c_long = 22;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
+const ITER_CREATE: libc::c_long = 33;
 const LINK_DETACH: libc::c_long = 34;
 
 /// BPF_F_RDONLY: a descriptor that updates and deletes are refused on.
@@ -331,6 +332,12 @@ pub(super) fn link_device(
     let program = raw(program);
     let mut attr = Create { program, target: interface, attach_type, flags, relative: 0, pad: 0, revision: 0 };
     owned(bpf(LINK_CREATE, &mut attr)?)
+}
+
+/// Begins to read what a link to an iterator shows of the calling thread's namespace.
+pub(super) fn iterator(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // The link, and no flags.
+    owned(bpf(ITER_CREATE, &mut [raw(link), 0])?)
 }
 
 /// Has a program stand at a map of sockets, in place of one that did.

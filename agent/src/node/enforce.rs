@@ -20,7 +20,7 @@ use crate::{
         reconcile::{Outcome, reconcile},
     },
     pods::chain,
-    revoke::{self, Revoked, Side, Why, may_revoke, revoked, udp},
+    revoke::{self, Revoked, Side, Why, left, may_revoke, revoked, udp},
 };
 
 /// Which sockets are judged again.
@@ -57,7 +57,7 @@ impl Node {
         // A pod that is gone leaves those who talked to it talking to nobody.
         let is_gone = !locals(&self.have).collect::<BTreeSet<_>>().is_superset(&before);
         let judges = *n_judging != 0 && may_revoke(&self.have) || is_gone;
-        let judges_datagrams = *n_judging != 0 && udp::may_revoke(&self.have) || !self.gone.is_empty();
+        let judges_datagrams = *n_judging != 0 && udp::may_revoke(&self.have) || !self.gone.is_empty() || self.has_left;
         tracing::debug!(generation = self.enforced, n_written, ?took, "the kernel's maps were written");
         for (why, count) in failures {
             tracing::error!(why, count, n_left_out, "the kernel does not hold what it should");
@@ -76,14 +76,20 @@ impl Node {
         self.judges_again = false;
         if self.kernel.lacks(DESTROY) {
             self.gone.clear();
+            self.has_left = false;
             return;
         }
         let (ends, lists_datagrams) = (self.ends.clone(), !self.kernel.lacks(DESTROY_UDP));
+        let by_service = if self.has_left { self.kernel.by_service() } else { None };
         let see = move || {
             let mut seen = match look {
                 Look::All => revoke::see(Some(ends.as_fd()))?,
                 Look::Datagrams => revoke::Seen::default(),
             };
+            // First those that show whom they asked for: what is among the others is then connected.
+            if let Some(by_service) = &by_service {
+                seen.by_service = by_service.list()?;
+            }
             if lists_datagrams {
                 revoke::see_datagrams(&mut seen)?;
             }
@@ -91,9 +97,13 @@ impl Node {
         };
         let (seen, n_failed) = self.pods.within_each(see).await;
         self.judges_again = n_failed != 0;
-        let datagrams = udp::revoked(&self.have, &seen, &self.gone, |ask| self.kernel.was_asked(ask));
+        let mut datagrams = udp::revoked(&self.have, &seen, &self.gone, |ask| self.kernel.was_asked(ask));
+        let known: BTreeSet<u64> = datagrams.iter().map(|one| one.connection.cookie()).collect();
+        let left = left::left(&self.have, &seen, &self.mesh).into_iter();
+        datagrams.extend(left.filter(|one| !known.contains(&one.connection.cookie())));
         if n_failed == 0 {
             self.gone.clear();
+            self.has_left = false;
         }
         let local = self.mesh.snapshot.workloads.values().filter(|w| w.node == self.name);
         let workloads = local.map(|w| w.id()).collect();

@@ -32,7 +32,7 @@ enum Left {
 
 /// Ends what nobody has open in the calling thread's namespace.
 fn end() -> io::Result<Left> {
-    let Seen { listening, connections, datagrams: _ } = see(None)?;
+    let Seen { listening, connections, datagrams: _, by_service: _ } = see(None)?;
     let orphans = orphans()?;
     orphans.iter().try_for_each(close)?;
     Ok(if listening.is_empty() && connections.is_empty() && orphans.is_empty() { Left::Nothing } else { Left::Some })

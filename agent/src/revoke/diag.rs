@@ -37,6 +37,8 @@ const INODE_AT: usize = 68;
 /// `struct inet_diag_sockid`, and where it stands in `struct inet_diag_msg`.
 const ID: usize = 48;
 const ID_AT: usize = 4;
+/// Where the former has the kernel's number of the socket.
+const COOKIE_AT: usize = 40;
 /// `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
 
@@ -64,11 +66,23 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The kernel's number of the socket: `idiag_cookie`, two halves of which the lower is first.
+    pub fn cookie(&self) -> u64 {
+        let half = |at| u32_at(&self.id, at).map_or(0, u64::from);
+        half(COOKIE_AT) | half(COOKIE_AT + 4) << 32
+    }
+
     /// One end, without a socket.
     #[cfg(test)]
     pub(super) fn between(local: &str, remote: &str) -> Self {
         let [local, remote] = [local, remote].map(|address| address.parse().unwrap());
         Self { local, remote, end: None, family: AF_INET, protocol: IPPROTO_TCP, id: [0; ID] }
+    }
+
+    /// Of the socket of this number.
+    #[cfg(test)]
+    pub(super) fn numbered(&mut self, cookie: u32) {
+        self.id[COOKIE_AT..COOKIE_AT + 4].copy_from_slice(&cookie.to_ne_bytes());
     }
 }
 

@@ -29,9 +29,9 @@ fn node(verdicts: &[(u64, u16, u32)]) -> State {
 
 fn seen(web: &[(&str, &str)], db: &[(&str, &str)], db_listens: &[u16]) -> BTreeMap<u64, Seen> {
     let connections = |ends: &[(&str, &str)]| ends.iter().map(|(l, r)| Connection::between(l, r)).collect();
-    let web = Seen { listening: [].into(), connections: connections(web), datagrams: [].into() };
-    let db =
-        Seen { listening: db_listens.iter().copied().collect(), connections: connections(db), datagrams: [].into() };
+    let web = Seen { connections: connections(web), ..Seen::default() };
+    let listening = db_listens.iter().copied().collect();
+    let db = Seen { listening, connections: connections(db), ..Seen::default() };
     [(WEB, web), (DB, db)].into()
 }
 

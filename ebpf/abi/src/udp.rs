@@ -4,7 +4,7 @@
 //! told by remembering who asked. [`Peers`] is what a socket remembers of the services it sends to; [`AskKey`] is one
 //! conversation, under the end that began it.
 
-use crate::{Addr, Dest, DestKind, Port, Reason, Verdict};
+use crate::{Addr, Dest, DestKind, Original, Port, Reason, Verdict};
 
 /// How many services one unconnected socket may talk to at a time and be shown each one's own address. A resolver asks three, a
 /// forwarder a handful; of more, the one that came first is forgotten, and its answers show the backend's address.
@@ -238,6 +238,16 @@ pub struct Pace {
     pub records: u32,
 }
 
+/// A UDP socket that was connected by a service, as the iterator shows it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByService {
+    /// The kernel's number of the socket, by which sock_diag lists it too.
+    pub cookie: u64,
+    /// What was asked for, and whom it was given.
+    pub original: Original,
+}
+
 /// Counts a record at this time; None where there were as many as may be in this second.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "of seconds since the machine began, 2^32 are 136 years")]
@@ -355,7 +365,7 @@ macro_rules! sizes {
     };
 }
 sizes! {
-    Peer = 48, Peers = 784, AskKey = 36, Ask = 8, Stranger = 28, StrangerKey = 32, ToldKey = 32, Pace = 8,
+    Peer = 48, Peers = 784, AskKey = 36, Ask = 8, Stranger = 28, StrangerKey = 32, ToldKey = 32, Pace = 8, ByService = 48,
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 mod account;
 mod arrival;
 mod asks;
+mod by_service;
 mod connect;
 mod endpoint;
 mod flow;
@@ -147,6 +148,13 @@ fn forged_in(_ctx: SkBuffContext) -> u32 {
 #[sk_msg]
 fn forged_out(_ctx: SkMsgContext) -> u32 {
     forged::DROP
+}
+
+/// aya's macros know no iterators.
+#[unsafe(link_section = "iter/udp")]
+#[unsafe(no_mangle)]
+fn by_service(each: *const by_service::Each) -> i32 {
+    by_service::show(each)
 }
 
 /// Helpers such as `bpf_skc_to_mptcp_sock` are given to programs of a GPL-compatible licence alone.

@@ -12,6 +12,7 @@
 mod account;
 mod arrival;
 mod asks;
+mod by_service;
 mod closing;
 mod connect;
 mod cost;

@@ -10,14 +10,14 @@ use millrace_abi::Reason;
 use millrace_agent::kernel::{
     Missing,
     features::{self, Need},
-    missing::{DESTROY, DESTROY_UDP, GRACE, MPTCP, ORDER, REVERSE_PATH, SEQUENCE, TCX},
+    missing::{BY_SERVICE, DESTROY, DESTROY_UDP, GRACE, MPTCP, ORDER, REVERSE_PATH, SEQUENCE, TCX},
 };
 use socket2::{Domain, Protocol};
 
 use crate::node::{Family, Node};
 
 /// Those that have a test here or where it says. One that is added to `features` and not here fails the first test.
-const OPTIONAL: [&str; 8] = [ORDER, DESTROY, DESTROY_UDP, TCX, SEQUENCE, REVERSE_PATH, GRACE, MPTCP];
+const OPTIONAL: [&str; 9] = [ORDER, DESTROY, DESTROY_UDP, BY_SERVICE, TCX, SEQUENCE, REVERSE_PATH, GRACE, MPTCP];
 
 #[test]
 fn every_optional_feature_has_a_test_of_its_loss_and_every_other_refuses_the_start() {

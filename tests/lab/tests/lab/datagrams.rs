@@ -1,6 +1,8 @@
 //! UDP over two nodes: services are balanced, answers come from whom was asked, policy binds both ends, and what is connected is
 //! closed when it turns.
 
+mod left;
+
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
