@@ -12,6 +12,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use parse::{ControlAddress, User};
 
+use crate::kubelet::{self, Kubelet};
+
 /// The agent of one node: kernel programs, pods, certificates, and the proxy's socket.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "millrace-agent", version, about)]
@@ -87,6 +89,12 @@ pub struct Settings {
     /// Who the proxy runs as: only this user and root may connect to proxy.sock.
     #[arg(long, global = true, value_name = "NAME|UID:GID", default_value = "15008:15008")]
     pub proxy_user: String,
+    /// Where the node's processes are: pods of a kubelet are found by their cgroups.
+    #[arg(long, global = true, value_name = "DIR", default_value = kubelet::PROC)]
+    pub proc: PathBuf,
+    /// Where a kubelet keeps its pods' logs: a folder's name says a pod's uid.
+    #[arg(long, global = true, value_name = "DIR", default_value = kubelet::LOGS)]
+    pub pod_logs: PathBuf,
     /// Whether the kernel writes a flow record for each connect decided.
     #[arg(long, global = true, value_enum, default_value_t = Switch::On)]
     pub flows: Switch,
@@ -122,7 +130,7 @@ impl Files {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Run the agent.
-    Run(Config),
+    Run(Box<Config>),
     /// Print the kernel's features; some are to be taken for missing.
     Check(Format, Vec<String>),
     /// Take everything out.
@@ -157,6 +165,8 @@ pub struct Config {
     pub place: Place,
     /// Who the proxy runs as.
     pub proxy_user: User,
+    /// Where a kubelet's traces are.
+    pub kubelet: Kubelet,
     /// Whether flow records are written.
     pub flows: Switch,
     /// Whether forged packets of pods are dropped.
@@ -188,7 +198,7 @@ impl Config {
         let task = match command.unwrap_or(Command::Run) {
             Command::Check { output } => Some(Task::Check(output, settings.force_missing)),
             Command::Leave => place(&settings, files, &mut bad).map(Task::Leave),
-            Command::Run => run(settings, files, &mut bad).map(Task::Run),
+            Command::Run => run(settings, files, &mut bad).map(Box::new).map(Task::Run),
         };
         match task {
             Some(task) if bad.is_empty() => Ok(task),
@@ -221,6 +231,8 @@ fn run(settings: Settings, files: &Files, bad: &mut Vec<String>) -> Option<Confi
         bpffs: _,
         cgroup: _,
         proxy_user,
+        proc,
+        pod_logs,
         flows,
         anti_spoofing,
         kernel_log,
@@ -228,7 +240,9 @@ fn run(settings: Settings, files: &Files, bad: &mut Vec<String>) -> Option<Confi
     } = settings;
     let control = noted(parse::control(control.as_deref()), "--control", bad);
     let proxy_user = noted(parse::user(&proxy_user, &files.passwd), "--proxy-user", bad);
-    for (flag, dir) in [("--run-dir", &run_dir), ("--state-dir", &state_dir)] {
+    for (flag, dir) in
+        [("--run-dir", &run_dir), ("--state-dir", &state_dir), ("--proc", &proc), ("--pod-logs", &pod_logs)]
+    {
         noted(absolute(dir), flag, bad);
     }
     Some(Config {
@@ -240,6 +254,7 @@ fn run(settings: Settings, files: &Files, bad: &mut Vec<String>) -> Option<Confi
         state_dir,
         place: place?,
         proxy_user: proxy_user?,
+        kubelet: Kubelet { proc, logs: pod_logs },
         flows,
         anti_spoofing,
         kernel_log,

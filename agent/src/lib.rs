@@ -12,6 +12,7 @@ pub mod flows;
 pub mod hold;
 pub mod join;
 pub mod kernel;
+pub mod kubelet;
 pub mod limits;
 pub mod metrics;
 mod native;

@@ -22,7 +22,7 @@ fn main() -> anyhow::Result<()> {
         Err(invalid) => unusable(&invalid),
     };
     let result = match task {
-        Task::Run(config) => runtime.block_on(Box::pin(run::run(config))),
+        Task::Run(config) => runtime.block_on(Box::pin(run::run(*config))),
         Task::Check(format, forced) => check::check(format, &forced),
         Task::Leave(config) => run::leave(&config),
     };

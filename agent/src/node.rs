@@ -5,6 +5,7 @@
 
 mod departed;
 mod enforce;
+mod foretold;
 mod order;
 mod outliers;
 mod publish;
@@ -33,6 +34,7 @@ use crate::{
     flows::{self, Moment, Names},
     join::Credentials,
     kernel::{Kernel, Record, State, reconcile::Outcome},
+    kubelet::Sandboxes,
     pods::Pods,
     proxy::{Ended, Event, Proxies, Said, Wanted},
     revoke::left::has_left,
@@ -69,6 +71,8 @@ pub struct Inputs {
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     /// What proxies say.
     pub proxies: mpsc::Receiver<Event>,
+    /// Where a kubelet's pods are.
+    pub sandboxes: watch::Receiver<Arc<Sandboxes>>,
     /// The end.
     pub drain: Drain,
     /// The right to write this node's maps.
@@ -101,7 +105,11 @@ pub struct Node {
     outcome: Outcome,
     pods: Pods,
     proxies: Proxies,
+    /// What the control plane said last.
+    heard: Arc<Mesh>,
+    /// That, and what is seen here of pods that it has not heard of.
     mesh: Arc<Mesh>,
+    sandboxes: Arc<Sandboxes>,
     names: Names,
     sealed: Option<Arc<OwnedFd>>,
     keys: Arc<Certificates>,
@@ -167,7 +175,9 @@ impl Node {
             outcome: Outcome::default(),
             pods,
             proxies: Proxies::default(),
+            heard: Arc::default(),
             mesh: Arc::default(),
+            sandboxes: Arc::default(),
             names: Names::default(),
             sealed: None,
             keys: Arc::default(),
@@ -212,6 +222,10 @@ impl Node {
                     let mesh = inputs.mesh.borrow_and_update().clone();
                     self.take(mesh).await;
                 }
+                Ok(()) = inputs.sandboxes.changed() => {
+                    let sandboxes = inputs.sandboxes.borrow_and_update().clone();
+                    self.found(sandboxes).await;
+                }
                 Ok(()) = inputs.keys.changed() => {
                     self.keys = inputs.keys.borrow_and_update().clone();
                     self.offer();
@@ -247,7 +261,6 @@ impl Node {
             return;
         }
         self.order.came(mesh.snapshot.generation);
-        self.names = Names::of(&mesh);
         let bytes = encode_snapshot(&mesh.snapshot);
         self.sealed = match seal("millrace-snapshot", &bytes) {
             Ok(sealed) => Some(Arc::new(sealed)),
@@ -257,6 +270,10 @@ impl Node {
             }
         };
         replace(&self.dir, bytes).await;
+        self.heard = mesh;
+        self.seek();
+        let mesh = self.seen(&self.heard);
+        self.names = Names::of(&mesh);
         self.departed.turn((&self.mesh, &mesh), &self.name, clock::now());
         self.has_left |= has_left(&self.mesh, &mesh);
         self.mesh = mesh;
@@ -274,7 +291,7 @@ impl Node {
             snapshot: self.sealed.as_ref(),
             settings: &self.settings(),
             keys: &self.keys,
-            pods: self.pods.iter().collect(),
+            pods: self.pods.iter().filter(|(_, pod)| foretold::is_told(&self.heard, pod)).collect(),
         });
         self.publish();
     }

@@ -28,6 +28,7 @@ use millrace_node::{
 };
 
 pub use entrant::Entrant;
+pub use links::addresses_inside;
 
 use crate::{
     config::Switch,
@@ -35,6 +36,7 @@ use crate::{
         AttachError, Kernel, netns_of,
         plan::{Namespace, Namespaces, addr},
     },
+    kubelet::{Looked, Sandboxes},
 };
 
 /// How long a pod that left the mesh is served as before: until every node that hears the control plane has surely heard
@@ -55,6 +57,8 @@ pub struct Pods {
     hosts: hosts::Hosts,
     pods: BTreeMap<ObjectName, Pod>,
     gone: gone::Gone,
+    /// Where those are whose manifests don't say.
+    sandboxes: Arc<Sandboxes>,
 }
 
 /// What an agent before this one left in the kernel.
@@ -68,6 +72,8 @@ pub struct Left<'l> {
     pub guards: BTreeMap<u32, Guard>,
     /// The directory of cgroups that its programs stand at.
     pub cgroup: &'l Path,
+    /// Where pods' logs are.
+    pub logs: &'l Path,
 }
 
 /// One pod.
@@ -139,12 +145,12 @@ impl Pod {
 impl Pods {
     /// No pods yet.
     pub fn new(node: Arc<str>, left: Left<'_>, anti_spoofing: Switch) -> io::Result<Self> {
-        let Left { attached, entries, guards, cgroup } = left;
+        let Left { attached, entries, guards, cgroup, logs } = left;
         let (entrant, host) = (Entrant::start()?, listener::cookie()?);
         let owner = |cookie: &u64| (*cookie, entries.get(cookie).map(|entry| entry.id));
         let inherited = attached.iter().map(owner).collect();
         let guards = guard::Guards::new(anti_spoofing, guards);
-        let hosts = hosts::Hosts::new(cgroup);
+        let hosts = hosts::Hosts::new(cgroup, logs);
         Ok(Self {
             node,
             entrant,
@@ -155,6 +161,7 @@ impl Pods {
             hosts,
             pods: BTreeMap::new(),
             gone: gone::Gone::default(),
+            sandboxes: Arc::default(),
         })
     }
 
@@ -173,6 +180,22 @@ impl Pods {
         self.pods.get(name).filter(|pod| *pod.workload.instance == *instance)
     }
 
+    /// Takes in where a kubelet's pods are.
+    pub fn hear(&mut self, sandboxes: Arc<Sandboxes>) {
+        self.sandboxes = sandboxes;
+    }
+
+    /// Whether the namespace of this pod of the node is to be found by the kubelet's word, if at all.
+    pub fn is_sought(&self, workload: &Workload) -> bool {
+        workload.netns.is_none() && workload.membership != Membership::Host
+    }
+
+    /// True for a pod that is held here: its manifest says where it is, or a kubelet may.
+    fn is_held(&self, workload: &Workload) -> bool {
+        let is_found = || !workload.addresses.is_empty() && self.sandboxes.may_have(&workload.name);
+        !self.hosts.is_one(workload) && (workload.netns.is_some() || is_found())
+    }
+
     /// True where some pod waits for its namespace or for its listeners.
     pub fn has_pending(&self) -> bool {
         self.pods.values().any(|pod| pod.pending.is_some())
@@ -183,7 +206,7 @@ impl Pods {
         let node = self.node.clone();
         let mut changed = self.forget(mesh) | self.hosts.sync(mesh, &node);
         let local = mesh.snapshot.workloads.values().filter(|w| w.node == node);
-        for workload in local.filter(|w| w.netns.is_some() && !self.hosts.is_one(w)).collect::<Vec<_>>() {
+        for workload in local.filter(|w| self.is_held(w)).cloned().collect::<Vec<_>>() {
             let name = workload.name.clone();
             let mut pod = self.pods.remove(&name).unwrap_or_else(|| Pod::new(workload.clone()));
             if pod.workload.addresses != workload.addresses {
@@ -198,6 +221,9 @@ impl Pods {
                 let was_captured = pod.cookie().is_some_and(|cookie| self.attached.contains(&cookie));
                 match &pod.pending {
                     None => tracing::info!(workload = %name, "the pod is captured"),
+                    Some(reason) if self.sandboxes.looked == Looked::NotYet => {
+                        tracing::debug!(workload = %name, reason, "the pod waits");
+                    }
                     // By an agent before this one: what it lacks is on its way back.
                     Some(reason) if was_captured => tracing::info!(workload = %name, reason, "the pod waits"),
                     Some(reason) => tracing::warn!(workload = %name, reason, "the pod is pending"),
@@ -212,6 +238,11 @@ impl Pods {
     /// Closes what belongs to pods that are gone, or were made again under their old name.
     fn forget(&mut self, mesh: &Mesh) -> bool {
         let (before, at) = (self.pods.len(), clock::now());
+        let stays = |name: &&ObjectName| {
+            let now = mesh.snapshot.workloads.get(*name);
+            now.is_some_and(|now| now.netns.is_some() || self.is_held(now))
+        };
+        let held: BTreeSet<ObjectName> = self.pods.keys().filter(stays).cloned().collect();
         let gone = &mut self.gone;
         self.pods.retain(|name, pod| {
             let now = mesh.snapshot.workloads.get(name);
@@ -220,6 +251,7 @@ impl Pods {
                     && now.node == pod.workload.node
                     && now.netns == pod.workload.netns
             });
+            let stays = stays && held.contains(name);
             if let Some(found) = pod.found.as_ref().filter(|_| !stays) {
                 gone.add(found, at);
             }
@@ -291,16 +323,18 @@ impl Pods {
 
     /// The pod's namespace, as its path shows it now. One that was found stays while its path is gone: the pod may live on.
     async fn find(&self, pod: &mut Pod) -> Result<Found, String> {
-        let path = pod.workload.netns.clone().ok_or("no network namespace is named")?;
-        let (file, id) = match (pod.opening.open(&path).await, &pod.found) {
+        let (namespace, id) = match (self.opened(pod).await, &pod.found) {
             (Ok((_, id)), Some(found)) if found.file == id => return Ok(found.clone()),
             (Err(_), Some(found)) => return Ok(found.clone()),
-            (Err(why), None) => return Err(format!("its network namespace {path} can't be opened: {why}")),
+            (Err(why), None) => return Err(why),
             (Ok(opened), _) => opened,
         };
-        let namespace: Arc<OwnedFd> = Arc::new(file.into());
-        let cookie = self.entrant.within(namespace.clone(), listener::cookie).await;
-        let cookie = cookie.map_err(|why| format!("its network namespace {path} can't be entered: {why}"))?;
+        let look = || Ok((listener::cookie()?, links::inside()?));
+        let seen = self.entrant.within(namespace.clone(), look).await;
+        let (cookie, inside) = seen.map_err(|why| format!("its network namespace can't be entered: {why}"))?;
+        if pod.workload.netns.is_none() {
+            inside.is_of(&pod.workload)?;
+        }
         if cookie == self.host {
             return Err("it shares the node's network namespace, and is not said to: spec.hostNetwork".to_owned());
         }
@@ -315,6 +349,21 @@ impl Pods {
         let found = Found { namespace, cookie, file: id };
         pod.found = Some(found.clone());
         Ok(found)
+    }
+
+    /// The pod's namespace, by its manifest or by the kubelet's word.
+    async fn opened(&self, pod: &mut Pod) -> Result<(Arc<OwnedFd>, (u64, u64)), String> {
+        match &pod.workload.netns {
+            Some(path) => match pod.opening.open(path).await {
+                Ok((file, id)) => Ok((Arc::new(file.into()), id)),
+                Err(why) => Err(format!("its network namespace {path} can't be opened: {why}")),
+            },
+            None => {
+                let own =
+                    self.sandboxes.own(&pod.workload.name).ok_or_else(|| self.sandboxes.fault(&pod.workload.name))?;
+                Ok((own.namespace.clone(), own.file))
+            }
+        }
     }
 
     /// Takes back a listener that somebody kept through a restart of the agent: the cookie of its namespace. The error is

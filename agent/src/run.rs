@@ -31,7 +31,7 @@ use crate::{
         features::{self, Feature, Presence},
         missing::TCX,
     },
-    limits,
+    kubelet, limits,
     metrics::Metrics,
     node::{Counted, End, Inputs, Node, Outputs},
     pods::{Left, Pods},
@@ -80,6 +80,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         entries: &have.pods,
         guards: kernel.guards()?,
         cgroup: &config.place.cgroup,
+        logs: &config.kubelet.logs,
     };
     let pods = Pods::new(config.node.clone(), left, anti_spoofing)?;
 
@@ -96,12 +97,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (status, status_seen) = watch::channel(Status::default());
     let (ready, ready_seen) = watch::channel(vec!["the agent has just begun".to_owned()]);
     let (events, events_seen) = mpsc::channel(PROXY_EVENTS);
+    let (sought, sought_seen) = watch::channel(Arc::default());
+    let (sandboxes, sandboxes_seen) = watch::channel(Arc::default());
     let (metrics, registry) = Metrics::registered();
     let flows = Arc::new(Flows::default());
     let edges = Arc::new(Edges::default());
     registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(Box::new(edges.clone()));
 
-    let outputs = Outputs { report, status, ready, flows: flows.clone(), edges, metrics, counted: Counted::default() };
+    let outputs =
+        Outputs { report, sought, status, ready, flows: flows.clone(), edges, metrics, counted: Counted::default() };
     let mut node = Node::new(config.node.clone(), (kernel, have), pods, (dir.clone(), outputs))?;
     if config.kernel_log == Switch::On {
         node.log_kernel();
@@ -143,6 +147,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     });
     parts.spawn({
+        let kubelet = config.kubelet.clone();
+        async move { kubelet::follow(kubelet, sought_seen, sandboxes).await.context("pods can't be looked for") }
+    });
+    parts.spawn({
         let user = config.proxy_user;
         async move { proxy::listen(listener, user, events).await.context("proxies can't be listened for") }
     });
@@ -167,6 +175,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         connected: connected_seen,
         credentials: credentials_seen,
         proxies: events_seen,
+        sandboxes: sandboxes_seen,
         drain: drain.clone(),
         seat,
     };

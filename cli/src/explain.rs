@@ -73,11 +73,11 @@ async fn of_request(
 
 /// What a caller meets is its own node's to know: of another node's pods nothing is said.
 async fn ejected(run_dir: &Path, caller: &Workload, by: Option<By>) -> Ejected {
-    match caller.netns {
-        // An agent of another version may not say: the rest is true all the same.
-        Some(_) if by != Some(By::Control) => names::ejected(run_dir).await.unwrap_or_default(),
-        Some(_) | None => Ejected::default(),
+    if by == Some(By::Control) || names::node(run_dir).await.ok().as_deref() != Some(&*caller.node) {
+        return Ejected::default();
     }
+    // An agent of another version may not say: the rest is true all the same.
+    names::ejected(run_dir).await.unwrap_or_default()
 }
 
 /// The snapshot to ask by. The agent's knows all that its own pods can reach; of another node's pods, the control plane.
@@ -88,9 +88,9 @@ async fn mesh(run_dir: &Path, by: Option<By>, from: &str) -> Result<Mesh, Failur
         None => {}
     }
     let agent = names::mesh(run_dir, Process::Agent).await;
-    // A netns is told to a workload's own node alone.
-    let is_here = agent.as_ref().is_ok_and(|mesh| names::workload(mesh, from).is_ok_and(|w| w.netns.is_some()));
-    if is_here {
+    let node = names::node(run_dir).await.ok();
+    let is_here = |mesh: &Mesh| names::workload(mesh, from).is_ok_and(|w| node.as_deref() == Some(&*w.node));
+    if agent.as_ref().is_ok_and(is_here) {
         return agent;
     }
     names::mesh(run_dir, Process::Control).await.or(agent)

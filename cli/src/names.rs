@@ -47,6 +47,16 @@ pub(crate) async fn ejected(run_dir: &Path) -> Result<Ejected, Failure> {
     Ok(all)
 }
 
+/// The node that the agent is of.
+pub(crate) async fn node(run_dir: &Path) -> Result<String, Failure> {
+    #[derive(Deserialize)]
+    struct Of {
+        node: String,
+    }
+    let Of { node } = Client::new(Process::Agent, run_dir).json("/status").await?;
+    Ok(node)
+}
+
 /// The workload that `text` names: `namespace/name`, or one of its addresses.
 pub(crate) fn workload(mesh: &Mesh, text: &str) -> Result<Arc<Workload>, Failure> {
     let found = match (text.parse::<IpAddr>(), text.parse::<ObjectName>()) {

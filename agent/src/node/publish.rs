@@ -10,11 +10,12 @@ use millrace_model::{Membership, ObjectName};
 use millrace_node::clock;
 use tokio::sync::watch;
 
-use super::{Joined, Node, SETTLE, Settled};
+use super::{Joined, Node, SETTLE, Settled, foretold::is_told};
 use crate::{
     clock::{monotonic, wall_time},
     control::Report,
     flows::{Edges, Flows},
+    kubelet::Sought,
     metrics::Metrics,
     status::{Control, Proxy, Status, Usage, Workload, unready},
 };
@@ -26,6 +27,8 @@ const COUNT: Duration = Duration::from_secs(10);
 pub struct Outputs {
     /// For the control plane.
     pub report: watch::Sender<Report>,
+    /// For whoever looks for pods.
+    pub sought: watch::Sender<Sought>,
     /// For `/status`.
     pub status: watch::Sender<Status>,
     /// For `/readyz`.
@@ -88,7 +91,7 @@ impl Node {
     /// Notes which workloads a proxy listens for. One that did stays noted while its listeners are open: connections
     /// wait in their backlog for the next proxy.
     fn enrol(&mut self) {
-        let captured = || self.pods.iter().filter(|(_, pod)| pod.is_captured());
+        let captured = || self.pods.iter().filter(|(_, pod)| pod.is_captured() && is_told(&self.heard, pod));
         let key = |name: &ObjectName, instance: &Arc<str>| (name.clone(), instance.clone());
         let open: Vec<_> = captured().map(|(name, pod)| key(name, &pod.workload.instance)).collect();
         self.enrolled.retain(|workload| open.contains(workload));

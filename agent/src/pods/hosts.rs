@@ -24,10 +24,6 @@ const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 /// Where a kubelet keeps its pods, beneath the root, by its two drivers.
 const KUBELETS: [&str; 2] = ["kubepods.slice", "kubepods"];
 
-/// Where a kubelet keeps its pods' logs, in folders named `<namespace>_<name>_<uid>`; only root writes there. The uid is the one that
-/// the kubelet itself goes by: a static pod's, which an API server never sees, is there too.
-const LOGS: &str = "/var/log/pods";
-
 /// How deep beneath that a pod's cgroup lies: in its class of service, or not.
 const DEPTH: u32 = 2;
 
@@ -36,7 +32,8 @@ const DEPTH: u32 = 2;
 pub struct Hosts {
     /// The directory of cgroups that programs stand at.
     root: PathBuf,
-    /// Where pods' logs are.
+    /// Where a kubelet keeps its pods' logs, in folders named `<namespace>_<name>_<uid>`. The uid is the one that the kubelet
+    /// itself goes by: a static pod's, which an API server never sees, is there too.
     logs: PathBuf,
     pods: BTreeMap<ObjectName, Host>,
     /// Where unknown ones are, by key.
@@ -55,8 +52,8 @@ pub struct Host {
 }
 
 impl Hosts {
-    pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), logs: LOGS.into(), pods: BTreeMap::new(), unknown: Vec::new() }
+    pub(super) fn new(root: &Path, logs: &Path) -> Self {
+        Self { root: root.to_owned(), logs: logs.to_owned(), pods: BTreeMap::new(), unknown: Vec::new() }
     }
 
     /// True for a workload that is found by its cgroup, if at all.
@@ -181,14 +178,14 @@ mod tests {
     #[test]
     fn a_pods_cgroup_is_found_by_what_the_kubelet_calls_its_logs() {
         let (root, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let hosts = Hosts { logs: logs.path().to_owned(), ..Hosts::new(root.path()) };
+        let hosts = Hosts::new(root.path(), logs.path());
         let pod = ObjectName::new("kube-system", "proxy");
         let log = |name: &str| fs::create_dir_all(logs.path().join(name)).unwrap();
         let cgroup = |path: &str| {
             fs::create_dir_all(root.path().join(path)).unwrap();
             root.path().join(path)
         };
-        assert!(Hosts { logs: Path::new("/nowhere").into(), ..Hosts::new(root.path()) }.by_name(&pod).is_err());
+        assert!(Hosts::new(root.path(), Path::new("/nowhere")).by_name(&pod).is_err());
         log("kube-system_proxy_aaa-1");
         log("kube-system_proxy_bbb-2");
         log("kube-system_proxy-2_ccc-3");
@@ -212,7 +209,7 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             fs::create_dir_all(root.path().join(path).join("container")).unwrap();
             fs::create_dir_all(root.path().join("kubepods/pod-of-another")).unwrap();
-            let hosts = Hosts::new(root.path());
+            let hosts = Hosts::new(root.path(), Path::new("/nowhere"));
             assert_eq!(hosts.by_uid(uid), Some(root.path().join(path)));
             assert_eq!(hosts.by_uid("0f1b2c3d-9999-2222-3333-444455556666"), None);
         }

@@ -6,6 +6,8 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
+use millrace_model::Workload;
+
 use crate::{
     native::u32_at,
     netlink::{Ask, ROUTE, ask, attribute, attributes},
@@ -55,6 +57,18 @@ pub(super) struct Inside {
     pub(super) addresses: Vec<(u32, IpAddr)>,
 }
 
+impl Inside {
+    /// Whether it is this workload's: a process that left its pod's namespace for one of its own making took no address along.
+    pub(super) fn is_of(&self, workload: &Workload) -> Result<(), String> {
+        match workload.addresses.iter().find(|address| !self.addresses.iter().any(|(_, ip)| ip == *address)) {
+            None => Ok(()),
+            Some(address) => {
+                Err(format!("the network namespace of its oldest process does not have its address {address}"))
+            }
+        }
+    }
+}
+
 /// The interfaces of the calling thread's namespace.
 pub(super) fn links() -> io::Result<Vec<Link>> {
     let body = [[0; LINK].as_slice(), &attribute(IFLA_EXT_MASK, WITHOUT_STATISTICS)].concat();
@@ -74,6 +88,22 @@ pub(super) fn inside() -> io::Result<Inside> {
         Some(())
     })?;
     Ok(Inside { links: links()?, addresses })
+}
+
+/// The addresses of the lowest interface of the calling thread's namespace that is not loopback and has any that others know, IPv4 first:
+/// in the order in which a kubelet tells them.
+pub fn addresses_inside() -> io::Result<Vec<IpAddr>> {
+    let Inside { links: _, addresses } = inside()?;
+    let is_known = |ip: &IpAddr| match ip {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local() && !v6.is_unspecified(),
+    };
+    let mut known: Vec<(u32, IpAddr)> = addresses.into_iter().filter(|(_, ip)| is_known(ip)).collect();
+    let lowest = known.iter().map(|(index, _)| *index).min();
+    known.retain(|(index, _)| Some(*index) == lowest);
+    let v4 = known.iter().map(|(_, ip)| *ip).find(IpAddr::is_ipv4);
+    let v6 = known.iter().map(|(_, ip)| *ip).find(IpAddr::is_ipv6);
+    Ok(v4.into_iter().chain(v6).collect())
 }
 
 /// This namespace's number for another; None where it has none, and so no interface whose other end is there.

@@ -32,7 +32,13 @@ fn restarted(inherited: &[(u64, Option<&Workload>)], pods: impl IntoIterator<Ite
     let entries: BTreeMap<u64, Entry> =
         inherited.iter().filter_map(|(cookie, of)| Some((*cookie, entry(of.as_ref()?.id())))).collect();
     let attached = inherited.iter().map(|(cookie, _)| *cookie).collect();
-    let left = Left { attached, entries: &entries, guards: BTreeMap::new(), cgroup: Path::new("/") };
+    let left = Left {
+        attached,
+        entries: &entries,
+        guards: BTreeMap::new(),
+        cgroup: Path::new("/"),
+        logs: Path::new("/nowhere"),
+    };
     let mut begun = Pods::new("a".into(), left, Switch::On).unwrap();
     begun.pods = pods.into_iter().map(|pod| (pod.workload.name.clone(), pod)).collect();
     begun

@@ -76,6 +76,21 @@ fn every_program_takes_the_arguments_that_it_is_given() {
     assert_eq!(commands.len(), 4, "a program that this test does not know: {commands:?}");
 }
 
+#[test]
+fn the_image_holds_every_program_that_a_manifest_starts() {
+    let recipe = fs::read_to_string(folder().join("Containerfile")).unwrap();
+    let programs = recipe.lines().find(|line| line.contains("for program in")).unwrap();
+    let held: Vec<&str> = programs.split([' ', ';']).collect();
+    let probes = documents();
+    let containers =
+        probes.iter().filter_map(|one| one.pointer("/spec/template/spec/containers")?.as_array()).flatten();
+    let probed = containers.filter_map(|one| one.pointer("/readinessProbe/exec/command/0")?.as_str());
+    let started = commands().into_iter().map(|command| command[0].clone());
+    for program in started.chain(probed.map(str::to_owned)) {
+        assert!(held.contains(&program.as_str()), "{program} is not in the image: {programs}");
+    }
+}
+
 /// Else a roll-out would wait for a replica that is never ready, or send nodes where nobody listens.
 #[test]
 fn ports_and_probes_are_those_that_the_programs_have() {

@@ -1,7 +1,9 @@
 //! Millrace as `deploy` says on a real cluster with nodes: kubelets, containerd, a DaemonSet, a Deployment behind a Service.
 //!
-//! Long: it builds all of Kubernetes, once. What nothing tells an agent in a cluster yet, where a pod's network namespace is, the test
-//! tells it by annotation.
+//! Long: it builds all of Kubernetes, once. Nothing is written on pods: agents find them.
+
+mod alone;
+mod first;
 
 use std::{
     collections::BTreeSet,
@@ -28,6 +30,14 @@ const IMAGE: &str = "docker.io/library/millrace:0.1.0";
 struct Cluster {
     server: Server,
     name: String,
+    services: Services,
+}
+
+/// Who carries services' addresses beside the mesh.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Services {
+    KubeProxy,
+    Nobody,
 }
 
 impl Drop for Cluster {
@@ -65,11 +75,12 @@ fn deploy(file: &str) -> String {
 }
 
 impl Cluster {
-    fn up(proxy: &str) -> Self {
+    fn up(services: Services) -> Self {
         let name = format!("nodes-{}", std::process::id());
         let owner = std::process::id().to_string();
         let began = millrace_control::clock::now();
-        let cluster = Self { server: Server::at(&name), name };
+        let cluster = Self { server: Server::at(&name), name, services };
+        let proxy = if services == Services::Nobody { "none" } else { "nftables" };
         let args = ["cluster", "up", "--nodes", "2", "--kube-proxy", proxy, "--name", &cluster.name, "--owner", &owner];
         done(&xtask(&args));
         println!("two nodes are ready {:.1?} after the start", began.elapsed());
@@ -77,8 +88,8 @@ impl Cluster {
     }
 
     /// Two nodes with Millrace, and a shop: an application on each node, and two that call it.
-    fn with_a_shop() -> Self {
-        let cluster = Self::up("nftables");
+    fn with_a_shop(services: Services) -> Self {
+        let cluster = Self::up(services);
         cluster.load_millrace();
         let began = millrace_control::clock::now();
         cluster.install();
@@ -102,7 +113,6 @@ impl Cluster {
             json!({"selector": {"app": "web"}, "ports": [{"name": "tcp", "port": 80, "targetPort": 8080}]});
         cluster.server.apply(&service.to_string());
         cluster.kubectl(&["wait", "-n", "shop", "--for=condition=Ready", "pod", "--all", "--timeout=120s"]);
-        cluster.annotate("shop");
         let agents = cluster.agents();
         cluster.until("all four pods are captured", || {
             let n: usize = agents.iter().map(|agent| cluster.status(agent).matches("captured").count()).sum();
@@ -200,20 +210,26 @@ impl Cluster {
         self.server.define_kinds();
         self.server.apply(&deploy("control/rbac.yaml"));
         self.server.apply(deploy("control/webhook.yaml").split("\n---\n").next().unwrap());
-        // Nobody tells an agent of the control plane's own pods: from a namespace that it does not know, no service can be called,
-        // the API server's neither. It is reached where it is.
-        let at = format!(
-            "        env:\n        - {{name: KUBERNETES_SERVICE_HOST, value: 10.250.0.1}}\n        \
-             - {{name: KUBERNETES_SERVICE_PORT, value: \"{}\"}}\n        ports:\n",
-            self.server.ports().0
-        );
-        let control = deploy("control/deployment.yaml").replacen("        ports:\n", &at, 1);
-        assert!(control.contains("10.250.0.1"), "{control}");
+        let mut control = deploy("control/deployment.yaml");
+        if self.services == Services::Nobody {
+            // The control plane comes before the mesh: where nobody else carries the API server's address, it is told another.
+            let env = format!(
+                "        env:\n        - {{name: KUBERNETES_SERVICE_HOST, value: 10.250.0.1}}\n        \
+                 - {{name: KUBERNETES_SERVICE_PORT, value: \"{}\"}}\n        ports:\n",
+                self.server.ports().0
+            );
+            control = control.replacen("        ports:\n", &env, 1);
+            assert!(control.contains("10.250.0.1"), "{control}");
+        }
         self.server.apply(&control);
         self.kubectl(&["rollout", "status", "-n", "millrace-system", "deployment/millrace-control", "--timeout=180s"]);
         self.server.apply(&deploy("control/webhook.yaml"));
-        let service = self.object(&["service", "millrace-control", "-n", "millrace-system"]);
-        let address = service["spec"]["clusterIP"].as_str().unwrap();
+        let object = match self.services {
+            Services::KubeProxy => self.object(&["service", "millrace-control", "-n", "millrace-system"]),
+            // As for the control plane: an agent comes before what carries services.
+            Services::Nobody => self.object(&["pod", &self.replicas()[0], "-n", "millrace-system"]),
+        };
+        let address = object["spec"]["clusterIP"].as_str().or(object["status"]["podIP"].as_str()).unwrap();
         // No DNS in this cluster; one kernel for all nodes, so each has a cgroup of its own; and this root may lack a capability.
         let cgroups = cgroups().display();
         let control = format!("--control=https://{address}:15443");
@@ -233,22 +249,6 @@ impl Cluster {
 
     fn object(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.kubectl(&[&["get", "-o", "json"], args].concat())).unwrap()
-    }
-
-    /// Tells each pod's agent where its namespace is.
-    fn annotate(&self, namespace: &str) {
-        for pod in self.object(&["pods", "-n", namespace])["items"].as_array().unwrap() {
-            let (name, node) = (pod["metadata"]["name"].as_str().unwrap(), pod["spec"]["nodeName"].as_str().unwrap());
-            let address = pod["status"]["podIP"].as_str().unwrap();
-            let script = "for one in /run/netns/*; do nsenter --net=$one ip -4 -o addr show eth0 | grep -qF \" $0/\" && echo $one; done";
-            let mut find = Command::new("nsenter");
-            find.arg(format!("--mount={}", self.server.folder().join("mounts").join(node).display()));
-            let found = find.args(["sh", "-c", script, address]).output().unwrap();
-            let found = String::from_utf8_lossy(&found.stdout).trim().to_owned();
-            assert!(found.starts_with("/run/netns/"), "{name} at {address}: {found:?}");
-            let note = format!("millrace.dev/netns=/var{found}");
-            self.kubectl(&["annotate", "pod", "-n", namespace, name, &note]);
-        }
     }
 
     /// Asks once from a pod.
@@ -319,7 +319,7 @@ fn application(name: &str, node: &str) -> Value {
 #[test]
 #[ignore = "long: builds all of Kubernetes, and starts two nodes"]
 fn on_a_cluster_of_two_nodes_pods_call_by_service_through_the_mesh_and_a_policy_by_kubectl_is_in_force() {
-    let cluster = Cluster::with_a_shop();
+    let cluster = Cluster::with_a_shop(Services::KubeProxy);
     let agents = cluster.agents();
     let url = cluster.url();
 
@@ -388,7 +388,7 @@ fn on_a_cluster_of_two_nodes_pods_call_by_service_through_the_mesh_and_a_policy_
 #[test]
 #[ignore = "long: builds all of Kubernetes, and calls for a minute and a half"]
 fn on_a_cluster_either_replica_may_be_killed_or_replaced_and_no_call_fails() {
-    let cluster = Cluster::with_a_shop();
+    let cluster = Cluster::with_a_shop(Services::KubeProxy);
     let load = ["client-1", "web-2"].map(|pod| (pod, cluster.load(pod, LOAD)));
     let began = millrace_control::clock::now();
     let mut n_changes = 0;

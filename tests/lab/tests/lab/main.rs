@@ -37,6 +37,8 @@ mod integrity;
 #[cfg(test)]
 mod joins;
 #[cfg(test)]
+mod kubelet;
+#[cfg(test)]
 mod leftovers;
 #[cfg(test)]
 mod members;
