@@ -187,7 +187,7 @@ impl Ends {
     /// What was there first goes out as one, as nobody takes reports before that; later words go one by one. None where nobody listens.
     async fn pass_on(&mut self, reports: Vec<Report>) -> Option<()> {
         if let Some(first) = self.first.take() {
-            let all = reports.into_iter().map(|Report { node, listening }| (node, listening));
+            let all = reports.into_iter().map(|Report { node, listening }| (node, Arc::new(listening)));
             return first.send(all.collect()).ok();
         }
         for report in reports {

@@ -201,11 +201,11 @@ impl Publisher {
     }
 
     fn take(&mut self, Report { node, listening }: Report) -> bool {
-        if self.listening.get(&node) == Some(&listening) {
+        if self.listening.get(&node).is_some_and(|said| **said == listening) {
             return false;
         }
         self.struck.0.heard(&node, &listening);
-        self.listening.insert(node, listening);
+        self.listening.insert(node, Arc::new(listening));
         self.is_kept = false;
         true
     }
@@ -224,18 +224,12 @@ impl Publisher {
         let previous = history.now();
         let empty = Snapshot::default();
         let before = previous.map_or(&empty, |edition| &*edition.snapshot);
-        let (mut snapshot, notes) = match self.last.as_ref().and_then(|last| last.again(&world)) {
-            Some(compiled) => compiled,
-            None => {
-                let (snapshot, notes) = compile::compile(&world);
-                (compile::reuse(before, snapshot), notes)
-            }
-        };
-        snapshot.generation = before.generation;
+        let again = self.last.take().and_then(|last| last.again(&world));
+        let last = again.unwrap_or_else(|| compile::Last::whole(world, before));
+        let mut snapshot = Snapshot { generation: before.generation, ..last.snapshot().clone() };
         let differs = previous.is_none() || *before != snapshot;
-        // Its Arcs are shared: what is held twice is the maps of them.
-        self.last = Some(compile::Last::new(world, Arc::new(snapshot.clone()), notes.clone()));
-        let diagnostics = diagnostics(sourced, notes);
+        let diagnostics = diagnostics(sourced, last.diagnostics());
+        self.last = Some(last);
         self.metrics.compiled(crate::clock::now().saturating_duration_since(begun), &diagnostics);
         if !differs {
             return (None, diagnostics);
@@ -260,10 +254,10 @@ impl Publisher {
     /// A node that is connected, here or to another replica, says only what changes: what it said is not to be forgotten, though its
     /// pods be gone for a moment that it never saw. One that comes back says all of it.
     fn forget_nodes_that_are_gone(&mut self, objects: &Objects) {
-        let with_pods: BTreeSet<&str> = objects.pods.values().filter_map(|pod| pod.node.as_deref()).collect();
+        let has_pods = |node: &Arc<str>| objects.pods.values().any(|pod| pod.node.as_ref() == Some(node));
         let n_before = self.listening.len();
         self.listening.retain(|node, _| {
-            with_pods.contains(&**node) || objects.nodes.contains_key(node) || self.nodes.is_connected(node)
+            objects.nodes.contains_key(node) || self.nodes.is_connected(node) || has_pods(node)
         });
         self.is_kept &= self.listening.len() == n_before;
     }
@@ -322,8 +316,8 @@ struct Batch {
 }
 
 /// The source's diagnostics and the compiler's, each with its place.
-fn diagnostics(sourced: &Sourced, notes: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    let placed = notes.into_iter().map(|mut note| {
+fn diagnostics(sourced: &Sourced, notes: &[Diagnostic]) -> Vec<Diagnostic> {
+    let placed = notes.iter().cloned().map(|mut note| {
         if let Object::Known(key) = &note.object {
             note.place = sourced.places.get(key).cloned();
         }

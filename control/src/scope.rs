@@ -5,10 +5,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use millrace_model::{Change, Delta, NodeProfile, ObjectName, Snapshot, Workload};
+use millrace_model::{Change, Delta, Map, NodeProfile, ObjectName, Snapshot, Workload, map::Differs};
 
 /// The workloads of one node.
-pub type Own = BTreeMap<ObjectName, Arc<Workload>>;
+pub type Own = Map<ObjectName, Arc<Workload>>;
 
 /// A published generation, split into what all nodes see and what each sees alone.
 #[derive(Clone, Debug, Default)]
@@ -18,41 +18,49 @@ pub struct Edition {
     /// What every node sees.
     public: Snapshot,
     /// By node, its own workloads, whole.
-    own: BTreeMap<Arc<str>, Own>,
+    own: Map<Arc<str>, Own>,
     /// What made `public` of the edition before.
     step: Option<Delta>,
 }
 
 impl Edition {
-    /// The edition that follows `previous`.
+    /// The edition that follows `previous`: costs what differs.
     pub fn new(snapshot: Snapshot, previous: Option<&Self>) -> Self {
-        let mut own: BTreeMap<Arc<str>, Own> = BTreeMap::new();
-        let mut public = snapshot.clone();
-        public.profiles.clear();
-        for (name, workload) in &mut public.workloads {
-            own.entry(workload.node.clone()).or_default().insert(name.clone(), workload.clone());
-            if workload.netns.is_none() {
-                continue;
+        let first = Self::default();
+        let before = previous.unwrap_or(&first);
+        let (mut workloads, mut own) = (before.public.workloads.clone(), before.own.clone());
+        for Differs { key: name, before, now } in before.snapshot.workloads.differences(&snapshot.workloads) {
+            if let Some(left) = before.filter(|before| now.is_none_or(|now| now.node != before.node)) {
+                let of_node = own.get_mut(&left.node);
+                let is_last = of_node.is_some_and(|own| {
+                    own.remove(name);
+                    own.is_empty()
+                });
+                if is_last {
+                    own.remove(&left.node);
+                }
             }
-            // Most are as they were: told by the pointer, before anything is copied to be compared.
-            if let Some(before) = previous.and_then(|p| p.shown_as_before(name, workload)) {
-                *workload = before.clone();
+            let Some(now) = now else {
+                workloads.remove(name);
                 continue;
-            }
-            let shown = Workload { netns: None, ..Workload::clone(workload) };
-            *workload = match previous.and_then(|p| p.public.workloads.get(name)).filter(|before| ***before == shown) {
-                Some(before) => before.clone(),
-                None => Arc::new(shown),
             };
+            if let Some(of_node) = own.get_mut(&now.node) {
+                of_node.insert(name.clone(), now.clone());
+            } else {
+                own.insert(now.node.clone(), [(name.clone(), now.clone())].into());
+            }
+            let shown = match now.netns {
+                None => now.clone(),
+                Some(_) => Arc::new(Workload { netns: None, ..Workload::clone(now) }),
+            };
+            // One that looks as it did is no change for those who do not see the rest.
+            if workloads.get(name) != Some(&shown) {
+                workloads.insert(name.clone(), shown);
+            }
         }
+        let public = Snapshot { workloads, profiles: Map::new(), ..snapshot.clone() };
         let step = previous.map(|previous| Delta::between(&previous.public, &public));
         Self { snapshot: Arc::new(snapshot), public, own, step }
-    }
-
-    /// What all nodes were shown of this workload, if it is the very one that they were shown then.
-    fn shown_as_before(&self, name: &ObjectName, workload: &Arc<Workload>) -> Option<&Arc<Workload>> {
-        let before = self.snapshot.workloads.get(name)?;
-        if Arc::ptr_eq(before, workload) { self.public.workloads.get(name) } else { None }
     }
 
     /// Its generation.
@@ -99,8 +107,10 @@ impl Edition {
             Some(_) | None => Delta::between(&have.public, &self.public),
         };
         let mut set: BTreeMap<ObjectName, Arc<Workload>> = delta.workloads.set.into_iter().collect();
-        for (name, workload) in self.own.get(node).into_iter().flatten() {
-            if have.seen(node, name) != Some(workload) {
+        let none = Own::new();
+        let (before, now) = (have.own.get(node).unwrap_or(&none), self.own.get(node).unwrap_or(&none));
+        for Differs { key: name, before: _, now } in before.differences(now) {
+            if let Some(workload) = now.filter(|now| have.seen(node, name) != Some(*now)) {
                 set.insert(name.clone(), workload.clone());
             }
         }

@@ -1,6 +1,8 @@
 //! Where the objects come from: a directory of manifests, or a Kubernetes API server. A source ends in `watch`ed [`Sourced`] values, whole each time.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
+
+use millrace_model::Map;
 
 use crate::{
     diagnostic::{Diagnostic, Key, Place},
@@ -21,7 +23,7 @@ pub struct Sourced {
     /// The objects in force.
     pub objects: Objects,
     /// Where each stands, for whoever finds fault with it later.
-    pub places: BTreeMap<Key, Place>,
+    pub places: Map<Key, Place>,
     /// What is wrong with what could not be taken.
     pub diagnostics: Vec<Diagnostic>,
     /// Which version of each object was read, where its status is to say so.
@@ -83,7 +85,7 @@ impl Objects {
         match object {
             Object::Namespace(namespace) => drop(self.namespaces.insert(name.name, namespace)),
             Object::Node(node) => drop(self.nodes.insert(name.name, node)),
-            Object::ServiceAccount => drop(self.service_accounts.insert(name)),
+            Object::ServiceAccount => drop(self.service_accounts.insert(name, ())),
             Object::Pod(pod) => drop(self.pods.insert(name, pod)),
             Object::Service(service) => drop(self.services.insert(name, service)),
             Object::Slice(slice) => drop(self.slices.insert(name, slice)),

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::{Action, Encryption, ObjectName, Outliers, Place, Protocol, RouteName, Rule, Telemetry, Traffic};
+use millrace_model::{Action, Encryption, Map, ObjectName, Outliers, Place, Protocol, RouteName, Rule, Telemetry, Traffic};
 use serde::{Deserialize, Serialize};
 
 pub mod route;
@@ -36,39 +36,39 @@ pub struct World {
 }
 
 /// By node, the pods whose listeners are open there.
-pub type Listening = BTreeMap<Arc<str>, BTreeSet<Listener>>;
+pub type Listening = BTreeMap<Arc<str>, Arc<BTreeSet<Listener>>>;
 
 /// The objects, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Objects {
     /// By name alone.
-    pub namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+    pub namespaces: Map<Arc<str>, Arc<Namespace>>,
     /// By name alone.
-    pub nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    pub nodes: Map<Arc<str>, Arc<Node>>,
     /// Those that exist.
-    pub service_accounts: BTreeSet<ObjectName>,
+    pub service_accounts: Map<ObjectName, ()>,
     /// Pods that have a node, or may get one.
-    pub pods: BTreeMap<ObjectName, Arc<Pod>>,
+    pub pods: Map<ObjectName, Arc<Pod>>,
     /// Services.
-    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    pub services: Map<ObjectName, Arc<Service>>,
     /// EndpointSlices.
-    pub slices: BTreeMap<ObjectName, Arc<Slice>>,
+    pub slices: Map<ObjectName, Arc<Slice>>,
     /// AccessPolicies.
-    pub access: BTreeMap<ObjectName, Arc<AccessPolicy>>,
+    pub access: Map<ObjectName, Arc<AccessPolicy>>,
     /// EncryptionPolicies.
-    pub encryption: BTreeMap<ObjectName, Arc<EncryptionPolicy>>,
+    pub encryption: Map<ObjectName, Arc<EncryptionPolicy>>,
     /// TelemetryPolicies.
-    pub telemetry: BTreeMap<ObjectName, Arc<TelemetryPolicy>>,
+    pub telemetry: Map<ObjectName, Arc<TelemetryPolicy>>,
     /// TrafficPolicies.
-    pub traffic: BTreeMap<ObjectName, Arc<TrafficPolicy>>,
+    pub traffic: Map<ObjectName, Arc<TrafficPolicy>>,
     /// NodeProfiles, by name alone.
-    pub profiles: BTreeMap<Arc<str>, Arc<NodeProfile>>,
+    pub profiles: Map<Arc<str>, Arc<NodeProfile>>,
     /// HTTPFaults.
-    pub faults: BTreeMap<ObjectName, Arc<route::HttpFault>>,
+    pub faults: Map<ObjectName, Arc<route::HttpFault>>,
     /// HTTPRoutes and GRPCRoutes.
-    pub routes: BTreeMap<RouteName, Arc<route::Route>>,
+    pub routes: Map<RouteName, Arc<route::Route>>,
     /// ReferenceGrants.
-    pub grants: BTreeMap<ObjectName, Arc<route::Grant>>,
+    pub grants: Map<ObjectName, Arc<route::Grant>>,
 }
 
 /// What the label `millrace.dev/mesh` asks for.

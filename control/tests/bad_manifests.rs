@@ -747,5 +747,5 @@ proptest! {
 #[test]
 fn a_namespace_left_out_is_default() {
     let (_, sourced) = settle(&Shelf::default(), &[ACCOUNT.replace("  namespace: shop\n", "")]);
-    assert_eq!(sourced.objects.service_accounts.iter().next().unwrap().to_string(), "default/web");
+    assert_eq!(sourced.objects.service_accounts.keys().next().unwrap().to_string(), "default/web");
 }

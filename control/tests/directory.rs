@@ -59,13 +59,13 @@ impl Watched {
     }
 
     fn accounts(&self) -> Vec<String> {
-        self.seen.borrow().objects.service_accounts.iter().map(|name| name.name.to_string()).collect()
+        self.seen.borrow().objects.service_accounts.keys().map(|name| name.name.to_string()).collect()
     }
 
     async fn until(&mut self, wanted: &[&str]) {
         let reached = self
             .seen
-            .wait_for(|s| s.objects.service_accounts.iter().map(|name| &*name.name).eq(wanted.iter().copied()));
+            .wait_for(|s| s.objects.service_accounts.keys().map(|name| &*name.name).eq(wanted.iter().copied()));
         let reached = tokio::time::timeout(PATIENCE, reached).await.map(drop);
         assert!(reached.is_ok(), "wanted {wanted:?}, have {:?}", self.accounts());
     }
@@ -74,7 +74,7 @@ impl Watched {
     async fn stays(&mut self, wanted: &[&str]) {
         let other = self
             .seen
-            .wait_for(|s| !s.objects.service_accounts.iter().map(|name| &*name.name).eq(wanted.iter().copied()));
+            .wait_for(|s| !s.objects.service_accounts.keys().map(|name| &*name.name).eq(wanted.iter().copied()));
         assert!(tokio::time::timeout(QUIET, other).await.is_err(), "wanted {wanted:?} all the while");
     }
 }

@@ -65,10 +65,10 @@ fn snapshot() -> Value {
         workloads: pods.into_iter().map(|w| (w.name.clone(), Arc::new(w))).collect(),
         services: [(name.clone(), Arc::new(service))].into(),
         endpoints: [(name.clone(), Arc::new(Endpoints { service: name, endpoints: vec![endpoint] }))].into(),
-        policies: BTreeMap::new(),
-        profiles: BTreeMap::new(),
-        routes: BTreeMap::new(),
-        telemetry: BTreeMap::new(),
+        policies: Map::new(),
+        profiles: Map::new(),
+        routes: Map::new(),
+        telemetry: Map::new(),
     };
     json!({"node": "a", "snapshot": snapshot})
 }

@@ -1,10 +1,11 @@
 //! Differs two Snapshots, and applies the difference. There is no second path: a full sync is a difference from the empty Snapshot.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoints, NodeProfile, ObjectName, Policy, Routes, Service, Snapshot, Telemetry, Workload};
+use crate::map::Differs;
+use crate::{Endpoints, Map, NodeProfile, ObjectName, Policy, Routes, Service, Snapshot, Telemetry, Workload};
 
 /// What turns the Snapshot at generation `from` into the one at `to`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,19 +141,19 @@ impl Snapshot {
     }
 }
 
-fn difference<K: Ord + Clone, T: PartialEq>(have: &BTreeMap<K, Arc<T>>, now: &BTreeMap<K, Arc<T>>) -> Change<T, K> {
-    Change {
-        set: now
-            .iter()
-            // Unchanged objects share their Arc from one compile to the next: the pointer is asked first.
-            .filter(|(name, new)| have.get(*name).is_none_or(|old| !Arc::ptr_eq(old, new) && old != *new))
-            .map(|(name, new)| (name.clone(), new.clone()))
-            .collect(),
-        gone: have.keys().filter(|name| !now.contains_key(*name)).cloned().collect(),
+/// What the two share is passed over: it costs what differs.
+fn difference<K: Ord + Clone, T: PartialEq>(have: &Map<K, Arc<T>>, now: &Map<K, Arc<T>>) -> Change<T, K> {
+    let mut change = Change::default();
+    for Differs { key, before: _, now } in have.differences(now) {
+        match now {
+            Some(new) => change.set.push((key.clone(), new.clone())),
+            None => change.gone.push(key.clone()),
+        }
     }
+    change
 }
 
-fn merge<K: Ord + Clone, T>(into: &mut BTreeMap<K, Arc<T>>, change: &Change<T, K>) {
+fn merge<K: Ord + Clone, T>(into: &mut Map<K, Arc<T>>, change: &Change<T, K>) {
     for name in &change.gone {
         into.remove(name);
     }

@@ -1,10 +1,10 @@
 //! Holds everything the data plane needs, at one generation. Immutable: a change is another Snapshot.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoints, NodeProfile, ObjectName, Policy, Routes, Service, Telemetry, Workload};
+use crate::{Endpoints, Map, NodeProfile, ObjectName, Policy, Routes, Service, Telemetry, Workload};
 
 /// The whole mesh, compiled. No secret is ever in one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,20 +14,20 @@ pub struct Snapshot {
     /// The trust domain of every identity in it.
     pub trust_domain: Arc<str>,
     /// Pods, by namespace and name.
-    pub workloads: BTreeMap<ObjectName, Arc<Workload>>,
+    pub workloads: Map<ObjectName, Arc<Workload>>,
     /// Services, by namespace and name.
-    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    pub services: Map<ObjectName, Arc<Service>>,
     /// What stands behind them, by the service's name.
-    pub endpoints: BTreeMap<ObjectName, Arc<Endpoints>>,
+    pub endpoints: Map<ObjectName, Arc<Endpoints>>,
     /// Access policies, by namespace and name.
-    pub policies: BTreeMap<ObjectName, Arc<Policy>>,
+    pub policies: Map<ObjectName, Arc<Policy>>,
     /// How nodes are tuned, by the node's name. A node is shown its own alone.
     #[serde(default)]
-    pub profiles: BTreeMap<Arc<str>, Arc<NodeProfile>>,
+    pub profiles: Map<Arc<str>, Arc<NodeProfile>>,
     /// What becomes of requests, by the name of the service that they are sent to.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub routes: BTreeMap<ObjectName, Arc<Routes>>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub routes: Map<ObjectName, Arc<Routes>>,
     /// What is recorded of requests, by the policy's name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub telemetry: BTreeMap<ObjectName, Arc<Telemetry>>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub telemetry: Map<ObjectName, Arc<Telemetry>>,
 }

@@ -55,12 +55,12 @@ fn mesh(pods: Vec<Workload>, endpoints: Vec<Endpoint>) -> Mesh {
         generation: 1,
         trust_domain: "td".into(),
         workloads: pods.into_iter().map(|p| (p.name.clone(), Arc::new(p))).collect(),
-        services: BTreeMap::from([(name.clone(), Arc::new(service))]),
-        endpoints: BTreeMap::from([(name.clone(), Arc::new(Endpoints { service: name, endpoints }))]),
-        policies: BTreeMap::new(),
-        profiles: BTreeMap::new(),
-        routes: BTreeMap::new(),
-        telemetry: BTreeMap::new(),
+        services: Map::from([(name.clone(), Arc::new(service))]),
+        endpoints: Map::from([(name.clone(), Arc::new(Endpoints { service: name, endpoints }))]),
+        policies: Map::new(),
+        profiles: Map::new(),
+        routes: Map::new(),
+        telemetry: Map::new(),
     }))
 }
 

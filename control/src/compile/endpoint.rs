@@ -7,12 +7,14 @@ use std::{
 };
 
 use millrace_model::{
-    Endpoint, Endpoints, Membership, ObjectName, Outliers, Place, Protocol, Service, ServicePort, Traffic, Workload,
+    Endpoint, Endpoints, Map, Membership, ObjectName, Outliers, Place, Protocol, Service, ServicePort, Traffic, Workload,
     service::Readiness,
 };
 
 use super::{
-    Notes, place, traffic,
+    Notes,
+    index::within,
+    place,
     workload::{Owners, is_workload},
 };
 use crate::{
@@ -23,33 +25,33 @@ use crate::{
 /// The share of an endpoint that is no pod.
 const WEIGHT: u32 = 1;
 
-pub(super) fn services(world: &World, owners: &Owners<'_>, notes: &mut Notes) -> BTreeMap<ObjectName, Arc<Service>> {
-    let mut virtual_addresses: BTreeMap<(IpAddr, u16, Protocol), &ObjectName> = BTreeMap::new();
-    let mut services = BTreeMap::new();
-    let outliers = traffic::outliers(world, notes);
-    for service in world.objects.services.values().filter(|s| is_served(s)) {
-        for (address, pod) in service.addresses.iter().filter_map(|a| Some((a, owners.of(*a)?))) {
-            let problem =
-                format!("{address} is pod {}'s: what calls the pod on these ports reaches the service", pod.name);
+/// The service, as nodes see it; None where it is nothing of the mesh.
+pub(super) fn service(
+    service: &world::Service,
+    owners: Owners<'_>,
+    outliers: &BTreeMap<ObjectName, Outliers>,
+    notes: &mut Notes,
+) -> Option<Service> {
+    if !is_served(service) {
+        return None;
+    }
+    let mend = "give the service an address of its own";
+    for (address, pod) in service.addresses.iter().filter_map(|a| Some((a, owners.of(*a)?))) {
+        let problem = format!("{address} is pod {}'s: what calls the pod on these ports reaches the service", pod.name);
+        notes.add(Kind::Service, &service.name, ("spec.clusterIPs", problem, mend));
+    }
+    for (address, port) in service.addresses.iter().flat_map(|a| service.ports.iter().map(move |p| (a, p))) {
+        let claimants = owners.index.virtual_addresses.of(&(*address, port.port, port.protocol));
+        if let Some(first) = claimants.first().filter(|first| **first != service.name) {
+            let problem = format!("{address} port {} is Service {first}'s, which has it", port.port);
             notes.add(
                 Kind::Service,
                 &service.name,
-                ("spec.clusterIPs", problem, "give the service an address of its own"),
+                ("spec.clusterIPs", problem, "give each service an address of its own"),
             );
         }
-        for (address, port) in service.addresses.iter().flat_map(|a| service.ports.iter().map(move |p| (a, p))) {
-            match virtual_addresses.entry((*address, port.port, port.protocol)) {
-                Entry::Vacant(entry) => drop(entry.insert(&service.name)),
-                Entry::Occupied(first) => {
-                    let problem = format!("{address} port {} is Service {}'s, which has it", port.port, first.get());
-                    let mend = "give each service an address of its own";
-                    notes.add(Kind::Service, &service.name, ("spec.clusterIPs", problem, mend));
-                }
-            }
-        }
-        services.insert(service.name.clone(), Arc::new(model(service, outliers.get(&service.name))));
     }
-    services
+    Some(model(service, outliers.get(&service.name)))
 }
 
 /// An ExternalName has neither addresses nor ports: it is a name in DNS, and nothing of the mesh.
@@ -74,68 +76,69 @@ fn model(service: &world::Service, outliers: Option<&Outliers>) -> Service {
     }
 }
 
+/// Notes a slice of a service that is not there.
+pub(super) fn check_slice(world: &World, name: &ObjectName, slice: &Slice, notes: &mut Notes) {
+    if !world.objects.services.contains_key(&slice.service) {
+        let problem = format!("there is no Service {}", slice.service);
+        let mend = "add the Service, or correct the label";
+        notes.add(Kind::EndpointSlice, name, ("metadata.labels.kubernetes.io/service-name", problem, mend));
+    }
+}
+
+/// What stands behind a service; None where it is nothing of the mesh.
 pub(super) fn endpoints(
     world: &World,
-    owners: &Owners<'_>,
-    workloads: &BTreeMap<ObjectName, Arc<Workload>>,
+    (owners, pods): (Owners<'_>, &mut Pods<'_>),
+    workloads: &Map<ObjectName, Arc<Workload>>,
+    service: &world::Service,
     notes: &mut Notes,
-) -> BTreeMap<ObjectName, Arc<Endpoints>> {
-    let mut slices: BTreeMap<&ObjectName, Vec<&Slice>> = BTreeMap::new();
-    for (name, slice) in &world.objects.slices {
-        if world.objects.services.contains_key(&slice.service) {
-            slices.entry(&slice.service).or_default().push(slice);
-        } else {
-            let problem = format!("there is no Service {}", slice.service);
-            let mend = "add the Service, or correct the label";
-            notes.add(Kind::EndpointSlice, name, ("metadata.labels.kubernetes.io/service-name", problem, mend));
-        }
+) -> Option<Endpoints> {
+    if !is_served(service) {
+        return None;
     }
-    let pods = Pods::new(world);
-    let mut all = BTreeMap::new();
-    for service in world.objects.services.values().filter(|s| is_served(s)) {
-        let found = match (slices.get(&service.name), &service.selector) {
-            (Some(slices), _) => sliced(world, (service, slices), owners, workloads),
-            (None, Some(selector)) => {
-                selected(service, &pods.with(&service.name.namespace, selector), workloads, notes)
-            }
-            (None, None) => BTreeMap::new(),
-        };
-        // They stay in the mesh, so that nobody speaks plainly to them; but no service sends anybody there.
-        let is_out = |endpoint: &Endpoint| {
-            let workload = endpoint.workload.as_ref().and_then(|name| workloads.get(name));
-            workload.is_some_and(|workload| world.revoked.contains(&workload.node))
-        };
-        let endpoints = found.into_values().filter(|endpoint| !is_out(endpoint)).collect();
-        let endpoints = Endpoints { service: service.name.clone(), endpoints };
-        all.insert(service.name.clone(), Arc::new(endpoints));
-    }
-    all
+    let names = owners.index.slices.of(&service.name);
+    let slices: Vec<&Slice> = names.iter().filter_map(|name| world.objects.slices.get(name)).map(|s| &**s).collect();
+    let found = match (slices.as_slice(), &service.selector) {
+        ([], Some(selector)) => selected(service, &pods.with(&service.name.namespace, selector), workloads, notes),
+        ([], None) => BTreeMap::new(),
+        (slices, _) => sliced(world, (service, slices), owners, workloads),
+    };
+    // They stay in the mesh, so that nobody speaks plainly to them; but no service sends anybody there.
+    let is_out = |endpoint: &Endpoint| {
+        let workload = endpoint.workload.as_ref().and_then(|name| workloads.get(name));
+        workload.is_some_and(|workload| world.revoked.contains(&workload.node))
+    };
+    let endpoints = found.into_values().filter(|endpoint| !is_out(endpoint)).collect();
+    Some(Endpoints { service: service.name.clone(), endpoints })
 }
 
-/// A namespace's pods by label, so that a service looks at the pods of one of its labels and not at all there are.
-struct Pods<'w>(BTreeMap<Label<'w>, Vec<&'w Pod>>);
-
-/// A label, in a namespace.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Label<'w> {
-    namespace: &'w str,
-    key: &'w str,
-    value: &'w str,
+/// Namespaces' pods by label, so that a service looks at the pods of one of its labels and not at all there are. A namespace is
+/// looked through when it is asked for.
+pub(super) struct Pods<'w> {
+    world: &'w World,
+    known: BTreeMap<Arc<str>, ByLabel<'w>>,
 }
+
+/// By key and value.
+type ByLabel<'w> = BTreeMap<(&'w str, &'w str), Vec<&'w Pod>>;
 
 impl<'w> Pods<'w> {
-    fn new(world: &'w World) -> Self {
-        let mut by_label: BTreeMap<Label<'_>, Vec<&Pod>> = BTreeMap::new();
-        for pod in world.objects.pods.values().filter(|p| is_workload(p)) {
-            for (key, value) in &pod.labels {
-                by_label.entry(Label { namespace: &pod.name.namespace, key, value }).or_default().push(pod);
-            }
-        }
-        Self(by_label)
+    pub(super) fn new(world: &'w World) -> Self {
+        Self { world, known: BTreeMap::new() }
     }
 
-    fn with(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Vec<&'w Pod> {
-        let lists = selector.iter().map(|(key, value)| self.0.get(&Label { namespace, key, value }));
+    fn with(&mut self, namespace: &Arc<str>, selector: &BTreeMap<String, String>) -> Vec<&'w Pod> {
+        let world = self.world;
+        let by_label = self.known.entry(namespace.clone()).or_insert_with(|| {
+            let mut by_label = ByLabel::new();
+            for (_, pod) in within(&world.objects.pods, namespace).filter(|(_, pod)| is_workload(pod)) {
+                for (key, value) in &pod.labels {
+                    by_label.entry((key, value)).or_default().push(pod);
+                }
+            }
+            by_label
+        });
+        let lists = selector.iter().map(|(key, value)| by_label.get(&(&**key, &**value)));
         let fewest = lists.min_by_key(|list| list.map_or(0, Vec::len)).flatten();
         fewest
             .into_iter()
@@ -150,7 +153,7 @@ impl<'w> Pods<'w> {
 fn selected(
     service: &world::Service,
     pods: &[&Pod],
-    workloads: &BTreeMap<ObjectName, Arc<Workload>>,
+    workloads: &Map<ObjectName, Arc<Workload>>,
     notes: &mut Notes,
 ) -> BTreeMap<IpAddr, Endpoint> {
     let mut found = BTreeMap::new();
@@ -206,8 +209,8 @@ fn pod_ports(service: &world::Service, pod: &Pod, notes: &mut Notes) -> BTreeMap
 fn sliced(
     world: &World,
     (service, slices): (&world::Service, &[&Slice]),
-    owners: &Owners<'_>,
-    workloads: &BTreeMap<ObjectName, Arc<Workload>>,
+    owners: Owners<'_>,
+    workloads: &Map<ObjectName, Arc<Workload>>,
 ) -> BTreeMap<IpAddr, Endpoint> {
     let mut found: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
     let distribution = place::unwritten(service.distribution, slices);

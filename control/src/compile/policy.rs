@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_model::{Encryption, ObjectName, Rule, Source, Workload};
+use millrace_model::{Encryption, ObjectName, Rule, Source};
 
-use super::Notes;
+use super::{Notes, index::Index};
 use crate::{
     diagnostic::Kind,
     world::{AccessPolicy, EncryptionPolicy, Pod, Target, World},
@@ -66,6 +66,12 @@ impl<'w> Bindings<'w> {
         first.encryption.clone()
     }
 
+    /// The encryption policies that could bind this pod.
+    pub(super) fn encrypting(&self, pod: &Pod) -> impl Iterator<Item = &'w EncryptionPolicy> {
+        let lists = self.namespaces(pod).into_iter().filter_map(|namespace| self.encryption.get(namespace));
+        lists.flatten().copied().collect::<Vec<_>>().into_iter()
+    }
+
     /// The namespaces whose policies reach this pod, nearest first.
     pub(super) fn namespaces<'a>(&'a self, pod: &'a Pod) -> Vec<&'a str> {
         let own = &*pod.name.namespace;
@@ -97,94 +103,49 @@ pub(super) fn field(target: &Target) -> &'static str {
     }
 }
 
-/// Notes policies that select nobody or somebody out of reach, and rules that nobody can match.
-pub(super) fn check(
-    world: &World,
-    workloads: &BTreeMap<ObjectName, std::sync::Arc<Workload>>,
-    bindings: &Bindings<'_>,
-    notes: &mut Notes,
-) {
-    let mut bound: BTreeMap<&ObjectName, &ObjectName> = BTreeMap::new();
-    let mut outside: BTreeMap<&ObjectName, &ObjectName> = BTreeMap::new();
-    for workload in workloads.values() {
-        for policy in &workload.policies {
-            bound.entry(policy).or_insert(&workload.name);
-            if !workload.membership.is_captured() {
-                outside.entry(policy).or_insert(&workload.name);
-            }
-        }
+/// Notes a policy that selects nobody or somebody out of reach, and rules of it that nobody can match.
+pub(super) fn check_access(policy: &AccessPolicy, index: &Index, notes: &mut Notes) {
+    let chosen = policy.target != Target::All;
+    let (selector, bound) = (field(&policy.target), index.bound.get(&policy.name));
+    if chosen && bound.is_none() {
+        let problem = "it selects no pod there is".to_owned();
+        notes.add(Kind::AccessPolicy, &policy.name, (selector, problem, "correct the labels, if pods were meant"));
     }
-    let known = Known::new(world);
-    for policy in world.objects.access.values() {
-        let chosen = policy.target != Target::All;
-        let selector = field(&policy.target);
-        if chosen && !bound.contains_key(&policy.name) {
-            let problem = "it selects no pod there is".to_owned();
-            notes.add(Kind::AccessPolicy, &policy.name, (selector, problem, "correct the labels, if pods were meant"));
-        }
-        if let (true, Some(pod)) = (chosen, outside.get(&policy.name)) {
-            let problem = format!("it selects pod {pod}, which is not in the mesh: calls to it are not checked");
-            let mend = "label the pod or its namespace millrace.dev/mesh: enabled";
-            notes.add(Kind::AccessPolicy, &policy.name, (selector, problem, mend));
-        }
-        for (index, Rule { from, ports: _ }) in policy.rules.iter().enumerate() {
-            for source in from {
-                if let Some((problem, mend)) = known.fault(source) {
-                    notes.add(Kind::AccessPolicy, &policy.name, (&format!("spec.rules[{index}].from"), problem, mend));
-                }
-            }
-        }
+    if let (true, Some(pod)) = (chosen, bound.and_then(|bound| bound.outside.first())) {
+        let problem = format!("it selects pod {pod}, which is not in the mesh: calls to it are not checked");
+        let mend = "label the pod or its namespace millrace.dev/mesh: enabled";
+        notes.add(Kind::AccessPolicy, &policy.name, (selector, problem, mend));
     }
-    for policy in world.objects.encryption.values().filter(|p| p.target != Target::All) {
-        let reached = world
-            .objects
-            .pods
-            .values()
-            .any(|pod| bindings.namespaces(pod).contains(&&*policy.name.namespace) && selects(&policy.target, pod));
-        if !reached {
-            let problem = "it selects no pod there is".to_owned();
-            notes.add(
-                Kind::EncryptionPolicy,
-                &policy.name,
-                (field(&policy.target), problem, "correct the labels, if pods were meant"),
-            );
+    for (at, Rule { from, ports: _ }) in policy.rules.iter().enumerate() {
+        for source in from {
+            if let Some((problem, mend)) = fault(index, source) {
+                notes.add(Kind::AccessPolicy, &policy.name, (&format!("spec.rules[{at}].from"), problem, mend));
+            }
         }
     }
 }
 
-/// Who could call at all.
-struct Known<'w> {
-    accounts: BTreeSet<(&'w str, &'w str)>,
-    namespaces: BTreeSet<&'w str>,
+/// Notes a policy that selects nobody.
+pub(super) fn check_encryption(policy: &EncryptionPolicy, index: &Index, notes: &mut Notes) {
+    if index.reached.get(&policy.name) == Some(&false) {
+        let problem = "it selects no pod there is".to_owned();
+        let mend = "correct the labels, if pods were meant";
+        notes.add(Kind::EncryptionPolicy, &policy.name, (field(&policy.target), problem, mend));
+    }
 }
 
-impl<'w> Known<'w> {
-    fn new(world: &'w World) -> Self {
-        let pods = world.objects.pods.values();
-        let accounts = world.objects.service_accounts.iter().map(|account| (&*account.namespace, &*account.name));
-        Self {
-            namespaces: pods
-                .clone()
-                .map(|pod| &*pod.name.namespace)
-                .chain(world.objects.namespaces.keys().map(|n| &**n))
-                .chain(world.objects.service_accounts.iter().map(|account| &*account.namespace))
-                .collect(),
-            accounts: pods.map(|pod| (&*pod.name.namespace, &*pod.service_account)).chain(accounts).collect(),
+/// What is wrong with a source that could not call at all.
+fn fault(index: &Index, source: &Source) -> Option<(String, &'static str)> {
+    match source {
+        Source::Identity(identity) => {
+            let account = (identity.namespace.clone(), identity.service_account.clone());
+            (!index.accounts.has(&account)).then(|| {
+                let problem = format!("there is no ServiceAccount {}/{}", identity.namespace, identity.service_account);
+                (problem, "correct the identity, if it is not one to come")
+            })
         }
-    }
-
-    fn fault(&self, source: &Source) -> Option<(String, &'static str)> {
-        match source {
-            Source::Identity(identity) => {
-                (!self.accounts.contains(&(&*identity.namespace, &*identity.service_account))).then(|| {
-                    let problem =
-                        format!("there is no ServiceAccount {}/{}", identity.namespace, identity.service_account);
-                    (problem, "correct the identity, if it is not one to come")
-                })
-            }
-            Source::Namespace(namespace) => (!self.namespaces.contains(&**namespace))
-                .then(|| (format!("there is no Namespace {namespace}"), "correct the name, if it is not one to come")),
-            Source::Block(_) => None,
-        }
+        Source::Namespace(namespace) => (!index.namespaces.has(&**namespace))
+            .then(|| (format!("there is no Namespace {namespace}"), "correct the name, if it is not one to come")),
+        Source::Block(_) => None,
     }
 }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::{NodeProfile, ObjectName};
+use millrace_model::{Map, NodeProfile, ObjectName};
 
 use super::Notes;
 use crate::{
@@ -17,14 +17,14 @@ use crate::{
 };
 
 /// By node, the profile that tunes it.
-type Tuned = BTreeMap<Arc<str>, Arc<NodeProfile>>;
+type Tuned = Map<Arc<str>, Arc<NodeProfile>>;
 
 /// The profile of each node that has one.
 pub(super) fn profiles(world: &World, notes: &mut Notes) -> Tuned {
     let mut ranked: Vec<_> = world.objects.profiles.iter().collect();
     ranked.sort_by_key(|(name, profile)| (profile.made, *name));
     let none = BTreeMap::new();
-    let mut chosen = BTreeMap::new();
+    let mut chosen = Tuned::new();
     let mut lost: BTreeMap<&str, [&str; 2]> = BTreeMap::new();
     let mut selected = BTreeSet::new();
     for node in nodes(world) {

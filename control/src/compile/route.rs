@@ -13,7 +13,7 @@ use std::{
 };
 
 use millrace_model::{
-    ObjectName, RouteKind, RouteName, Routes, Service,
+    Map, ObjectName, RouteKind, RouteName, Routes, Service,
     route::{Bound, Clients},
 };
 
@@ -44,9 +44,9 @@ pub type Standings = BTreeMap<RouteName, Vec<Standing>>;
 /// The routes of each service.
 pub(super) fn routes(
     world: &World,
-    services: &BTreeMap<ObjectName, Arc<Service>>,
+    services: &Map<ObjectName, Arc<Service>>,
     notes: &mut Notes,
-) -> BTreeMap<ObjectName, Arc<Routes>> {
+) -> Map<ObjectName, Arc<Routes>> {
     let found = attach(world, services);
     for fault in &found.faults {
         notes.add(kind(fault.route.kind), &fault.route.name, (&fault.field, fault.problem.clone(), fault.mend));
@@ -59,7 +59,7 @@ pub(super) fn routes(
 }
 
 /// What should stand on the routes' statuses.
-pub fn standings(world: &World, services: &BTreeMap<ObjectName, Arc<Service>>) -> Standings {
+pub fn standings(world: &World, services: &Map<ObjectName, Arc<Service>>) -> Standings {
     attach(world, services).standings
 }
 
@@ -93,7 +93,7 @@ struct Fault {
 /// A service's port, and for whom.
 type Place = (ObjectName, u16, Clients);
 
-fn attach(world: &World, services: &BTreeMap<ObjectName, Arc<Service>>) -> Attached {
+fn attach(world: &World, services: &Map<ObjectName, Arc<Service>>) -> Attached {
     let mut routes: Vec<&Route> = world.objects.routes.values().map(|route| &**route).collect();
     routes.sort_by_key(|route| (&route.age, &route.name.name, route.name.kind));
     let found: Vec<Vec<Found<'_>>> = routes.iter().map(|route| parent::found(world, services, route)).collect();

@@ -57,6 +57,9 @@ pub(super) fn check<'w>(
     workloads: impl Iterator<Item = &'w std::sync::Arc<Workload>>,
     notes: &mut Notes,
 ) {
+    if world.objects.telemetry.is_empty() {
+        return;
+    }
     let bound: BTreeSet<&ObjectName> = workloads.filter_map(|workload| workload.telemetry.as_ref()).collect();
     for TelemetryPolicy { made: _, target, says } in world.objects.telemetry.values().map(|policy| &**policy) {
         let chosen = *target != Target::All;

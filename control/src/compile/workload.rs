@@ -1,14 +1,15 @@
 //! Makes workloads of pods: whose address is whose, who is in the mesh, what binds whom.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    net::IpAddr,
-    sync::Arc,
+use std::{net::IpAddr, sync::Arc};
+
+use millrace_model::{Identity, Map, Membership, ObjectName, Workload};
+
+use super::{
+    Notes,
+    index::{Index, within},
+    policy::Bindings,
+    telemetry::Recorded,
 };
-
-use millrace_model::{Identity, Membership, ObjectName, Workload};
-
-use super::{Notes, policy::Bindings, telemetry::Recorded};
 use crate::{
     diagnostic::Kind,
     world::{Life, Listener, Made, Network, Pod, Wish, World},
@@ -16,47 +17,45 @@ use crate::{
 
 /// Which pod has which address. A pod that ended has none, and none has its node's; of two that claim one the living has
 /// it, then the older, then the first by name: to claim an address takes it from nobody.
-pub(super) struct Owners<'w>(BTreeMap<IpAddr, &'w Pod>);
+#[derive(Clone, Copy)]
+pub(super) struct Owners<'w> {
+    pub(super) pods: &'w Map<ObjectName, Arc<Pod>>,
+    pub(super) index: &'w Index,
+}
 
 impl<'w> Owners<'w> {
-    pub(super) fn new(world: &'w World, notes: &mut Notes) -> Self {
-        let mut owners: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
-        let mut losers: Vec<(&Pod, IpAddr)> = Vec::new();
-        let pods = || world.objects.pods.values().map(|pod| &**pod).filter(|p| is_workload(p));
-        let of_nodes: BTreeMap<IpAddr, &Pod> = pods()
-            .filter(|p| p.network == Network::Host)
-            .flat_map(|pod| pod.addresses.iter().map(move |address| (*address, pod)))
-            .collect();
-        for pod in pods().filter(|p| p.network == Network::Own) {
-            for address in &pod.addresses {
-                // To take a node's address would take its traffic, and that of all who have it.
-                if let Some(host) = of_nodes.get(address) {
-                    let problem = format!("{address} is the address of a node, by pod {} in its network", host.name);
-                    notes.add(Kind::Pod, &pod.name, ("status.podIPs", problem, "give the pod an address of its own"));
-                    continue;
-                }
-                match owners.entry(*address) {
-                    Entry::Vacant(entry) => drop(entry.insert(pod)),
-                    Entry::Occupied(mut entry) if rank(pod) < rank(entry.get()) => {
-                        losers.push((entry.insert(pod), *address));
-                    }
-                    Entry::Occupied(_) => losers.push((pod, *address)),
-                }
-            }
+    fn claimants(self, address: IpAddr) -> impl DoubleEndedIterator<Item = &'w Pod> {
+        self.index.claims.of(&address).iter().filter_map(move |name| self.pods.get(name)).map(|pod| &**pod)
+    }
+
+    /// The pod that shares its node's network and has this address with it.
+    fn host(self, address: IpAddr) -> Option<&'w Pod> {
+        self.claimants(address).rfind(|pod| pod.network == Network::Host)
+    }
+
+    /// The pod that has this address.
+    pub(super) fn of(self, address: IpAddr) -> Option<&'w Pod> {
+        match self.host(address) {
+            // To take a node's address would take its traffic, and that of all who have it.
+            Some(_) => None,
+            None => self.claimants(address).min_by_key(|pod| rank(pod)),
         }
-        for (pod, address) in losers {
+    }
+
+    /// Notes what this pod claims and does not have.
+    fn check(self, pod: &Pod, notes: &mut Notes) {
+        for address in pod.addresses.iter().filter(|_| pod.network == Network::Own) {
+            if let Some(host) = self.host(*address) {
+                let problem = format!("{address} is the address of a node, by pod {} in its network", host.name);
+                notes.add(Kind::Pod, &pod.name, ("status.podIPs", problem, "give the pod an address of its own"));
+                continue;
+            }
             // A pod on its way out whose address was given on already is nothing to tell of.
-            if let (false, Some(owner)) = (is_going(pod), owners.get(&address)) {
+            if let (false, Some(owner)) = (is_going(pod), self.of(*address).filter(|owner| owner.name != pod.name)) {
                 let problem = format!("{address} is an address of pod {} too, which has it", owner.name);
                 notes.add(Kind::Pod, &pod.name, ("status.podIPs", problem, "give each pod addresses of its own"));
             }
         }
-        Self(owners)
-    }
-
-    /// The pod that has this address.
-    pub(super) fn of(&self, address: IpAddr) -> Option<&'w Pod> {
-        self.0.get(&address).copied()
     }
 }
 
@@ -77,16 +76,20 @@ pub(super) fn is_workload(pod: &Pod) -> bool {
     pod.node.is_some() && pod.life != Life::Ended
 }
 
-pub(super) fn workloads(
-    world: &World,
-    owners: &Owners<'_>,
-    bindings: &Bindings<'_>,
-    notes: &mut Notes,
-) -> BTreeMap<ObjectName, Arc<Workload>> {
-    let mut workloads = BTreeMap::new();
-    let recorded = Recorded::new(world);
-    for pod in world.objects.pods.values().filter(|p| is_workload(p)) {
-        let Some(node) = &pod.node else { continue };
+/// What workloads are made by.
+pub(super) struct Making<'w> {
+    pub(super) world: &'w World,
+    pub(super) owners: Owners<'w>,
+    pub(super) bindings: &'w Bindings<'w>,
+    pub(super) recorded: &'w Recorded<'w>,
+}
+
+impl Making<'_> {
+    /// The workload of this pod; None where it is none.
+    pub(super) fn workload(&self, pod: &Pod, notes: &mut Notes) -> Option<Workload> {
+        let Self { world, owners, bindings, recorded } = *self;
+        let node = pod.node.as_ref().filter(|_| is_workload(pod))?;
+        owners.check(pod, notes);
         if !world.objects.nodes.contains_key(node) {
             let problem = format!("there is no Node {node}");
             notes.add(Kind::Pod, &pod.name, ("spec.nodeName", problem, "add the Node, or correct the name"));
@@ -94,7 +97,7 @@ pub(super) fn workloads(
         let has = |address: &&IpAddr| {
             pod.network == Network::Host || owners.of(**address).is_some_and(|owner| owner.name == pod.name)
         };
-        let workload = Workload {
+        Some(Workload {
             name: pod.name.clone(),
             instance: pod.instance.clone(),
             identity: Identity {
@@ -111,23 +114,18 @@ pub(super) fn workloads(
             policies: bindings.access(pod),
             probe_ports: pod.probe_ports.clone(),
             telemetry: recorded.of(pod, bindings, notes),
-        };
-        workloads.insert(pod.name.clone(), Arc::new(workload));
+        })
     }
-    check_namespaces(world, notes);
-    workloads
 }
 
-/// Notes namespaces that are not there but have pods: what a label on one of them said is no longer in force.
-fn check_namespaces(world: &World, notes: &mut Notes) {
-    let mut left: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
-    let silent = |pod: &&Arc<Pod>| is_workload(pod) && pod.network == Network::Own && pod.mesh.is_none();
-    for pod in world.objects.pods.values().filter(silent) {
-        if !world.objects.namespaces.contains_key(&pod.name.namespace) {
-            *left.entry(&pod.name.namespace).or_default() += 1;
-        }
+/// Notes a namespace that is not there but has pods: what a label on it said is no longer in force.
+pub(super) fn check_namespace(world: &World, namespace: &Arc<str>, notes: &mut Notes) {
+    if world.objects.namespaces.contains_key(namespace) {
+        return;
     }
-    for (namespace, n) in left {
+    let silent = |pod: &Pod| is_workload(pod) && pod.network == Network::Own && pod.mesh.is_none();
+    let n = within(&world.objects.pods, namespace).filter(|(_, pod)| silent(pod)).count();
+    if n > 0 {
         let name = ObjectName { namespace: "".into(), name: namespace.clone() };
         let problem = format!("there is no such object, which leaves pods in it ({n}) outside the mesh");
         let mend = "add the Namespace, labelled millrace.dev/mesh: enabled or disabled, or label the pods";

@@ -57,10 +57,11 @@ impl Struck {
 
     /// What nodes listen on, less what is struck.
     pub(super) fn without(&self, listening: &Listening) -> Listening {
+        // By node: only the words of those that have a strike are copied.
         let mut listening = listening.clone();
         for (node, listener) in self.0.keys() {
             if let Some(of_node) = listening.get_mut(node) {
-                of_node.remove(listener);
+                Arc::make_mut(of_node).remove(listener);
             }
         }
         listening
@@ -97,7 +98,7 @@ mod tests {
         let (mut struck, now, web) = (Struck::default(), crate::clock::now(), web());
         struck.strike([&web].into_iter(), 7, now);
         let word = BTreeSet::from([Listener { name: web.name.clone(), instance: web.instance.clone() }]);
-        (struck, Listening::from([(Arc::from("b"), word)]), now)
+        (struck, Listening::from([(Arc::from("b"), Arc::new(word))]), now)
     }
 
     fn counts(struck: &Struck, listening: &Listening) -> bool {

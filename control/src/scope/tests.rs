@@ -1,8 +1,8 @@
 //! States that a node's update is exactly the difference of what it saw and what it sees, and nothing of others is in it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use millrace_model::{Delta, Encryption, Identity, Membership, NodeProfile, ObjectName, Snapshot, Workload};
+use millrace_model::{Delta, Encryption, Identity, Map, Membership, NodeProfile, ObjectName, Snapshot, Workload};
 use proptest::prelude::*;
 
 use super::Edition;
@@ -71,7 +71,7 @@ proptest! {
     fn a_node_sees_no_others_network_namespace_nor_profile_and_all_else(whole in snapshot(1)) {
         let edition = Edition::new(whole.clone(), None);
         let view = edition.view("node-1");
-        let blind = |w: &BTreeMap<ObjectName, Arc<Workload>>| -> Vec<Workload> {
+        let blind = |w: &Map<ObjectName, Arc<Workload>>| -> Vec<Workload> {
             w.values().map(|w| Workload { netns: None, ..Workload::clone(w) }).collect()
         };
         prop_assert_eq!(blind(&view.workloads), blind(&whole.workloads));

@@ -5,13 +5,14 @@
 //! once it is whole, and then only where it differs.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use kube::Client;
+use millrace_model::Map;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -151,7 +152,7 @@ impl Pace {
 }
 
 /// What is known of the objects that report a status, by name.
-pub type Revisions = BTreeMap<crate::diagnostic::Key, Revision>;
+pub type Revisions = Map<crate::diagnostic::Key, Revision>;
 
 /// Which version of an object was read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use millrace_model::Map;
+
 use super::{
     Object, Sourced,
     manifest::{Item, Reading, Readings, StandsFor},
@@ -139,7 +141,7 @@ impl Shelf {
 
     fn sourced(&self, diagnostics: Vec<Diagnostic>) -> Sourced {
         let mut objects = Objects::default();
-        let mut places = BTreeMap::new();
+        let mut places = Map::new();
         for (key, Held { place, object }) in &self.held {
             objects.insert(key, object.clone());
             places.insert(key.clone(), place.clone());

@@ -1,11 +1,11 @@
 //! Finds what a route's parents are: a service, the ports of it that are parsed, and whose requests are meant.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::Arc,
 };
 
-use millrace_model::{ObjectName, Protocol, Service, route::Clients};
+use millrace_model::{Map, ObjectName, Protocol, Service, route::Clients};
 
 use super::{Fault, Place};
 use crate::{
@@ -40,7 +40,7 @@ pub(super) struct Found<'w> {
 /// The parents of `route` that are Services, in order.
 pub(super) fn found<'w>(
     world: &'w World,
-    services: &BTreeMap<ObjectName, Arc<Service>>,
+    services: &Map<ObjectName, Arc<Service>>,
     route: &'w Route,
 ) -> Vec<Found<'w>> {
     let parents = route.parents.iter().enumerate();
@@ -94,7 +94,7 @@ impl Found<'_> {
 }
 
 impl<'w> Found<'w> {
-    fn look(&mut self, world: &'w World, services: &BTreeMap<ObjectName, Arc<Service>>) {
+    fn look(&mut self, world: &'w World, services: &Map<ObjectName, Arc<Service>>) {
         let name = &self.parent.name;
         let Some(service) = world.objects.services.get(name).filter(|_| services.contains_key(name)) else {
             let problem = format!("there is no Service {name}");

@@ -1,7 +1,7 @@
 //! Services and what stands behind them.
 
 use super::{
-    Arc, BASE, Endpoint, Listener, ObjectName, Protocol, Readiness, Snapshot, compile, endpoints, instance_of, name,
+    Arc, BASE, BTreeSet, Endpoint, Last, Listener, ObjectName, Protocol, Readiness, compile, endpoints, instance_of, name,
     notes, pod, snapshot, world,
 };
 
@@ -48,7 +48,7 @@ fn an_endpoint_is_ready_once_its_workload_is_enrolled() {
     let mut world = world(&format!("{BASE}{}{}", service(SELECTS), pod("web", "10.0.0.1", "")));
     world
         .listening
-        .insert("a".into(), [Listener { name: name("web"), instance: instance_of(&world, &name("web")) }].into());
+        .insert("a".into(), [Listener { name: name("web"), instance: instance_of(&world, &name("web")) }].into_iter().collect::<BTreeSet<_>>().into());
     assert_eq!(endpoints(&compile(&world).0, "web")[0].readiness, Readiness::Ready);
 }
 
@@ -207,7 +207,7 @@ fn two_services_with_one_virtual_address_are_told() {
 fn what_did_not_change_is_the_same_arc() {
     let text = format!("{BASE}{}{}", service(SELECTS), pod("web", "10.0.0.1", ""));
     let before = snapshot(&text);
-    let after: Snapshot = super::reuse(&before, snapshot(&format!("{text}{}", pod("db", "10.0.0.2", ""))));
+    let after = Last::whole(world(&format!("{text}{}", pod("db", "10.0.0.2", ""))), &before).snapshot().clone();
     assert!(Arc::ptr_eq(&before.workloads[&name("web")], &after.workloads[&name("web")]));
     assert!(Arc::ptr_eq(&before.services[&name("web")], &after.services[&name("web")]));
     assert!(Arc::ptr_eq(&before.endpoints[&name("web")], &after.endpoints[&name("web")]));

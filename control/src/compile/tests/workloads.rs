@@ -1,7 +1,7 @@
 //! Whose address, who is in the mesh, what a pod is.
 
 use super::{
-    BASE, Listener, Membership, ObjectName, Snapshot, compile, instance_of, name, notes, pod, snapshot, world,
+    Arc, BASE, Listener, Membership, ObjectName, Snapshot, compile, instance_of, name, notes, pod, snapshot, world,
 };
 
 #[test]
@@ -48,11 +48,11 @@ fn a_pod_is_enrolled_while_its_own_node_listens_for_this_very_pod() {
     let membership = |world: &_| compile(world).0.workloads[&name("web")].membership;
     let own = instance_of(&world, &name("web"));
     let listener = |instance: &str| Listener { name: name("web"), instance: instance.into() };
-    world.listening.insert("b".into(), [listener(&own)].into());
+    world.listening.insert("b".into(), Arc::new([listener(&own)].into()));
     assert_eq!(membership(&world), Membership::Pending, "another node's word");
-    world.listening.insert("a".into(), [listener("older")].into());
+    world.listening.insert("a".into(), Arc::new([listener("older")].into()));
     assert_eq!(membership(&world), Membership::Pending, "a pod of the same name before it");
-    world.listening.insert("a".into(), [listener(&own)].into());
+    world.listening.insert("a".into(), Arc::new([listener(&own)].into()));
     assert_eq!(membership(&world), Membership::Enrolled);
 }
 

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::ObjectName;
+use millrace_model::{Map, ObjectName};
 
 use super::{AllAsked, Asked, Revision, Revisions, Standing, Stands};
 use crate::{
@@ -115,7 +115,7 @@ impl Cabinet {
         diagnostics.dedup();
         Sourced {
             objects: self.objects.clone(),
-            places: BTreeMap::new(),
+            places: Map::new(),
             diagnostics,
             revisions: self.revisions.clone(),
             asked: self.asked.clone(),

@@ -17,7 +17,7 @@ impl Objects {
         match key.kind {
             Kind::Namespace => self.namespaces.get(&name.name).cloned().map(Object::Namespace),
             Kind::Node => self.nodes.get(&name.name).cloned().map(Object::Node),
-            Kind::ServiceAccount => self.service_accounts.contains(name).then_some(Object::ServiceAccount),
+            Kind::ServiceAccount => self.service_accounts.contains_key(name).then_some(Object::ServiceAccount),
             Kind::Pod => self.pods.get(name).cloned().map(Object::Pod),
             Kind::Service => self.services.get(name).cloned().map(Object::Service),
             Kind::EndpointSlice => self.slices.get(name).cloned().map(Object::Slice),
@@ -38,7 +38,7 @@ impl Objects {
         match key.kind {
             Kind::Namespace => taken(self.namespaces.remove(&name.name)),
             Kind::Node => taken(self.nodes.remove(&name.name)),
-            Kind::ServiceAccount => self.service_accounts.remove(name),
+            Kind::ServiceAccount => self.service_accounts.remove(name).is_some(),
             Kind::Pod => taken(self.pods.remove(name)),
             Kind::Service => taken(self.services.remove(name)),
             Kind::EndpointSlice => taken(self.slices.remove(name)),

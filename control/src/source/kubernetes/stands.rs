@@ -1,14 +1,15 @@
 //! Holds what stands on an object's status, and what of an object its status is to speak of.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use millrace_model::Map;
 use serde_json::Value;
 
 use crate::{diagnostic::Key, world::route::Parent};
 
 /// What stands on the status of the objects that the mesh writes one on, by name.
-pub type Standing = BTreeMap<Key, Arc<Stands>>;
+pub type Standing = Map<Key, Arc<Stands>>;
 
 /// What stands on an object's status.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +27,7 @@ pub enum Stands {
 }
 
 /// What each route asks for, by name.
-pub type AllAsked = BTreeMap<Key, Asked>;
+pub type AllAsked = Map<Key, Asked>;
 
 /// What a route asks for, as far as its status must say so though the rest of it can't be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

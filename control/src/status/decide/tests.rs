@@ -53,7 +53,7 @@ fn outcome(generation: i64, nodes: &[&str], faults: &[(Effect, &str)]) -> Outcom
         "spec": {"selector": {"matchLabels": {"app": "web"}}}});
     insert(&mut objects, Kind::AccessPolicy, "guard", &policy);
     let revisions = BTreeMap::from([(key(), Revision { uid: "1".into(), generation })]);
-    let sourced = Sourced { objects, revisions: Arc::new(revisions), ..Sourced::default() };
+    let sourced = Sourced { objects, revisions: Arc::new(revisions.into()), ..Sourced::default() };
     let diagnostics = faults
         .iter()
         .map(|(effect, problem)| Diagnostic {

@@ -45,7 +45,7 @@ fn put(cabinet: &mut Cabinet, read: Read) -> Change {
 }
 
 fn accounts(cabinet: &Cabinet) -> Vec<String> {
-    cabinet.sourced().objects.service_accounts.iter().map(|name| name.name.to_string()).collect()
+    cabinet.sourced().objects.service_accounts.keys().map(|name| name.name.to_string()).collect()
 }
 
 const CHANGED: Change = Change { objects: true, standing: false };
