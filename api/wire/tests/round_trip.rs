@@ -17,7 +17,7 @@ use std::{
 use ipnet::IpNet;
 use millrace_model::{
     Action, Affinity, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Membership,
-    NodeProfile, ObjectName, Outliers, Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source,
+    NodeProfile, Map, ObjectName, Outliers, Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source,
     Traffic, UdpMode, Workload,
     outlier::Bounds,
     profile::{PodSettings, ProxySettings, WorkloadLimits},
@@ -238,7 +238,7 @@ fn delta() -> impl Strategy<Value = Delta> {
         )
 }
 
-fn by_name<T>(items: Vec<T>, named: fn(&T) -> ObjectName) -> BTreeMap<ObjectName, Arc<T>> {
+fn by_name<T>(items: Vec<T>, named: fn(&T) -> ObjectName) -> Map<ObjectName, Arc<T>> {
     items.into_iter().map(|item| (named(&item), Arc::new(item))).collect()
 }
 

@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
 
 use std::{
-    collections::BTreeMap,
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Command, Output, Stdio},
@@ -12,7 +11,7 @@ use std::{
 use crate::answers::answer;
 
 use millrace_model::{
-    Encryption, Endpoint, Endpoints, Identity, Membership, ObjectName, Protocol, Service, ServicePort, Snapshot,
+    Encryption, Endpoint, Endpoints, Identity, Map, Membership, ObjectName, Protocol, Service, ServicePort, Snapshot,
     Workload, service::Readiness,
 };
 use serde_json::{Value, json};

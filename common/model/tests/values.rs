@@ -7,7 +7,7 @@ use std::{
 };
 
 use millrace_model::{
-    Delta, Destination, Encryption, Endpoint, Endpoints, Identity, Membership, Mesh, ObjectName, Protocol, Service,
+    Delta, Destination, Encryption, Endpoint, Endpoints, Identity, Map, Membership, Mesh, ObjectName, Protocol, Service,
     ServicePort, Snapshot, Workload,
     resolve::{Hop, hop, resolve},
     service::Readiness,

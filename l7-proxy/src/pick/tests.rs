@@ -125,7 +125,8 @@ fn weighted(weights: &[u32]) -> Vec<Candidate> {
 #[test]
 fn the_nearer_endpoint_goes_first_and_the_others_after_it() {
     let mut snapshot = (*mesh().snapshot).clone();
-    for endpoints in snapshot.endpoints.values_mut() {
+    for name in snapshot.endpoints.clone().keys() {
+        let endpoints = snapshot.endpoints.get_mut(name).unwrap();
         for (endpoint, zone) in Arc::make_mut(endpoints).endpoints.iter_mut().zip(["a", "b", "a", "d", "d"]) {
             endpoint.place.for_zones = [format!("zone-{zone}").into()].into();
         }
