@@ -256,9 +256,8 @@ impl Publisher {
     fn forget_nodes_that_are_gone(&mut self, objects: &Objects) {
         let has_pods = |node: &Arc<str>| objects.pods.values().any(|pod| pod.node.as_ref() == Some(node));
         let n_before = self.listening.len();
-        self.listening.retain(|node, _| {
-            objects.nodes.contains_key(node) || self.nodes.is_connected(node) || has_pods(node)
-        });
+        self.listening
+            .retain(|node, _| objects.nodes.contains_key(node) || self.nodes.is_connected(node) || has_pods(node));
         self.is_kept &= self.listening.len() == n_before;
     }
 

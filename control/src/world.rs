@@ -8,7 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::{Action, Encryption, Map, ObjectName, Outliers, Place, Protocol, RouteName, Rule, Telemetry, Traffic};
+use millrace_model::{
+    Action, Encryption, Map, ObjectName, Outliers, Place, Protocol, RouteName, Rule, Telemetry, Traffic,
+};
 use serde::{Deserialize, Serialize};
 
 pub mod route;

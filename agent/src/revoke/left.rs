@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use millrace_model::{Endpoint, Endpoints, Mesh, Protocol};
+use millrace_model::{Endpoint, Endpoints, Map, Mesh, ObjectName, Protocol, map::Differs};
 
 use super::{Revoked, Seen, Side, Why, is_own};
 use crate::kernel::State;
@@ -18,27 +18,23 @@ pub fn has_left(before: &Mesh, after: &Mesh) -> bool {
     if before.snapshot.generation == 0 {
         return true;
     }
-    let services = &after.snapshot.services;
-    let is_gone = before.snapshot.services.iter().any(|(name, was)| match services.get(name) {
-        Some(is) if Arc::ptr_eq(was, is) => false,
-        Some(is) => {
+    let services = before.snapshot.services.differences(&after.snapshot.services);
+    let is_gone = services.iter().any(|Differs { key: _, before, now }| match (before, now) {
+        (None, _) => false,
+        (Some(was), Some(is)) => {
             let stays = |port| is.ports.contains(port);
             let of_udp = || was.ports.iter().filter(|port| port.protocol == Protocol::Udp);
             !of_udp().all(stays) || of_udp().next().is_some() && !was.addresses.iter().all(|a| is.addresses.contains(a))
         }
-        None => was.ports.iter().any(|port| port.protocol == Protocol::Udp),
+        (Some(was), None) => was.ports.iter().any(|port| port.protocol == Protocol::Udp),
     });
     is_gone || has_shrunk(&before.snapshot.endpoints, &after.snapshot.endpoints)
 }
 
-fn has_shrunk<K: Ord>(before: &BTreeMap<K, Arc<Endpoints>>, after: &BTreeMap<K, Arc<Endpoints>>) -> bool {
-    before.iter().any(|(service, was)| match after.get(service) {
-        Some(is) if Arc::ptr_eq(was, is) => false,
-        is => {
-            let stays =
-                |(asked, target)| is.is_some_and(|is| is.endpoints.iter().any(|one| serves(one, asked, target)));
-            !was.endpoints.iter().flat_map(targets).all(stays)
-        }
+fn has_shrunk(before: &Map<ObjectName, Arc<Endpoints>>, after: &Map<ObjectName, Arc<Endpoints>>) -> bool {
+    before.differences(after).iter().any(|Differs { key: _, before, now }| {
+        let stays = |(asked, target)| now.is_some_and(|is| is.endpoints.iter().any(|one| serves(one, asked, target)));
+        !before.iter().flat_map(|was| &was.endpoints).flat_map(targets).all(stays)
     })
 }
 

@@ -7,17 +7,12 @@ mod routes;
 #[path = "round_trip/telemetry.rs"]
 mod telemetry;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use millrace_model::{
-    Action, Affinity, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Membership,
-    NodeProfile, Map, ObjectName, Outliers, Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source,
+    Action, Affinity, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Map, Membership,
+    NodeProfile, ObjectName, Outliers, Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source,
     Traffic, UdpMode, Workload,
     outlier::Bounds,
     profile::{PodSettings, ProxySettings, WorkloadLimits},

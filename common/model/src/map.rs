@@ -15,11 +15,12 @@ const CHUNK: usize = 128;
 const SMALL: usize = CHUNK / 4;
 
 type Chunk<K, V> = Vec<(K, V)>;
+/// None is empty, and each ends before the next begins.
+type Chunks<K, V> = Vec<Arc<Chunk<K, V>>>;
 
 /// An ordered map that is cheap to copy.
 pub struct Map<K, V> {
-    /// None is empty, and each ends before the next begins.
-    chunks: Arc<Vec<Arc<Chunk<K, V>>>>,
+    chunks: Arc<Chunks<K, V>>,
     len: usize,
 }
 
@@ -116,7 +117,10 @@ impl<K: Ord, V> Map<K, V> {
     }
 
     /// The entries from this key on, in order.
-    pub fn from<'m, Q: Ord + ?Sized>(&'m self, key: &Q) -> impl Iterator<Item = (&'m K, &'m V)> + use<'m, Q, K, V>
+    pub fn starting_at<'m, Q: Ord + ?Sized>(
+        &'m self,
+        key: &Q,
+    ) -> impl Iterator<Item = (&'m K, &'m V)> + use<'m, Q, K, V>
     where
         K: Borrow<Q>,
     {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use millrace_model::{
-    Delta, Destination, Encryption, Endpoint, Endpoints, Identity, Map, Membership, Mesh, ObjectName, Protocol, Service,
-    ServicePort, Snapshot, Workload,
+    Delta, Destination, Encryption, Endpoint, Endpoints, Identity, Map, Membership, Mesh, ObjectName, Protocol,
+    Service, ServicePort, Snapshot, Workload,
     resolve::{Hop, hop, resolve},
     service::Readiness,
 };

@@ -145,7 +145,10 @@ impl Last {
         if !is_small {
             return None;
         }
-        let mut touched = Touched { has_routes: *routes != now.routes || *grants != now.grants || *faults != now.faults, ..Touched::default() };
+        let mut touched = Touched {
+            has_routes: *routes != now.routes || *grants != now.grants || *faults != now.faults,
+            ..Touched::default()
+        };
         let (mut has_news, bindings) = (false, Bindings::new(world));
 
         for Differs { key: name, before, now: after } in pods.differences(&now.pods) {
@@ -227,6 +230,7 @@ impl Last {
     }
 
     /// Compiles what is touched.
+    #[expect(clippy::too_many_lines, reason = "a list of the kinds of objects, each after what it rests on")]
     fn make(&mut self, mut touched: Touched, counted: Counted) {
         let mut told = Told { notes: &mut self.notes, differs: false };
         let (world, index, next) = (&self.world, &mut self.index, &mut self.snapshot);
@@ -285,7 +289,8 @@ impl Last {
             told.of(Unit::Access(name.clone()), |notes| {
                 access.into_iter().for_each(|policy| policy::check_access(policy, index, notes));
             });
-            let made = |p: &Arc<AccessPolicy>| Policy { name: p.name.clone(), action: p.action, rules: p.rules.clone() };
+            let made =
+                |p: &Arc<AccessPolicy>| Policy { name: p.name.clone(), action: p.action, rules: p.rules.clone() };
             put(&mut next.policies, name, access.map(made));
         }
         for name in touched.encryption {
@@ -368,9 +373,12 @@ fn workloads(
     pods.iter().map(make).collect()
 }
 
+/// Keys and values.
+type Labels<'p> = BTreeSet<(&'p str, &'p str)>;
+
 /// The services without slices that may select one of these pods.
 fn of_labels(world: &World, index: &Index, pods: &[Arc<Pod>]) -> Vec<ObjectName> {
-    let mut labels: BTreeMap<&Arc<str>, BTreeSet<(&str, &str)>> = BTreeMap::new();
+    let mut labels: BTreeMap<&Arc<str>, Labels<'_>> = BTreeMap::new();
     for pod in pods {
         let of_pod = pod.labels.iter().map(|(key, value)| (&**key, &**value));
         labels.entry(&pod.name.namespace).or_default().extend(of_pod);

@@ -7,8 +7,8 @@ use std::{
 };
 
 use millrace_model::{
-    Endpoint, Endpoints, Map, Membership, ObjectName, Outliers, Place, Protocol, Service, ServicePort, Traffic, Workload,
-    service::Readiness,
+    Endpoint, Endpoints, Map, Membership, ObjectName, Outliers, Place, Protocol, Service, ServicePort, Traffic,
+    Workload, service::Readiness,
 };
 
 use super::{

@@ -15,6 +15,9 @@ use crate::world::{Objects, Pod, Service, Settings, Slice, Target, World};
 /// What a client asks a service by.
 pub(super) type VirtualAddress = (IpAddr, u16, Protocol);
 
+/// A namespace, and the name of a ServiceAccount in it.
+type Account = (Arc<str>, Arc<str>);
+
 /// The names that stand under a key, in order.
 #[derive(Clone, Debug)]
 pub(super) struct Names<K>(BTreeMap<K, Vec<ObjectName>>);
@@ -109,7 +112,7 @@ pub(super) struct Index {
     /// By encryption policy that does not select all, whether it selects any pod.
     pub(super) reached: BTreeMap<ObjectName, bool>,
     /// By namespace and name, of pods and by themselves.
-    pub(super) accounts: Counts<(Arc<str>, Arc<str>)>,
+    pub(super) accounts: Counts<Account>,
     pub(super) namespaces: Counts<Arc<str>>,
 }
 
@@ -251,7 +254,7 @@ impl Index {
     }
 }
 
-fn account(pod: &Pod) -> (Arc<str>, Arc<str>) {
+fn account(pod: &Pod) -> Account {
     (pod.name.namespace.clone(), pod.service_account.clone())
 }
 
@@ -272,7 +275,7 @@ pub(super) fn within<'m, V>(
     namespace: &Arc<str>,
 ) -> impl Iterator<Item = (&'m ObjectName, &'m V)> + use<'m, V> {
     let (first, namespace) = (ObjectName { namespace: namespace.clone(), name: "".into() }, namespace.clone());
-    map.from(&first).take_while(move |(name, _)| name.namespace == namespace)
+    map.starting_at(&first).take_while(move |(name, _)| name.namespace == namespace)
 }
 
 /// The pods that a policy which stands in this namespace could select.

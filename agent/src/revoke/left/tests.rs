@@ -69,7 +69,8 @@ fn an_endpoint_or_a_service_that_is_not_there_any_more_has_left_and_one_that_cam
 fn an_endpoint_that_is_not_ready_or_has_no_weight_has_not_left() {
     let before = udp(&["10.0.0.2"]);
     let mut after = (*before.snapshot).clone();
-    let endpoints = Arc::make_mut(after.endpoints.values_mut().next().unwrap());
+    let name = after.endpoints.keys().next().unwrap().clone();
+    let endpoints = Arc::make_mut(after.endpoints.get_mut(&name).unwrap());
     (endpoints.endpoints[0].readiness, endpoints.endpoints[0].weight) = (Readiness::Unready, 0);
     assert!(!has_left(&before, &Mesh::new(Arc::new(after))));
 }

@@ -36,8 +36,11 @@ fn run(map: &mut Map<u16, u8>, twin: &mut BTreeMap<u16, u8>, step: Step) {
     }
 }
 
+/// A key, and what it had and has.
+type Both = (u16, Option<u8>, Option<u8>);
+
 /// The differences, by the long way.
-fn by_hand(before: &BTreeMap<u16, u8>, now: &BTreeMap<u16, u8>) -> Vec<(u16, Option<u8>, Option<u8>)> {
+fn by_hand(before: &BTreeMap<u16, u8>, now: &BTreeMap<u16, u8>) -> Vec<Both> {
     let keys: std::collections::BTreeSet<u16> = before.keys().chain(now.keys()).copied().collect();
     let both = keys.into_iter().map(|key| (key, before.get(&key).copied(), now.get(&key).copied()));
     both.filter(|(_, before, now)| before != now).collect()
@@ -59,7 +62,7 @@ proptest! {
         }
         prop_assert!(held.iter().eq(&held_twin), "a copy stays as it was");
         prop_assert!(map.iter().eq(&twin) && map.len() == twin.len());
-        prop_assert!(map.from(&from).eq(twin.range(from..)));
+        prop_assert!(map.starting_at(&from).eq(twin.range(from..)));
         prop_assert!((0..600).all(|key| map.get(&key) == twin.get(&key)));
         let found: Vec<_> = held
             .differences(&map)

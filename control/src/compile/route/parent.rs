@@ -1,9 +1,6 @@
 //! Finds what a route's parents are: a service, the ports of it that are parsed, and whose requests are meant.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use millrace_model::{Map, ObjectName, Protocol, Service, route::Clients};
 

@@ -8,7 +8,8 @@ use proptest::{collection::vec, prelude::*};
 use super::{World, compile, instance_of, name, world};
 use crate::{compile::Last, world::Listener};
 
-/// Things that are there in one of several ways, the first of which is not at all.
+/// Things that are there in one of several ways.
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn slots() -> Vec<Vec<String>> {
     let namespace = |name: &str, label: &str| {
         format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{{label}}}}}}}")
@@ -40,7 +41,11 @@ fn slots() -> Vec<Vec<String>> {
     };
     let ports = "ports: [{name: http, port: 80, targetPort: 8080}]";
     let mut slots = vec![
-        vec![namespace("shop", "millrace.dev/mesh: enabled"), namespace("shop", "millrace.dev/mesh: disabled"), namespace("shop", "")],
+        vec![
+            namespace("shop", "millrace.dev/mesh: enabled"),
+            namespace("shop", "millrace.dev/mesh: disabled"),
+            namespace("shop", ""),
+        ],
         vec!["{apiVersion: v1, kind: Node, metadata: {name: a, labels: {topology.kubernetes.io/zone: z1}}}".to_owned()],
         vec!["{apiVersion: v1, kind: ServiceAccount, metadata: {name: sa1, namespace: shop}}".to_owned()],
         vec!["{apiVersion: v1, kind: ServiceAccount, metadata: {name: sa2, namespace: far}}".to_owned()],
@@ -48,19 +53,35 @@ fn slots() -> Vec<Vec<String>> {
         vec![
             service("s1", &format!("clusterIPs: [10.96.0.1], selector: {{tier: all}}, {ports}")),
             service("s1", &format!("clusterIPs: [10.96.0.2], selector: {{app: web-1}}, {ports}")),
-            service("s1", "clusterIPs: [10.0.0.1], selector: {tier: all}, ports: [{name: http, port: 80, targetPort: http}]"),
+            service(
+                "s1",
+                "clusterIPs: [10.0.0.1], selector: {tier: all}, ports: [{name: http, port: 80, targetPort: http}]",
+            ),
         ],
         vec![
             service("s2", &format!("clusterIPs: [10.96.0.2], selector: {{app: web-2}}, {ports}")),
-            service("s2", &format!("clusterIPs: [10.96.0.1], publishNotReadyAddresses: true, selector: {{tier: none}}, {ports}")),
+            service(
+                "s2",
+                &format!("clusterIPs: [10.96.0.1], publishNotReadyAddresses: true, selector: {{tier: none}}, {ports}"),
+            ),
             service("s2", "clusterIP: None, selector: {tier: all}, ports: [{name: http, port: 81}]"),
         ],
         vec![slice("l1", "s1", 1), slice("l1", "s2", 1), slice("l1", "s1", 9), slice("l1", "gone", 1)],
         vec![slice("l2", "s1", 2), slice("l2", "s1", 1)],
         vec![
             ours("AccessPolicy", "shop", "p1", "rules: [{from: [{identities: [shop/sa1]}]}]"),
-            ours("AccessPolicy", "shop", "p1", "selector: {matchLabels: {app: web-1}}, rules: [{from: [{identities: [far/sa2]}]}]"),
-            ours("AccessPolicy", "shop", "p1", "selector: {matchLabels: {tier: all}}, rules: [{from: [{namespaces: [far]}]}]"),
+            ours(
+                "AccessPolicy",
+                "shop",
+                "p1",
+                "selector: {matchLabels: {app: web-1}}, rules: [{from: [{identities: [far/sa2]}]}]",
+            ),
+            ours(
+                "AccessPolicy",
+                "shop",
+                "p1",
+                "selector: {matchLabels: {tier: all}}, rules: [{from: [{namespaces: [far]}]}]",
+            ),
         ],
         vec![
             ours("AccessPolicy", "root", "p2", "selector: {matchLabels: {app: web-2}}, rules: [{}]"),
@@ -79,10 +100,25 @@ fn slots() -> Vec<Vec<String>> {
             ours("EncryptionPolicy", "root", "e3", "mode: Permissive, selector: {matchLabels: {app: web-1}}"),
             ours("EncryptionPolicy", "root", "e3", "mode: Strict, selector: {matchLabels: {app: nobody}}"),
         ],
-        vec![ours("TelemetryPolicy", "shop", "t1", "selector: {matchLabels: {app: web-1}}"), ours("TelemetryPolicy", "shop", "t1", "")],
-        vec![ours("TrafficPolicy", "shop", "t1", "targetRefs: [{kind: Service, name: s1}], outlierEjection: {consecutiveFailures: 3}")],
-        vec!["{apiVersion: millrace.dev/v1alpha1, kind: NodeProfile, metadata: {name: n1}, spec: {proxy: {workers: 1}}}".to_owned()],
-        vec![route("HTTPRoute", "h1", "s1", "s2"), route("HTTPRoute", "h1", "s2", "s1"), route("HTTPRoute", "h1", "gone", "s1")],
+        vec![
+            ours("TelemetryPolicy", "shop", "t1", "selector: {matchLabels: {app: web-1}}"),
+            ours("TelemetryPolicy", "shop", "t1", ""),
+        ],
+        vec![ours(
+            "TrafficPolicy",
+            "shop",
+            "t1",
+            "targetRefs: [{kind: Service, name: s1}], outlierEjection: {consecutiveFailures: 3}",
+        )],
+        vec![
+            "{apiVersion: millrace.dev/v1alpha1, kind: NodeProfile, metadata: {name: n1}, spec: {proxy: {workers: 1}}}"
+                .to_owned(),
+        ],
+        vec![
+            route("HTTPRoute", "h1", "s1", "s2"),
+            route("HTTPRoute", "h1", "s2", "s1"),
+            route("HTTPRoute", "h1", "gone", "s1"),
+        ],
         vec![route("GRPCRoute", "g1", "s1", "s1"), route("GRPCRoute", "g1", "s1", "gone")],
     ];
     for n in 1..5_u8 {

@@ -1,8 +1,8 @@
 //! Services and what stands behind them.
 
 use super::{
-    Arc, BASE, BTreeSet, Endpoint, Last, Listener, ObjectName, Protocol, Readiness, compile, endpoints, instance_of, name,
-    notes, pod, snapshot, world,
+    Arc, BASE, BTreeSet, Endpoint, Last, Listener, ObjectName, Protocol, Readiness, compile, endpoints, instance_of,
+    name, notes, pod, snapshot, world,
 };
 
 fn service(more: &str) -> String {
@@ -46,9 +46,13 @@ fn endpoints_are_the_pods_that_the_selector_finds_in_its_namespace() {
 #[test]
 fn an_endpoint_is_ready_once_its_workload_is_enrolled() {
     let mut world = world(&format!("{BASE}{}{}", service(SELECTS), pod("web", "10.0.0.1", "")));
-    world
-        .listening
-        .insert("a".into(), [Listener { name: name("web"), instance: instance_of(&world, &name("web")) }].into_iter().collect::<BTreeSet<_>>().into());
+    world.listening.insert(
+        "a".into(),
+        [Listener { name: name("web"), instance: instance_of(&world, &name("web")) }]
+            .into_iter()
+            .collect::<BTreeSet<_>>()
+            .into(),
+    );
     assert_eq!(endpoints(&compile(&world).0, "web")[0].readiness, Readiness::Ready);
 }
 
