@@ -1,3 +1,5 @@
+//! It is an ordered map, and its differences are those of ordered maps.
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::{collection::vec, prelude::*};
