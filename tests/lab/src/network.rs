@@ -66,7 +66,7 @@ pub fn make(number: u32, topology: &Topology) -> Result<()> {
         place::inside(&nodes_ns, || set(&ON_UPLINKS))??;
     }
     for pod in topology.pods.iter().filter(|pod| !pod.plan.host_network && !pod.plan.is_later) {
-        batch(Some(&name(&pod.path())), pod_links(pod.node, pod.addresses))?;
+        batch(Some(&name(&pod.path())), [own_address(pod)].into_iter().chain(pod_links(pod.node, pod.addresses)))?;
     }
     Ok(())
 }
@@ -77,10 +77,13 @@ pub fn add_pod(number: u32, node: &str, pod: &Pod) -> Result<()> {
     batch(None, [format!("netns add {}", netns_name(number, &path))])?;
     place::inside(&netns(number, &path), || set(&EVERYWHERE))??;
     batch(Some(&nodes), pod_port(number, pod))?;
-    // Its successor has the same, so that nobody who knew this one sends past it: runtimes have other ways to that.
-    let own = format!("link set eth0 address 02:00:00:01:{:02x}:{:02x}", pod.node, pod.number);
-    batch(Some(&netns_name(number, &path)), std::iter::once(own).chain(pod_links(pod.node, pod.addresses)))?;
+    batch(Some(&netns_name(number, &path)), [own_address(pod)].into_iter().chain(pod_links(pod.node, pod.addresses)))?;
     Ok(())
+}
+
+/// A pod's link-layer address. Its successor has the same, so that nobody who knew this one sends past it: runtimes have other ways to that.
+fn own_address(pod: &Pod) -> String {
+    format!("link set eth0 address 02:00:00:01:{:02x}:{:02x}", pod.node, pod.number)
 }
 
 /// Takes one pod's namespace its name away, and nothing more: it goes with the last who is in it or holds a socket of it.
