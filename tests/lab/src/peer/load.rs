@@ -12,7 +12,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -79,7 +81,7 @@ pub struct Failure {
     pub ended_us: u64,
     /// Whom it called.
     pub target: String,
-    /// From which address; None where connect() failed.
+    /// From which address; None where connect() failed at once.
     pub local: Option<SocketAddr>,
     /// How: `connect: ConnectionRefused`.
     pub what: String,
@@ -172,11 +174,24 @@ impl Begun {
 }
 
 async fn connect(begun: &mut Begun) -> Result<TcpStream, String> {
-    let connected = timeout(PATIENCE, TcpStream::connect(begun.target.address)).await;
-    let stream = connected.map_err(|_elapsed| "connect: nothing".to_owned())?.map_err(|e| told("connect", &e))?;
-    begun.local = stream.local_addr().ok();
-    stream.set_nodelay(true).map_err(|e| told("connect", &e))?;
-    Ok(stream)
+    let opening = async {
+        let address = begun.target.address;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let stream = TcpStream::from_std(socket.into())?;
+        stream.writable().await?;
+        // Asked first: one that was established and reset before anybody looked fails here too, and has an address.
+        begun.local = stream.local_addr().ok();
+        stream.take_error()?.map_or(Ok(()), Err)?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    let opened: Result<io::Result<TcpStream>, _> = timeout(PATIENCE, opening).await;
+    opened.map_err(|_elapsed| "connect: nothing".to_owned())?.map_err(|error| told("connect", &error))
 }
 
 fn told(step: &str, error: &io::Error) -> String {
