@@ -51,7 +51,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    fn by_clock(now: fn() -> Instant) -> Self {
+    pub(crate) fn by_clock(now: fn() -> Instant) -> Self {
         Self { now, shared: Arc::default(), lines: Mutex::default() }
     }
 
@@ -139,4 +139,4 @@ impl<F> Drop for Scheduled<F> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

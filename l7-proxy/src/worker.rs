@@ -52,7 +52,7 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
         proxy: proxy.clone(),
         pool,
         turns: turns.clone(),
-        upstreams: Arc::default(),
+        upstreams: Arc::new(Upstreams::new(turns.clone())),
         tables: Tables::default(),
         mirrors: Mirrors::default(),
     });

@@ -69,6 +69,7 @@ impl Line {
                 queue.next += 1;
                 queue.waiting.insert(mine, waker.clone());
                 *ticket = Some(mine);
+                self.account.waits_for_its_turn();
                 self.is_queued.store(true, Ordering::Relaxed);
                 self.tell(&mut queue);
                 false

@@ -27,14 +27,22 @@ thread_local! {
     static WORKED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-fn now() -> Instant {
+/// What the tasks have worked on this thread, as a time.
+pub(crate) fn now() -> Instant {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     *BEGAN.get_or_init(clock::now) + WORKED.get()
 }
 
 /// Work of so long, in one poll.
-fn busy(time: Duration) {
+pub(crate) fn busy(time: Duration) {
     WORKED.set(WORKED.get() + time);
+}
+
+/// Comes back when the tasks of this thread have worked so long in all.
+pub(crate) async fn worked(time: Duration) {
+    while WORKED.get() < time {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Runs `n` tasks of each of these workloads, which are always ready, for 300 ms of work; polls that each workload had.
@@ -55,14 +63,9 @@ async fn polls(accounts: &Accounts, workloads: &[(&str, usize)]) -> Vec<u64> {
             }));
         }
     }
-    let enough = async {
-        while WORKED.get() < Duration::from_millis(300) {
-            tokio::task::yield_now().await;
-        }
-    };
     tokio::select! {
         () = turns.pace() => {}
-        () = enough => {}
+        () = worked(Duration::from_millis(300)) => {}
     }
     tasks.shutdown().await;
     counts.iter().map(|count| count.load(Ordering::Relaxed)).collect()

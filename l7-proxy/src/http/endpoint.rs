@@ -104,7 +104,7 @@ impl<'c> Endpoints<'c> {
             }
             match Box::pin(reach::open(worker, mesh, &caller, (&backend, &ends))).await {
                 Ok(opened) => {
-                    let lease = worker.upstreams.add(&ends, opened);
+                    let lease = worker.upstreams.add(&ends, opened, &caller.account);
                     outliers.succeeded((&self.pool, backend.address));
                     self.returned = Some(backend);
                     return Ok(lease);

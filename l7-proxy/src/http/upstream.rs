@@ -30,7 +30,11 @@ use super::{
     unread::Unread,
     upgrade::Switched,
 };
-use crate::{home::Pod, limits::Waits};
+use crate::{
+    fair::Turns,
+    home::Pod,
+    limits::{Account, Waits},
+};
 
 /// Connections without a request that are kept to one endpoint for one pod: what a burst leaves behind.
 const MAX_IDLE: usize = 64;
@@ -76,7 +80,11 @@ impl From<Speaks> for Speak {
 
 /// A worker's connections to endpoints.
 #[derive(Debug, Default)]
-pub(crate) struct Upstreams(Mutex<State>);
+pub(crate) struct Upstreams {
+    state: Mutex<State>,
+    /// What is done for a pod at its endpoints is in its turn, as what is done for it here.
+    turns: Arc<Turns>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -248,7 +256,9 @@ impl Two {
             Pin::new(&mut answer).poll(cx)
         });
         let response = response.await.map_err(lost)?;
-        let sending = sending.map(|sending| upstreams.lock().tasks.spawn(sending));
+        let turns = &upstreams.turns;
+        let sending =
+            sending.map(|sending| upstreams.lock().tasks.spawn(turns.schedule(self.waits.account(), sending)));
         Ok((response.map(|recv| Received::two(recv, &self.unread)), sending))
     }
 }
@@ -274,6 +284,11 @@ impl Drop for Lease {
 }
 
 impl Upstreams {
+    /// No connections yet; each will run in its workload's turns.
+    pub(crate) fn new(turns: Arc<Turns>) -> Self {
+        Self { state: Mutex::default(), turns }
+    }
+
     /// Requests under way at each of these endpoints.
     pub(crate) fn busy(&self, endpoints: [SocketAddr; 2]) -> [usize; 2] {
         let state = self.lock();
@@ -307,10 +322,10 @@ impl Upstreams {
     }
 
     /// The first lease of a connection that was opened.
-    pub(crate) fn add(self: &Arc<Self>, ends: &Ends, opened: Opened) -> Lease {
+    pub(crate) fn add(self: &Arc<Self>, ends: &Ends, opened: Opened, account: &Arc<Account>) -> Lease {
         let Opened { sender, driver } = opened;
         let mut state = self.lock();
-        let driver = state.tasks.spawn(driver);
+        let driver = state.tasks.spawn(self.turns.schedule(account, driver));
         let held = match sender {
             Sender::One(send, switching) => Held::One(One { send, driver, switching }),
             Sender::Two(send, unread, waits) => {
@@ -384,6 +399,9 @@ impl Upstreams {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,8 @@ pub(crate) struct Account {
     buffered: AtomicU64,
     peers: Mutex<HashMap<Caller, Arc<OfPeer>>>,
     limited: [AtomicU64; Limit::ALL.len()],
+    /// How often its work waited for its next turn.
+    turns_waited: AtomicU64,
     /// Told when a place among the pending may be free again.
     freed: Notify,
     /// Told one by one as buffers are given back, while somebody waits for them.
@@ -79,6 +81,7 @@ impl Account {
             buffered: AtomicU64::new(0),
             peers: Mutex::default(),
             limited: Default::default(),
+            turns_waited: AtomicU64::new(0),
             freed: Notify::new(),
             drained: Notify::new(),
             n_thirsty: AtomicUsize::new(0),
@@ -161,6 +164,16 @@ impl Account {
     /// What will wait in buffers for this workload and `peer`; nothing yet.
     pub(crate) fn waits(self: &Arc<Self>, peer: Caller) -> Waits {
         Waits { account: self.clone(), caller: peer.counted(), peer: self.peer(peer) }
+    }
+
+    /// Its share of a worker was spent while it had more to do.
+    pub(crate) fn waits_for_its_turn(&self) {
+        self.turns_waited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    pub(crate) fn n_turns_waited(&self) -> u64 {
+        self.turns_waited.load(Ordering::Relaxed)
     }
 
     /// Whether half of what may wait for it, or for all, does; told when it turns.
@@ -335,6 +348,11 @@ pub(crate) struct Waits {
 }
 
 impl Waits {
+    /// Whose they are.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
     /// Nothing held yet, of these.
     pub(crate) fn nothing(self: &Arc<Self>) -> Charge {
         Charge { waits: self.clone(), count: 0 }

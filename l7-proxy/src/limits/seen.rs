@@ -47,6 +47,7 @@ impl Accounts {
                 "connections": account.n_connections(),
                 "pending": account.n_pending(),
                 "buffered_bytes": account.n_buffered(),
+                "turns_waited": account.n_turns_waited(),
                 "limited": limited,
             });
             (account.workload.to_string(), has)
@@ -77,7 +78,10 @@ impl WorkloadLimits {
 
 impl Account {
     fn is_seen(&self) -> bool {
-        self.n_connections() > 0 || self.n_buffered() > 0 || self.n_limited().any(|(_, count)| count > 0)
+        self.n_connections() > 0
+            || self.n_buffered() > 0
+            || self.n_turns_waited() > 0
+            || self.n_limited().any(|(_, count)| count > 0)
     }
 }
 
@@ -109,6 +113,12 @@ impl Collector for Seen {
                 let label = [("workload", account.workload.to_string())];
                 gauge(read(account)).encode(family.encode_family(&label)?)?;
             }
+        }
+        let help = "Times that a workload's work waited for its next turn, as its share of a worker was spent";
+        let mut family = encoder.encode_descriptor("workload_turns_waited", help, None, MetricType::Counter)?;
+        for account in &accounts {
+            let label = [("workload", account.workload.to_string())];
+            ConstCounter::new(account.n_turns_waited()).encode(family.encode_family(&label)?)?;
         }
         let help = "Connections refused, held back or cut because a limit of a workload was reached";
         let mut family = encoder.encode_descriptor("workload_limited", help, None, MetricType::Counter)?;

@@ -4,6 +4,7 @@
 //! `bye`, `echo`, `duplex <up> <down> <chunk>`, `reset <after>` or `hold`.
 
 pub mod app;
+pub mod busy;
 pub mod client;
 pub mod crowd;
 pub mod datagram;

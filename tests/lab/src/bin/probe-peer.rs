@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use millrace_lab::peer::{app, client, crowd, datagram, latency, load, server};
+use millrace_lab::peer::{app, busy, client, crowd, datagram, latency, load, server};
 use socket2::Protocol;
 
 #[derive(Parser)]
@@ -60,6 +60,28 @@ enum Action {
         /// How many.
         #[arg(long)]
         count: usize,
+        /// The file.
+        #[arg(long)]
+        until: PathBuf,
+    },
+    /// Connections that are kept busy with small messages, until a file appears; the server is `app`.
+    Busy {
+        /// host:port.
+        target: String,
+        /// How many connections.
+        #[arg(long)]
+        count: usize,
+        /// A message on each of them each so many microseconds, and not one after the other.
+        #[arg(long)]
+        each_us: Option<u64>,
+        /// The file.
+        #[arg(long)]
+        until: PathBuf,
+    },
+    /// One connection that sends without end, until a file appears; the server is `app`.
+    Flow {
+        /// host:port.
+        target: String,
         /// The file.
         #[arg(long)]
         until: PathBuf,
@@ -197,6 +219,14 @@ fn main() -> Result<()> {
         Action::Hold { target, count, until } => {
             let told = || println!("{}", serde_json::json!({"open": count}));
             serde_json::to_string(&datagram::hold(target, count, &until, told)?)?
+        }
+        Action::Busy { target, count, each_us, until } => {
+            let told = || println!("{}", serde_json::json!({"open": count}));
+            let each = each_us.map(Duration::from_micros);
+            serde_json::to_string(&busy::busy(&busy::Options { target, count, each, until }, told)?)?
+        }
+        Action::Flow { target, until } => {
+            serde_json::to_string(&busy::flow(&target, &until, || println!("{}", serde_json::json!({"open": 1})))?)?
         }
         Action::Call { target } => serde_json::to_string(&client::call(&to(target)))?,
         Action::Exchange { target, up, down, chunk } => {

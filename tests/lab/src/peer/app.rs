@@ -1,7 +1,8 @@
 //! Serves as an ordinary application does, and ends as one: on SIGTERM it accepts what its queue holds, closes its listener at
 //! once, finishes what is in flight, and is gone. No sleep before, no readiness of its own.
 //!
-//! A connection begins with a line: `ask <n>` is answered by the same line and closed, `echo` echoes until the client has done.
+//! A connection begins with a line: `ask <n>` is answered by the same line and closed, `echo` echoes until the client has done, `take` reads
+//! all that comes.
 
 use std::{
     collections::VecDeque,
@@ -28,6 +29,9 @@ const BACKLOG: i32 = 1024;
 
 /// A command is short.
 const MAX_COMMAND: u64 = 64;
+
+/// What is read at once of what is only taken.
+const CHUNK: usize = 256 * 1024;
 
 /// Callers remembered, the last that were accepted: some seconds' worth.
 const MAX_CALLERS: usize = 8_192;
@@ -176,6 +180,10 @@ async fn converse(mut stream: TcpStream, takes: Duration) -> io::Result<()> {
         }
         Some("echo") => {
             tokio::io::copy_buf(&mut reader, &mut write).await?;
+        }
+        Some("take") => {
+            let mut buffer = vec![0; CHUNK];
+            while reader.read(&mut buffer).await? > 0 {}
         }
         Some(_) | None => return Err(io::ErrorKind::InvalidData.into()),
     }
