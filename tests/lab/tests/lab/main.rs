@@ -8,6 +8,7 @@ mod access;
 mod balance;
 #[cfg(test)]
 mod bodies;
+mod bulk;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Attacks at the tunnel port, by strangers and by one with a valid certificate of another workload: each is bounded and
 //! counted by name, the proxy's memory too, and the node's other workloads are served.
 
+mod beside;
 mod frames;
+mod full;
 mod kinds;
 mod resident;
 mod share;
@@ -18,14 +20,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use kinds::{Kind, Target};
+use kinds::{Kind, Pace, Target};
 use millrace_lab::{Lab, Part, clock, mesh::CONTROL_PORT, peer::latency::Latency};
 use resident::{Held, descriptors, watch};
-use rustls::{ServerConfig, crypto::aws_lc_rs, version::TLS13};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-};
+use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
 use super::{TUNNEL, forge::Forge, proxy_of_b, tunnel::client_config};
 use crate::scene::{self, CALL};
@@ -83,7 +81,7 @@ fn runtime() -> tokio::runtime::Runtime {
 /// Attacks for as long as `work` takes, from the wire between the nodes; how often, and what `work` gave.
 fn attacked<T: Send>(
     lab: &Lab,
-    (kind, many): (Kind, usize),
+    (kind, many, pace): (Kind, usize, Pace),
     tunnel: SocketAddr,
     work: impl FnOnce() -> T + Send,
 ) -> Result<(u64, T)> {
@@ -91,13 +89,21 @@ fn attacked<T: Send>(
     let has_papers = kind.has_papers() && tunnel.port() != CONTROL_PORT;
     let own = ["spiffe://cluster.local/ns/other/sa/stranger"];
     let papers = has_papers.then(|| Forge::of_mesh(lab)?.papers(&own));
+    let papers = papers.transpose()?.map(|mut papers| {
+        if kind == Kind::LongChain {
+            // As many as one message of TLS takes.
+            papers.chain = papers.chain.iter().cycle().take(100).cloned().collect();
+        }
+        papers
+    });
     let (fire_hose, deaf) = (lab.pod("shop/far")?.at(FIRE_HOSE), lab.pod("shop/far")?.at(DEAF));
     let target = Target {
         tunnel,
         fire_hose,
         deaf,
-        tls: Arc::new(client_config(papers.transpose()?.as_ref())?),
+        tls: Arc::new(client_config(papers.as_ref())?),
         many,
+        pace,
         stop: Arc::default(),
         done: Arc::default(),
     };
@@ -126,17 +132,17 @@ fn pids(lab: &Lab) -> Result<[u32; 4]> {
 }
 
 /// Runs one attack for a while, checks that it was counted and that the neighbour was served; what was held.
-fn survives(lab: &Lab, kind: Kind, many: usize, time: Duration) -> Result<(u64, Vec<Held>)> {
+fn survives(lab: &Lab, (kind, many, pace): (Kind, usize, Pace), time: Duration) -> Result<(u64, Vec<Held>)> {
     let counted = |lab: &Lab| -> Result<f64> {
         let Some((metric, reason)) = kind.counted() else { return Ok(0.0) };
         Ok(proxy_of_b(lab)?.sum(metric, &[("reason", reason)]))
     };
     let before = counted(lab)?;
     let tunnel = lab.pod("shop/far")?.at(TUNNEL);
-    let pace = Duration::from_millis(20);
-    let count = u32::try_from(time.as_millis() / pace.as_millis())?;
+    let each = Duration::from_millis(20);
+    let count = u32::try_from(time.as_millis() / each.as_millis())?;
     let work = || -> Result<Latency> {
-        let called = neighbour(lab, count, pace)?;
+        let called = neighbour(lab, count, each)?;
         if kind.counted().is_some() {
             let patience = if kind.is_slow() { Duration::from_secs(14) } else { Duration::from_secs(4) };
             clock::until(patience, &format!("{kind:?} is counted"), || {
@@ -148,7 +154,7 @@ fn survives(lab: &Lab, kind: Kind, many: usize, time: Duration) -> Result<(u64, 
         }
         Ok(called)
     };
-    let (attack, held) = watch(&pids(lab)?, || attacked(lab, (kind, many), tunnel, work))?;
+    let (attack, held) = watch(&pids(lab)?, || attacked(lab, (kind, many, pace), tunnel, work))?;
     let (done, called) = attack?;
     let called = called.with_context(|| format!("{kind:?}"))?;
     ensure!(called.failed == 0, "{kind:?}: a neighbour's calls fail: {called:?}");
@@ -171,7 +177,12 @@ fn mib(bytes: u64) -> f64 {
 }
 
 /// Runs them all and prints what the attacked node's proxy held.
-fn table(lab: &Lab, kinds: impl IntoIterator<Item = Kind>, many: impl Fn(Kind) -> usize, time: Duration) -> Result<()> {
+fn table(
+    lab: &Lab,
+    kinds: impl IntoIterator<Item = Kind>,
+    many: impl Fn(Kind) -> (usize, Pace),
+    time: Duration,
+) -> Result<()> {
     let proxy = lab.pid(Part::Proxy("b"))?;
     // But those in stock: the stock follows the busiest second of the last minute, by design, and has bounds of its own.
     let open = |lab: &Lab| -> Result<f64> {
@@ -181,7 +192,8 @@ fn table(lab: &Lab, kinds: impl IntoIterator<Item = Kind>, many: impl Fn(Kind) -
     let open_before = open(lab)?;
     let mut wrong = Vec::new();
     for kind in kinds {
-        match survives(lab, kind, many(kind), time) {
+        let (at_once, pace) = many(kind);
+        match survives(lab, (kind, at_once, pace), time) {
             Ok((done, held)) => {
                 let row: Vec<String> = held
                     .iter()
@@ -189,7 +201,7 @@ fn table(lab: &Lab, kinds: impl IntoIterator<Item = Kind>, many: impl Fn(Kind) -
                         format!("{:.0} / {:.0} / {:.0}", mib(*before), mib(*peak), mib(*after))
                     })
                     .collect();
-                println!("| {kind:?} | {} at once | {done} | {} |", many(kind), row.join(" | "));
+                println!("| {kind:?} | {at_once} at once | {done} | {} |", row.join(" | "));
             }
             Err(error) => wrong.push(format!("{error:#}")),
         }
@@ -216,140 +228,10 @@ fn every_attack_at_the_tunnel_port_is_cut_by_name_and_costs_little() {
     in_lab("attack", |lab| {
         let many = |kind| {
             let crowds = [(Kind::Idle, 200), (Kind::SlowTls, 200), (Kind::HalfClosed, 50)];
-            crowds.iter().find(|(crowd, _)| *crowd == kind).map_or(4, |(_, many)| *many)
+            (crowds.iter().find(|(crowd, _)| *crowd == kind).map_or(4, |(_, many)| *many), Pace::Eager)
         };
         // Its time is ten seconds of silence, as the slow head's, and one of them is enough here.
         let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::SlowPreface);
         table(lab, kinds, many, Duration::from_millis(600))
-    });
-}
-
-#[test]
-#[ignore = "long: a quarter of an hour of attacks at their full size, for the table of memory"]
-fn attacks_at_their_full_size_cost_a_bounded_amount_of_memory() {
-    in_lab("attacks", |lab| {
-        let many = |kind| {
-            let crowds = [
-                (Kind::Idle, 10_000),
-                (Kind::SlowTls, 10_000),
-                (Kind::HalfClosed, 1_000),
-                (Kind::IdleTunnels, 3_000),
-                (Kind::NeverReads, 64),
-                (Kind::NeverRead, 64),
-            ];
-            crowds.iter().find(|(crowd, _)| *crowd == kind).map_or(16, |(_, many)| *many)
-        };
-        table(lab, Kind::ALL, many, Duration::from_secs(4))
-    });
-}
-
-/// A server outside the mesh on the attacked node that takes all of it: what the same load costs its neighbours by itself.
-fn sink(lab: &Lab) -> Result<Applications> {
-    let forge = Forge::of_mesh(lab)?.papers(&["spiffe://cluster.local/ns/shop/sa/far"])?;
-    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let builder = builder.with_protocol_versions(&[&TLS13])?.with_no_client_auth();
-    let mut config = builder.with_single_cert(forge.chain, forge.key)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let listener = lab.place("b")?.inside(|| std::net::TcpListener::bind(("0.0.0.0", SINK)))??;
-    listener.set_nonblocking(true)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = stop.clone();
-    thread::spawn(move || {
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        runtime().block_on(async {
-            let listener = TcpListener::from_std(listener).unwrap();
-            while !stopped.load(Ordering::Relaxed) {
-                let accepted = tokio::time::timeout(Duration::from_millis(200), listener.accept()).await;
-                let Ok(Ok((stream, _))) = accepted else { continue };
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    let Ok(mut tls) = acceptor.accept(stream).await else { return };
-                    let mut buffer = vec![0; 64 * 1024];
-                    while matches!(tls.read(&mut buffer).await, Ok(1..)) {}
-                });
-            }
-        });
-    });
-    Ok(Applications(stop))
-}
-
-/// Where the sink listens, in the node's own namespace.
-const SINK: u16 = 15444;
-
-/// What a neighbour noticed while the mesh was attacked and while what is beside it was; and how much the attackers did.
-type Pair = [(Latency, u64); 2];
-
-/// The same attackers aim at the mesh and beside it, in turns, and who begins changes each time: what drifts meets both. Each pair of turns
-/// gives a ratio, and the middle one counts.
-#[test]
-#[ignore = "long: rounds of attacks at the mesh and beside it, three minutes, for the neighbours' p99; it wants a quiet machine"]
-fn a_neighbour_of_the_attacked_feels_little_more_than_of_the_same_load_outside_the_mesh() {
-    const ROUNDS: usize = 5;
-    const MOST: f64 = 1.5;
-    const KINDS: [(Kind, usize); 8] = [
-        (Kind::Handshakes, 8),
-        (Kind::Idle, 2_000),
-        (Kind::Garbage, 8),
-        (Kind::RapidReset, 4),
-        (Kind::Pings, 4),
-        (Kind::Settings, 4),
-        (Kind::Continuations, 4),
-        (Kind::Windows, 4),
-    ];
-    in_lab("beside", |lab| {
-        let _sink = sink(lab)?;
-        let node = lab.topology().node("b")?.number;
-        let outside = SocketAddr::new(millrace_lab::plan::node_addresses(node).v4.into(), SINK);
-        let inside = lab.pod("shop/far")?.at(TUNNEL);
-        let (count, pace) = (300, Duration::from_millis(5));
-        let quiet = neighbour(lab, count, pace)?;
-        println!("without an attack: p50 {} us, p99 {} us", quiet.p50_us, quiet.p99_us);
-        let mut wrong = Vec::new();
-        for (kind, many) in KINDS {
-            let mut pairs: Vec<Pair> = Vec::new();
-            for round in 0..ROUNDS {
-                let turn = |tunnel| -> Result<(Latency, u64)> {
-                    let (done, called) = attacked(lab, (kind, many), tunnel, || neighbour(lab, count, pace))?;
-                    let called = called?;
-                    ensure!(called.failed == 0, "{kind:?} at {tunnel}: {called:?}");
-                    Ok((called, done))
-                };
-                let (mesh, beside);
-                if round % 2 == 0 {
-                    mesh = turn(inside)?;
-                    beside = turn(outside)?;
-                } else {
-                    beside = turn(outside)?;
-                    mesh = turn(inside)?;
-                }
-                pairs.push([mesh, beside]);
-            }
-            let each = |of: fn(&Pair) -> f64| {
-                let mut values: Vec<f64> = pairs.iter().map(of).collect();
-                values.sort_by(f64::total_cmp);
-                values
-            };
-            let ratios = each(|[mesh, beside]| mesh.0.p99_us as f64 / beside.0.p99_us as f64);
-            let middle = |values: Vec<f64>| values.get(ROUNDS / 2).copied().unwrap_or(f64::NAN);
-            let ratio = middle(ratios.clone());
-            println!(
-                "| {kind:?} | {:.0} / {:.0} | {:.0} / {:.0} | {ratio:.2} ({:.2} to {:.2}) | {:.0}, {:.0} |",
-                middle(each(|[mesh, _]| mesh.0.p50_us as f64)),
-                middle(each(|[mesh, _]| mesh.0.p99_us as f64)),
-                middle(each(|[_, beside]| beside.0.p50_us as f64)),
-                middle(each(|[_, beside]| beside.0.p99_us as f64)),
-                ratios.first().copied().unwrap_or_default(),
-                ratios.last().copied().unwrap_or_default(),
-                middle(each(|[mesh, _]| mesh.1 as f64)),
-                middle(each(|[_, beside]| beside.1 as f64)),
-            );
-            if ratio.is_nan() || ratio > MOST {
-                wrong.push(format!(
-                    "{kind:?}: a neighbour's p99 is {ratio:.2} times that beside the same load outside the mesh"
-                ));
-            }
-        }
-        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-        Ok(())
     });
 }

@@ -8,7 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
     date_time_ymd,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
 /// Signs with a root.
 pub(super) struct Forge {
@@ -35,6 +35,11 @@ impl Forge {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         Ok(Self { issuer: Issuer::new(params, KeyPair::generate()?) })
+    }
+
+    /// The root that it signs with.
+    pub(super) fn root(lab: &Lab) -> Result<CertificateDer<'static>> {
+        Ok(CertificateDer::from_pem_file(lab.directory().join("wire/state/root.pem"))?)
     }
 
     /// Papers with these URI names.

@@ -5,11 +5,14 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
+pub(super) const PRIORITY: u8 = 2;
 pub(super) const RESET: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
 pub(super) const PING: u8 = 6;
 pub(super) const WINDOW: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
+/// A kind that no version of HTTP/2 has.
+pub(super) const UNKNOWN: u8 = 0xfa;
 
 pub(super) const END_HEADERS: u8 = 4;
 

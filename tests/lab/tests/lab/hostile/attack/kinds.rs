@@ -20,7 +20,8 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::frames::{
-    CONTINUATION, DATA, END_HEADERS, HEADERS, PING, PREFACE, RESET, SETTINGS, WINDOW, bomb, connect, frame, greedy,
+    CONTINUATION, DATA, END_HEADERS, HEADERS, PING, PREFACE, PRIORITY, RESET, SETTINGS, UNKNOWN, WINDOW, bomb, connect,
+    frame, greedy,
 };
 
 /// What is attacked, and with what.
@@ -36,9 +37,21 @@ pub(super) struct Target {
     pub(super) tls: Arc<ClientConfig>,
     /// How many connections or tunnels at once.
     pub(super) many: usize,
+    pub(super) pace: Pace,
     pub(super) stop: Arc<AtomicBool>,
     /// What was done: connections made, or floods cut.
     pub(super) done: Arc<AtomicU64>,
+}
+
+/// When an attacker that was cut off begins again.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pace {
+    /// At once.
+    Eager,
+    /// After a while: a crowd that is to stand there is not to be a flood of connects as well.
+    After(Duration),
+    /// At its next moment and never before, whether it was cut off or not: as much is begun wherever it is aimed.
+    Each(Duration),
 }
 
 /// One way to attack.
@@ -49,11 +62,14 @@ pub(super) enum Kind {
     Handshakes,
     Garbage,
     HalfClosed,
+    LongChain,
     RapidReset,
     Continuations,
     Settings,
     Pings,
     Windows,
+    Priorities,
+    Unknown,
     EmptyData,
     HeaderBomb,
     LargeFrame,
@@ -68,17 +84,20 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Every one, in the order of the table: strangers first, slow ones last of each.
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::Handshakes,
         Self::Garbage,
         Self::HalfClosed,
         Self::Idle,
         Self::SlowTls,
+        Self::LongChain,
         Self::RapidReset,
         Self::Continuations,
         Self::Settings,
         Self::Pings,
         Self::Windows,
+        Self::Priorities,
+        Self::Unknown,
         Self::EmptyData,
         Self::HeaderBomb,
         Self::LargeFrame,
@@ -104,12 +123,14 @@ impl Kind {
         match self {
             Self::Idle | Self::SlowTls => Some((FAILED, "handshakes_full")),
             Self::Handshakes => Some((FAILED, "no_certificate")),
+            Self::LongChain => Some((FAILED, "chain_too_long")),
             Self::Garbage | Self::HalfClosed => Some((FAILED, "handshake")),
             Self::RapidReset | Self::EmptyData | Self::HeaderBomb => Some((BROKEN, "http2_calm")),
             Self::Continuations => Some((BROKEN, "flood_continuation")),
             Self::Settings => Some((BROKEN, "flood_settings")),
             Self::Pings => Some((BROKEN, "flood_ping")),
             Self::Windows => Some((BROKEN, "flood_window")),
+            Self::Priorities | Self::Unknown => Some((BROKEN, "flood_other")),
             Self::LargeFrame => Some((BROKEN, "http2_frame_size")),
             Self::LongAuthority => Some((REFUSED, "bad_authority")),
             Self::KeyUpdates => Some((BROKEN, "broken")),
@@ -125,23 +146,48 @@ impl Kind {
     }
 }
 
-/// Attacks until told to stop.
+/// Attacks until told to stop. Then all end, wherever they are: some wait for who never answers.
 pub(super) async fn run(kind: Kind, target: Target) {
     let mut attackers = JoinSet::new();
     for number in 0..target.many {
         let target = target.clone();
         attackers.spawn(async move {
-            while !target.stop.load(Ordering::Relaxed) {
-                let ended = Box::pin(once(kind, &target, number)).await;
-                target.done.fetch_add(1, Ordering::Relaxed);
-                if ended.is_err() {
-                    // Refused before anything began: not to be a flood of connects beside what it is.
-                    sleep(Duration::from_millis(5)).await;
-                }
+            if let Pace::Each(time) = target.pace {
+                // Spread over the time: a thousand at one moment is another attack.
+                sleep(time.mul_f64(number as f64 / target.many as f64)).await;
+            }
+            loop {
+                again(kind, &target, number).await;
             }
         });
     }
-    while attackers.join_next().await.is_some() {}
+    while !target.stop.load(Ordering::Relaxed) {
+        sleep(Duration::from_millis(20)).await;
+    }
+    attackers.shutdown().await;
+}
+
+/// Attacks once, and rests.
+async fn again(kind: Kind, target: &Target, number: usize) {
+    let attack = Box::pin(once(kind, target, number));
+    match target.pace {
+        Pace::Eager => {
+            if attack.await.is_err() {
+                // Refused before anything began: not to be a flood of connects beside what it is.
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+        Pace::After(time) => {
+            drop(attack.await);
+            sleep(time).await;
+        }
+        Pace::Each(time) => {
+            let next = sleep(time);
+            drop(timeout(time, attack).await);
+            next.await;
+        }
+    }
+    target.done.fetch_add(1, Ordering::Relaxed);
 }
 
 #[expect(clippy::too_many_lines, reason = "a flat list: what each attack sends")]
@@ -149,7 +195,7 @@ async fn once(kind: Kind, target: &Target, number: usize) -> Result<()> {
     match kind {
         Kind::Idle => idle(TcpStream::connect(target.tunnel).await?, target).await,
         Kind::SlowTls => slow_tls(target).await,
-        Kind::Handshakes => drop(tls(target).await?.read(&mut [0; 64]).await?),
+        Kind::Handshakes | Kind::LongChain => drop(tls(target).await?.read(&mut [0; 64]).await?),
         Kind::Garbage => {
             let mut stream = TcpStream::connect(target.tunnel).await?;
             let noise: Vec<u8> = (0..256_u32).flat_map(|i| (i + 7).wrapping_mul(2_654_435_761).to_be_bytes()).collect();
@@ -177,6 +223,10 @@ async fn once(kind: Kind, target: &Target, number: usize) -> Result<()> {
         }
         Kind::Settings => flood(tls(target).await?, &frame(SETTINGS, 0, 0, &[]).repeat(1000), target).await,
         Kind::Pings => flood(tls(target).await?, &frame(PING, 0, 0, &[7; 8]).repeat(1000), target).await,
+        Kind::Priorities => {
+            flood(tls(target).await?, &frame(PRIORITY, 0, 3, &[0, 0, 0, 1, 9]).repeat(1000), target).await
+        }
+        Kind::Unknown => flood(tls(target).await?, &frame(UNKNOWN, 0, 0, &[7; 8]).repeat(1000), target).await,
         Kind::Windows => {
             let frames = frame(WINDOW, 0, 0, &1_u32.to_be_bytes()).repeat(1000);
             let mut tls = raw_tls(target).await?;

@@ -24,7 +24,7 @@ use rustix::{
 
 use super::{
     attacked,
-    kinds::Kind,
+    kinds::{Kind, Pace},
     resident::{resident, watch},
 };
 use crate::scene::{self, CALL};
@@ -180,7 +180,7 @@ fn floods_at_the_control_plane_are_bounded_and_no_node_loses_its_stream() {
                 Ok(())
             };
             let pid = lab.pid(Part::Control)?;
-            let (attack, held) = watch(&[pid], || attacked(lab, (kind, many), control, work))?;
+            let (attack, held) = watch(&[pid], || attacked(lab, (kind, many, Pace::Eager), control, work))?;
             attack?.1?;
             let held = held.first().context("the control plane is watched")?;
             println!("| {kind:?} | {many} at once | {held:?} |");
