@@ -81,6 +81,9 @@ enum Stage {
     Ended,
 }
 
+/// How many round trips were made, and how long they took, in microseconds.
+type Found = (u64, Vec<u64>);
+
 /// What all connections share.
 #[derive(Clone)]
 struct Shared {
@@ -89,7 +92,7 @@ struct Shared {
     opening: Arc<Semaphore>,
     opened: watch::Sender<usize>,
     stage: watch::Receiver<Stage>,
-    found: Arc<Mutex<(u64, Vec<u64>)>>,
+    found: Arc<Mutex<Found>>,
 }
 
 /// Keeps connections busy; calls `told` once all are open, and begins.

@@ -8,6 +8,7 @@ mod access;
 mod balance;
 #[cfg(test)]
 mod bodies;
+#[cfg(test)]
 mod bulk;
 #[cfg(test)]
 mod clients;

@@ -224,7 +224,7 @@ async fn once(kind: Kind, target: &Target, number: usize) -> Result<()> {
         Kind::Settings => flood(tls(target).await?, &frame(SETTINGS, 0, 0, &[]).repeat(1000), target).await,
         Kind::Pings => flood(tls(target).await?, &frame(PING, 0, 0, &[7; 8]).repeat(1000), target).await,
         Kind::Priorities => {
-            flood(tls(target).await?, &frame(PRIORITY, 0, 3, &[0, 0, 0, 1, 9]).repeat(1000), target).await
+            flood(tls(target).await?, &frame(PRIORITY, 0, 3, &[0, 0, 0, 1, 9]).repeat(1000), target).await;
         }
         Kind::Unknown => flood(tls(target).await?, &frame(UNKNOWN, 0, 0, &[7; 8]).repeat(1000), target).await,
         Kind::Windows => {

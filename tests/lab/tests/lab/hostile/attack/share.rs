@@ -95,12 +95,13 @@ fn weigh(lab: &Lab, weight: u32) -> Result<()> {
         "metadata": {"name": "turns"},
         "spec": {"proxy": {"workers": 1}, "workloadLimits": {"shareWeight": weight}},
     }))?;
+    let wanted = weight.to_string();
     for node in ["a", "b"] {
         clock::until(CALL, &format!("{node} weighs all by {weight}"), || {
             let status = lab.admin(Part::Agent(node)).json("/status")?;
             let rows = status.pointer("/tuning/settings").and_then(Value::as_array).context("no settings")?;
             let row = rows.iter().find(|row| row["field"] == "spec.workloadLimits.shareWeight");
-            ensure!(row.is_some_and(|row| row["in_force"] == weight.to_string()), "{row:?}");
+            ensure!(row.is_some_and(|row| row["in_force"] == *wanted), "{row:?}");
             Ok(())
         })?;
     }
