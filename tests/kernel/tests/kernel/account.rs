@@ -1,5 +1,7 @@
 //! `account`: what is told of each connection of a mesh pod when it ends, by either end.
 
+mod lossy;
+
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},

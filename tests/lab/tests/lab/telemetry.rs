@@ -1,5 +1,7 @@
 //! What is told of connections is what clients really did: bytes to the last one, both ends, proxied or not, and failures by name.
 
+mod measured;
+
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
