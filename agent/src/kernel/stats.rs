@@ -68,13 +68,15 @@ impl Kernel {
         info.map_err(|source| AttachError::Refused { program, source: Box::new(source) })
     }
 
-    /// What each program has cost so far, in the order of [`super::attach::CGROUP`], then `inbound` and `spoof`.
+    /// What each program has cost so far, in the order of [`super::attach::CGROUP`], then `inbound`, `spoof`, and what
+    /// lists sockets, where there is such a program.
     pub fn costs(&self) -> Result<Vec<Cost>, AttachError> {
-        super::attach::CGROUP
-            .iter()
-            .chain([&super::attach::INBOUND, &super::attach::SPOOF])
-            .map(|hook| {
-                let program = hook.program;
+        let hooks = super::attach::CGROUP.iter().chain([&super::attach::INBOUND, &super::attach::SPOOF]);
+        let list = self.by_service().map(|_| super::by_service::PROGRAM);
+        hooks
+            .map(|hook| hook.program)
+            .chain(list)
+            .map(|program| {
                 let info = self.info(program)?;
                 Ok(Cost { program, n_runs: info.run_count(), time: info.run_time() })
             })

@@ -123,6 +123,16 @@ pub fn hear_of_its_end(ops: *mut bpf_sock_ops) {
     let _: Result<(), i32> = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
 
+/// Has it tell no more: what is accepted inherits that from a listener whose end is heard of, and of most of it nothing is to be heard.
+#[inline(always)]
+fn hear_no_more(ops: *mut bpf_sock_ops) {
+    let ctx = SockOpsContext::new(ops);
+    let flags = ctx.cb_flags();
+    if flags & BPF_SOCK_OPS_STATE_CB_FLAG != 0 {
+        let _: Result<(), i32> = ctx.set_cb_flags((flags & !BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    }
+}
+
 /// Says in the record what this socket has to hand over, and which way its connection goes; false where it hands over nothing.
 #[inline(always)]
 fn fill(record: &mut Handoff, way: &mut Way, socket: Socket, netns: u64, key: &Tuple) -> bool {
@@ -198,7 +208,10 @@ fn accepted(ops: *mut bpf_sock_ops) {
     let (netns, own, peer) = (netns(ops), local(ops), remote(ops));
     let key = Tuple::of(netns, peer.parts(), own.parts());
     // SAFETY: read before it is removed.
-    let Some(record) = (unsafe { HANDOFFS.get(key) }) else { return };
+    let Some(record) = (unsafe { HANDOFFS.get(key) }) else {
+        hear_no_more(ops);
+        return;
+    };
     // SAFETY: the context is valid while the program runs.
     if !forge::continues(record.sequence, unsafe { (*ops).rcv_nxt }) {
         // The record stays for whom it is of.
@@ -207,6 +220,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         flow::record(Reason::InForged, &flow);
         return;
     }
+    let mut is_told = false;
     let taken = match socket(ops) {
         None => false,
         Some(socket) if record.kind == HandoffKind::Outbound as u32 => {
@@ -219,21 +233,22 @@ fn accepted(ops: *mut bpf_sock_ops) {
             // SAFETY: read at once.
             let own = unsafe { PODS.get(netns) }.map_or(0, |pod| pod.id);
             let path = if account::is_kept() { Some(Reason::InProxyDial) } else { None };
-            if account::note(socket, &Way { source: 0, target: own, policy: 0, path }, Side::Server, false) {
-                hear_of_its_end(ops);
-            }
+            is_told = account::note(socket, &Way { source: 0, target: own, policy: 0, path }, Side::Server, false);
             socket.set(&CLIENT, &mut client)
         }
         Some(socket) => {
-            let is_told = account::is_kept() && decide::told_by_callee(record.source);
-            let path = if is_told { Some(Reason::InAttested) } else { None };
+            let tells = account::is_kept() && decide::told_by_callee(record.source);
+            let path = if tells { Some(Reason::InAttested) } else { None };
             let way = Way { source: record.source, target: record.target, policy: 0, path };
-            if account::note(socket, &way, Side::Server, true) {
-                hear_of_its_end(ops);
-            }
+            is_told = account::note(socket, &way, Side::Server, true);
             true
         }
     };
+    if is_told {
+        hear_of_its_end(ops);
+    } else {
+        hear_no_more(ops);
+    }
     flow::count(if taken { Reason::HandoffTaken } else { Reason::HandoffLost });
     pending::remove(&key, record.netns);
 }

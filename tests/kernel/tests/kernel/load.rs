@@ -9,6 +9,23 @@ use millrace_abi::{Reason, map};
 
 use crate::node::{Family, Node};
 
+/// The files of the programs, of which this test crate has one each beside this one.
+const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../ebpf/programs/src");
+const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel");
+
+#[test]
+fn every_file_of_the_programs_has_its_tests_in_a_file_of_its_name() {
+    let mut n = 0;
+    for entry in std::fs::read_dir(PROGRAMS).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let tests = if name == "main.rs" { "load.rs" } else { &name };
+        let text = std::fs::read_to_string(format!("{TESTS}/{tests}")).unwrap_or_default();
+        assert!(text.contains("#[test]"), "{name} of the programs has no tests in {tests}");
+        n += 1;
+    }
+    assert!(n > 20, "{n} files");
+}
+
 fn pins(node: &Node) -> Vec<String> {
     let entries = std::fs::read_dir(node.pins()).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()

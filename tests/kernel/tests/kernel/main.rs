@@ -41,6 +41,7 @@ mod services;
 mod sockops;
 mod spoof;
 mod storage;
+mod told;
 mod tuning;
 mod udp;
 mod verifier;

@@ -7,8 +7,9 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use millrace_lab::{Lab, Part, Plan, Pod, load::Report, plan::Addresses, process::Process};
+use serde_json::json;
 
-use crate::scene;
+use crate::{profile::comes, scene};
 
 /// Where servers listen.
 const PORT: u16 = 8080;
@@ -295,6 +296,15 @@ fn long_one_backend_takes_as_many_as_bare() {
     });
 }
 
+/// By default one workload may have a quarter of a proxy's descriptors open: these are to be all one's.
+fn lift_the_limit(lab: &Lab) -> Result<()> {
+    lab.apply(&json!({
+        "apiVersion": "millrace.dev/v1alpha1", "kind": "NodeProfile", "metadata": {"name": "one-for-all"},
+        "spec": {"workloadLimits": {"maxConnections": 100_000}},
+    }))?;
+    ["a", "b"].iter().try_for_each(|node| comes(lab, (*node, "spec.workloadLimits.maxConnections"), "100000"))
+}
+
 fn long_far_rate(n_callers: usize, first: &str, family: Family) {
     scene::mesh(&plan("ports-far-rate"), |lab| {
         let far = family.of(lab.pod("shop/far")?.addresses(), PORT);
@@ -309,6 +319,7 @@ fn long_far_rate(n_callers: usize, first: &str, family: Family) {
 fn long_far_held(n_callers: usize, family: Family) {
     const HELD: usize = 18_000;
     scene::mesh(&plan("ports-far-held"), |lab| {
+        lift_the_limit(lab)?;
         let far = family.of(lab.pod("shop/far")?.addresses(), PORT);
         let _serving = serve(lab, &["shop/far".to_owned()], 2)?;
         for first in FIRST {
@@ -395,6 +406,7 @@ fn refused(lab: &Lab) -> Result<f64> {
 #[ignore = "long: more connections at once across nodes than a proxy has descriptors"]
 fn long_what_is_over_a_proxys_descriptors_is_refused_by_name() {
     scene::mesh(&plan("ports-descriptors"), |lab| {
+        lift_the_limit(lab)?;
         let far = lab.pod("shop/far")?.at(PORT);
         let _serving = serve(lab, &["shop/far".to_owned()], 2)?;
         let held = Load::new(lab, 2, far).hold(21_000, 1000, "client", || {

@@ -29,7 +29,7 @@ fn setting(lab: &Lab, node: &str, field: &str) -> Result<[String; 3]> {
 }
 
 /// Waits until a setting is in force.
-fn comes(lab: &Lab, (node, field): (&str, &str), expected: &str) -> Result<()> {
+pub(crate) fn comes(lab: &Lab, (node, field): (&str, &str), expected: &str) -> Result<()> {
     clock::until(IN_FORCE, &format!("{field} of {node} is {expected}"), || {
         let [_, in_force, note] = setting(lab, node, field)?;
         ensure!(in_force == expected, "it is {in_force}: {note}");

@@ -51,7 +51,7 @@ fn what_was_sent_again_is_told_on_each_piece_of_a_path_and_the_bytes_stay_true()
     scene::mesh(&plan(), |lab| {
         let (client, near, far) = (lab.pod("shop/client")?, lab.pod("shop/near")?, lab.pod("shop/far")?);
         let _serving = [near.serves("[::]:8080", &[])?, far.serves("[::]:8080", &[])?];
-        let cases: [(&str, &Pod<'_>, &str, &str, &Pod<'_>); 3] = [
+        let cases = [
             ("a", &near, "tcp dport 8080", "client", &near),
             ("a", &client, "tcp dport 15801", "client", &far),
             ("b", &far, "tcp sport 8080", "server", &far),
