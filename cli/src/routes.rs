@@ -4,7 +4,7 @@ pub(crate) mod words;
 
 use std::{path::Path, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::HOST};
 use millrace_model::{Mesh, ObjectName, route::Clients};
 use millrace_routes::{Found, Request, Table as Index};
 use serde::Serialize;
@@ -106,7 +106,12 @@ fn asked(
     let Some(routes) = mesh.snapshot.routes.get(service) else { return Ok(vec![]) };
     let index = Index::new(Arc::clone(routes));
     let request = Request {
-        authority: uri.authority().map(|authority| authority.as_str()).unwrap_or_default(),
+        // As a client that is told to ask this address for another host.
+        authority: map
+            .get(HOST)
+            .and_then(|host| host.to_str().ok())
+            .or(uri.authority().map(|authority| authority.as_str()))
+            .unwrap_or_default(),
         method,
         path: uri.path(),
         query: uri.query(),

@@ -11,6 +11,8 @@ use millrace_model::route::{PathMatch, Text};
 pub(crate) struct Group {
     exact: HashMap<Box<str>, Vec<usize>>,
     prefix: HashMap<Box<str>, Vec<usize>>,
+    /// The longest prefix, in bytes: what is longer of a path is no key, and is not looked up.
+    longest: usize,
     /// Those that ask by an expression, or for a gRPC method of any service.
     scan: Vec<usize>,
 }
@@ -18,14 +20,18 @@ pub(crate) struct Group {
 impl Group {
     /// Takes in a match of this number, which is higher than all before.
     pub(crate) fn add(&mut self, path: &PathMatch, number: usize) {
+        let mut below = |prefix: Box<str>| {
+            self.longest = self.longest.max(prefix.len());
+            self.prefix.entry(prefix).or_default().push(number);
+        };
         match path {
             PathMatch::Exact(path) => self.exact.entry((**path).into()).or_default().push(number),
-            PathMatch::Prefix(prefix) => self.prefix.entry((**prefix).into()).or_default().push(number),
+            PathMatch::Prefix(prefix) => below((**prefix).into()),
             PathMatch::Grpc { service: Some(Text::Exact(service)), method: Some(Text::Exact(method)) } => {
                 self.exact.entry(format!("/{service}/{method}").into()).or_default().push(number);
             }
             PathMatch::Grpc { service: Some(Text::Exact(service)), method: None } => {
-                self.prefix.entry(format!("/{service}").into()).or_default().push(number);
+                below(format!("/{service}").into());
             }
             PathMatch::Regex(_) | PathMatch::Grpc { .. } => self.scan.push(number),
         }
@@ -41,7 +47,8 @@ impl Group {
         if let Some(numbers) = self.exact.get(path) {
             ask(numbers);
         }
-        for prefix in prefixes(path) {
+        // A client chooses how long its path is: it pays for each letter once, and not for each of its segments.
+        for prefix in prefixes(path).skip_while(|prefix| prefix.len() > self.longest) {
             if let Some(numbers) = self.prefix.get(prefix) {
                 ask(numbers);
             }

@@ -176,9 +176,14 @@ impl View {
     }
 }
 
-/// What a host lies below, the nearest first.
+/// The longest name that a route may have for a host (RFC 1123, 2.1). A client can send a longer one, which costs it no more look-ups.
+const MAX_HOST: usize = 255;
+
+/// What a host lies below, the nearest first, as far as a route can name it.
 fn parents(host: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(host.split_once('.'), |(_, rest)| rest.split_once('.')).map(|(_, rest)| rest)
+    std::iter::successors(host.split_once('.'), |(_, rest)| rest.split_once('.'))
+        .map(|(_, rest)| rest)
+        .skip_while(|parent| parent.len() > MAX_HOST)
 }
 
 type Rank = (u8, [Reverse<usize>; 2], Reverse<bool>, [Reverse<usize>; 2]);

@@ -10,6 +10,7 @@ use millrace_model::{
 
 use crate::{Request, Table, naming};
 
+mod cost;
 mod naive;
 mod pattern;
 mod precedence;

@@ -9,7 +9,7 @@ use crate::{
     console,
     cross_node::Session,
     figure::Figure,
-    http, kernel,
+    http, kernel, l7_scale,
     machine::Machine,
     programs,
     report::{self, Report, Table},
@@ -49,6 +49,7 @@ pub fn run(options: &Run) -> Result<bool> {
         .chain(kernel::names())
         .chain([programs::NAME])
         .chain(scale::NAMES)
+        .chain([l7_scale::NAME])
         .collect();
     for prefix in &options.only {
         ensure!(
@@ -63,7 +64,8 @@ pub fn run(options: &Run) -> Result<bool> {
         figures: Vec::new(),
         tables: Vec::new(),
     };
-    let n_small = known.iter().filter(|name| !scale::NAMES.contains(name) && is_asked(&options.only, &[name])).count();
+    let is_small = |name: &&&str| !scale::NAMES.contains(name) && **name != l7_scale::NAME;
+    let n_small = known.iter().filter(is_small).filter(|name| is_asked(&options.only, &[name])).count();
     if n_small > 0 {
         let (figures, surroundings, tables) = small(options)?;
         report = Report { figures, surroundings, tables, ..report };
@@ -80,6 +82,16 @@ pub fn run(options: &Run) -> Result<bool> {
             Err(error) => {
                 is_whole = false;
                 let title = format!("scale: not measured: {error:#}");
+                report.tables.push(Table { title, columns: Vec::new(), rows: Vec::new() });
+            }
+        }
+    }
+    if is_asked(&options.only, &[l7_scale::NAME]) {
+        match l7_scale::measure(options.envoy.as_deref()) {
+            Ok(figures) => report.figures.extend(shown(figures)),
+            Err(error) => {
+                is_whole = false;
+                let title = format!("{}: not measured: {error:#}", l7_scale::NAME);
                 report.tables.push(Table { title, columns: Vec::new(), rows: Vec::new() });
             }
         }

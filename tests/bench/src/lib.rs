@@ -11,6 +11,7 @@ pub mod cross_node;
 pub mod figure;
 pub mod http;
 pub mod kernel;
+pub mod l7_scale;
 pub mod load;
 pub mod machine;
 pub mod peer;

@@ -222,3 +222,32 @@ fn cluster((named, way): (u16, Way), address: String, port: u16, tls: Option<&Va
     }
     cluster
 }
+
+/// Where one with many routes listens.
+pub const MANY: u16 = 18_080;
+
+/// One Envoy with so many hosts, each with a cluster of its own: all to one server.
+pub fn many(n: usize, server: IpAddr) -> Value {
+    let name = |index: usize| format!("s{index}.shop.svc.cluster.local");
+    let hosts = (0..n).map(|index| {
+        json!({"name": name(index), "domains": [name(index)], "routes": [{
+            "match": {"prefix": "/"},
+            "route": {"cluster": name(index), "timeout": "0s"},
+            "response_headers_to_add": [{"header": {"key": "x-edition", "value": "1"}}],
+        }]})
+    });
+    let hosts: Vec<Value> = hosts.collect();
+    let mut listener = listener("127.0.0.1".to_owned(), MANY, Way::Http, None);
+    if let Some(config) = listener.pointer_mut("/filter_chains/0/filters/0/typed_config/route_config") {
+        *config = json!({"virtual_hosts": hosts});
+    }
+    let clusters = (0..n).map(|index| {
+        json!({
+            "name": name(index), "type": "STATIC", "connect_timeout": "5s",
+            "load_assignment": {"cluster_name": name(index), "endpoints": [{"lb_endpoints": [
+                {"endpoint": {"address": {"socket_address": {"address": server.to_string(), "port_value": HTTP}}}},
+            ]}]},
+        })
+    });
+    bootstrap(vec![listener], clusters.collect())
+}

@@ -75,6 +75,8 @@ mod routes;
 #[cfg(test)]
 mod routes_scale;
 #[cfg(test)]
+mod routing;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod secrets;
