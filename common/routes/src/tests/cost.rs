@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Table, bound, get, one_route, prefix, rule, table};
 
 /// Look-ups in one round.
-const ASKED: usize = 2_000;
+const ASKED: usize = 1_000;
 
 /// Hosts where there are many.
 const MANY: usize = 10_000;
@@ -29,7 +29,7 @@ fn time(table: &Table, n_hosts: usize) -> Duration {
         }
         begun.elapsed()
     };
-    (0..7).map(round).min().unwrap_or_default()
+    (0..5).map(round).min().unwrap_or_default()
 }
 
 /// A search of all hosts would take a thousand times as long.
@@ -45,7 +45,7 @@ fn a_long_path_and_a_long_host_cost_by_their_length() {
     let rules = one_route(&[("all", prefix("/")), ("deep", prefix("/a/b"))]);
     let hosts = table(vec![bound("r", &["*.example.com"], vec![rule("host", vec![prefix("/")])])]);
     let (path, host) = ("/a".repeat(30_000), "a.".repeat(30_000));
-    for _ in 0..100 {
+    for _ in 0..20 {
         assert_eq!(get(&rules, &format!("web{path}"), &[]).as_deref(), Some("all"));
         assert_eq!(get(&hosts, &format!("{host}example.com/"), &[]).as_deref(), Some("host"));
         assert_eq!(get(&hosts, &format!("{host}example.org/"), &[]), None);
