@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use crate::{
     fault::Why,
     limits::{Limit, Waits},
+    rarely::Rarely,
 };
 
 /// Bytes carried so far.
@@ -81,14 +82,17 @@ pub(crate) async fn through_tunnel(
         pump::to_socket(&mut recv, &socket, to_socket, &waits),
         &socket,
     );
+    tokio::pin!(stop);
+    let mut stop = Rarely::new(stop);
     let ended = tokio::select! {
+        biased;
         ended = both => ended.map_err(|broken| match (broken, at) {
             (Broken::Socket, AtSocket::Client) | (Broken::Stream, AtSocket::Target) => Why::ClientReset,
             (Broken::Socket, AtSocket::Target) | (Broken::Stream, AtSocket::Client) => Why::UpstreamReset,
             (Broken::Tunnel, _) => Why::TunnelBroken,
             (Broken::Full(limit), _) => Why::Limited(limit),
         }),
-        why = stop => Err(why),
+        why = &mut stop => Err(why),
     };
     match ended {
         Ok(()) => orderly(&socket),
@@ -126,9 +130,12 @@ pub(crate) async fn between_sockets(
             }
         }
     };
+    tokio::pin!(stop);
+    let mut stop = Rarely::new(stop);
     let ended = tokio::select! {
+        biased;
         ended = both => ended,
-        why = stop => Err(why),
+        why = &mut stop => Err(why),
     };
     if ended.is_ok() {
         orderly(&client);

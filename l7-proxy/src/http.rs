@@ -47,7 +47,7 @@ use millrace_model::Protocol;
 use socket2::SockRef;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
-use crate::{accept::Accepted, fault::Why, record::Record, unrouted, worker::Worker};
+use crate::{accept::Accepted, fault::Why, rarely::Rarely, record::Record, unrouted, worker::Worker};
 use fault::Fault;
 use heads::{Bad, Version};
 use received::Received;
@@ -56,6 +56,7 @@ use waiting::Waiting;
 use wire::Checked;
 
 pub(crate) use counts::Counts;
+pub(crate) use endpoint::Pools;
 pub(crate) use mirror::Mirrors;
 pub(crate) use record::{Requests, access_log, tap_route};
 pub(crate) use tables::Tables;
@@ -69,9 +70,6 @@ const NEXT_HEAD: Duration = Duration::from_secs(600);
 
 /// How long a connection without a request is kept when the proxy is to end: its client's next one ends it.
 const LAST_REQUEST: Duration = Duration::from_secs(5);
-
-/// Fields of a head: what `heads` lets through.
-const MAX_FIELDS: usize = 128;
 
 /// What may wait to be parsed or written: the longest head whole.
 const BUFFER: usize = heads::MAX_HEAD + 16 * 1024;
@@ -132,14 +130,18 @@ async fn serve(
         Ok(Err(_reset)) => return Err(Why::ClientReset),
         Err(_silent) => return Ok(()),
     };
+    let gone = accepted.home.gone();
+    tokio::pin!(gone);
+    let mut gone = Rarely::new(gone);
     let ended = tokio::select! {
+        biased;
         ended = async {
             match version {
                 Version::One => Box::pin(one(&callers, checked)).await,
                 Version::Two => Box::pin(two::serve(&callers, checked)).await,
             }
         } => ended,
-        () = accepted.home.gone() => Err(Why::Gone),
+        () = &mut gone => Err(Why::Gone),
     };
     if let Some(bad) = callers.turn.bad() {
         tracing::debug!(reason = bad.name(), source = %accepted.home.pod.name, "a client's bytes are no HTTP");
@@ -150,6 +152,7 @@ async fn serve(
 }
 
 /// HTTP/1.
+#[expect(clippy::large_futures, reason = "the one box of a request")]
 async fn one(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
     let answer = callers.clone();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -166,7 +169,6 @@ async fn one(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(NEXT_HEAD)
-        .max_headers(MAX_FIELDS + 8)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(Waiting::new(checked, &callers.waits())), service);
     let mut drain = callers.worker.proxy.drain.clone();
@@ -177,9 +179,10 @@ async fn one(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
         tokio::time::sleep(LAST_REQUEST).await;
     };
     tokio::pin!(draining);
+    let mut draining = Rarely::new(draining);
     let mut is_draining = false;
     let ended = std::future::poll_fn(|cx| {
-        if !is_draining && draining.as_mut().poll(cx).is_ready() {
+        if !is_draining && Pin::new(&mut draining).poll(cx).is_ready() {
             is_draining = true;
             // Nobody has asked for so long: it closes now, or with the answer that is under way.
             Pin::new(&mut connection).graceful_shutdown();

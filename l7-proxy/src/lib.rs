@@ -34,6 +34,7 @@ mod plaintext;
 mod pool;
 mod privilege;
 mod proxy;
+mod rarely;
 mod record;
 mod run;
 mod stock;

@@ -47,6 +47,11 @@ impl Outliers {
         Self { began: clock::now(), watch: Mutex::default(), outcomes, metrics }
     }
 
+    /// True where no endpoint of any pool fails.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner).pools().next().is_none()
+    }
+
     /// Who is left out of a pool now.
     pub(crate) fn out_of(&self, view: View<'_>, pool: &Pool) -> Ejected {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);

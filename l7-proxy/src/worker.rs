@@ -14,7 +14,7 @@ use crate::{
     accept::{Accepted, Fresh, Kind},
     copy,
     fair::Turns,
-    http::{Mirrors, Tables, Upstreams},
+    http::{Mirrors, Pools, Tables, Upstreams},
     inbound, outbound, plaintext,
     pool::Pool,
     proxy::Proxy,
@@ -32,6 +32,7 @@ pub(crate) struct Worker {
     pub(crate) turns: Arc<Turns>,
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) tables: Tables,
+    pub(crate) pools: Pools,
     pub(crate) mirrors: Mirrors,
 }
 
@@ -54,6 +55,7 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
         turns: turns.clone(),
         upstreams: Arc::new(Upstreams::new(turns.clone())),
         tables: Tables::default(),
+        pools: Pools::default(),
         mirrors: Mirrors::default(),
     });
     let pace = turns.pace();
@@ -74,7 +76,10 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
                 None => is_open = false,
             },
             Some(ended) = connections.join_next() => worker.note(ended),
-            Ok(()) = mesh.changed() => worker.pool.sweep(&proxy, &proxy.current(), clock::now()),
+            Ok(()) = mesh.changed() => {
+                worker.pools.forget();
+                worker.pool.sweep(&proxy, &proxy.current(), clock::now());
+            }
             Ok(()) = keys.changed() => worker.pool.sweep(&proxy, &proxy.current(), clock::now()),
             _ = sweep.tick() => {
                 worker.pool.sweep(&proxy, &proxy.current(), clock::now());

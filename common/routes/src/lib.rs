@@ -13,7 +13,7 @@ mod table;
 
 pub use pattern::Pattern;
 pub use request::Request;
-pub use table::{Found, Table, View};
+pub use table::{At, Found, Table, View};
 
 #[cfg(test)]
 mod tests;

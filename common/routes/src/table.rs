@@ -47,9 +47,9 @@ pub struct Found<'t> {
     pub matched: &'t RequestMatch,
 }
 
-/// Where a match stands in [`Routes`].
+/// Where a match stands in the [`Routes`] that were indexed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct At {
+pub struct At {
     bound: usize,
     rule: usize,
     one: usize,
@@ -122,7 +122,8 @@ impl Table {
         self.found(view.choose(request)?)
     }
 
-    fn found(&self, at: At) -> Option<Found<'_>> {
+    /// What stands there; None where `at` is of another table.
+    pub fn found(&self, at: At) -> Option<Found<'_>> {
         let At { bound, rule: index, one } = at;
         let bound = self.routes.bound.get(bound)?;
         let rule = bound.rules.get(index)?;
@@ -160,7 +161,8 @@ impl View {
         view
     }
 
-    fn choose(&self, request: &Request<'_>) -> Option<At> {
+    /// Where the match stands that a request goes by; None where it is to get a 404.
+    pub fn choose(&self, request: &Request<'_>) -> Option<At> {
         let fits = |number: usize| self.entries.get(number).is_some_and(|entry| entry.fits(request));
         let best = |group: &Group| group.best(request.path, fits);
         let by_host = || {

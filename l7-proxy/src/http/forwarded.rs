@@ -30,13 +30,34 @@ pub(crate) struct Asker<'a> {
     pub(crate) identity: &'a Identity,
 }
 
-/// Sets the headers of a request of `asker`; `fresh` is drawn where it brought no id that can be kept.
-pub(crate) fn tell(headers: &mut HeaderMap, asker: Asker<'_>, fresh: impl FnOnce() -> u128) {
-    let Asker { address, identity } = asker;
-    appended(headers, FOR, &address.to_string(), |hops| hops.iter().all(|b| matches!(b, b' '..=b'~')));
+/// What is said of it, of each of its requests alike.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    address: IpAddr,
+    hop: HeaderValue,
+    cert: Option<HeaderValue>,
+}
+
+impl Asker<'_> {
+    /// What is said of this one.
+    pub(crate) fn said(self) -> Said {
+        let Self { address, identity } = self;
+        let hop = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        Said { address, hop, cert: HeaderValue::from_str(&format!("URI={identity}")).ok() }
+    }
+}
+
+/// Sets the headers of a request of whom this is said; `fresh` is drawn where it brought no id that can be kept.
+pub(crate) fn tell(headers: &mut HeaderMap, said: &Said, fresh: impl FnOnce() -> u128) {
+    let Said { address, hop, cert } = said;
+    if headers.contains_key(&FOR) {
+        appended(headers, FOR, hop.as_bytes(), |hops| hops.iter().all(|b| matches!(b, b' '..=b'~')));
+    } else {
+        headers.insert(FOR, hop.clone());
+    }
     // Only where somebody began the list: the same is said above, and shorter.
     if headers.contains_key(FORWARDED) {
-        appended(headers, FORWARDED, &element(address), is_forwarded);
+        appended(headers, FORWARDED, element(*address).as_bytes(), is_forwarded);
     }
     let mut protos = headers.get_all(PROTO).iter();
     let is_kept = matches!((protos.next(), protos.next()), (Some(one), None) if one == "http" || one == "https");
@@ -45,17 +66,17 @@ pub(crate) fn tell(headers: &mut HeaderMap, asker: Asker<'_>, fresh: impl FnOnce
     }
     let mut ids = headers.get_all(ID).iter();
     let is_kept = matches!((ids.next(), ids.next()), (Some(one), None) if is_id(one.as_bytes()));
-    if !is_kept && let Ok(id) = HeaderValue::from_str(&uuid(fresh())) {
+    if !is_kept && let Ok(id) = HeaderValue::from_bytes(&uuid(fresh())) {
         headers.insert(ID, id);
     }
-    headers.remove(CERT);
-    if let Ok(cert) = HeaderValue::from_str(&format!("URI={identity}")) {
-        headers.insert(CERT, cert);
+    match cert {
+        Some(cert) => drop(headers.insert(CERT, cert.clone())),
+        None => drop(headers.remove(CERT)),
     }
 }
 
 /// Puts `own` behind the list that came, or in its place where that is none. Several fields of the name become one.
-fn appended(headers: &mut HeaderMap, name: HeaderName, own: &str, is_list: impl FnOnce(&[u8]) -> bool) {
+fn appended(headers: &mut HeaderMap, name: HeaderName, own: &[u8], is_list: impl FnOnce(&[u8]) -> bool) {
     let mut list = Vec::new();
     for value in headers.get_all(&name) {
         if !list.is_empty() {
@@ -68,7 +89,7 @@ fn appended(headers: &mut HeaderMap, name: HeaderName, own: &str, is_list: impl 
     } else {
         list.extend_from_slice(b", ");
     }
-    list.extend_from_slice(own.as_bytes());
+    list.extend_from_slice(own);
     // Bytes of two values and text of ours: always a value.
     if let Ok(value) = HeaderValue::from_bytes(&list) {
         match headers.entry(name) {
@@ -127,15 +148,18 @@ fn is_id(id: &[u8]) -> bool {
 }
 
 /// A random UUID (RFC 9562, 5.4).
-fn uuid(random: u128) -> String {
-    let bits = random & !(0xf << 76) & !(0b11 << 62) | 0x4 << 76 | 0b10 << 62;
-    let hex = format!("{bits:032x}");
-    let mut text = String::with_capacity(36);
-    for (at, digit) in hex.chars().enumerate() {
-        if matches!(at, 8 | 12 | 16 | 20) {
-            text.push('-');
+fn uuid(random: u128) -> [u8; 36] {
+    let mut bits = random & !(0xf << 76) & !(0b11 << 62) | 0x4 << 76 | 0b10 << 62;
+    let mut text = [b'-'; 36];
+    for (at, digit) in text.iter_mut().enumerate() {
+        if !matches!(at, 8 | 13 | 18 | 23) {
+            bits = bits.rotate_left(4);
+            let [low, ..] = bits.to_le_bytes();
+            *digit = match low & 0xf {
+                number @ 0..10 => b'0' + number,
+                letter => b'a' - 10 + letter,
+            };
         }
-        text.push(digit);
     }
     text
 }

@@ -14,7 +14,7 @@ pub(crate) use fields::is_no_trailer;
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
 
 /// Fields of one head.
-const MAX_FIELDS: usize = 128;
+pub(super) const MAX_FIELDS: usize = 100;
 
 /// The longest line that says a chunk's size: 16 digits, and extensions that nobody reads.
 const MAX_CHUNK_LINE: usize = 256;

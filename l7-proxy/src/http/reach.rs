@@ -42,6 +42,7 @@ use crate::{
     limits::{Account, Waits},
     outbound,
     pick::{Candidate, Turn},
+    rarely::Rarely,
     stock::Family,
     tunnel,
     worker::Worker,
@@ -170,23 +171,25 @@ fn orderly(socket: &TcpStream) {
     }
 }
 
+type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What is polled beside a connection, before it.
 struct Beside {
     /// Its end is the connection's.
-    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+    stop: Rarely<Stop>,
     filling: Option<Filling>,
 }
 
 impl Beside {
     fn new(stop: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { stop: Box::pin(stop), filling: None }
+        Self { stop: Rarely::new(Box::pin(stop)), filling: None }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(filling) = &mut self.filling {
             filling.poll(cx);
         }
-        self.stop.as_mut().poll(cx)
+        Pin::new(&mut self.stop).poll(cx)
     }
 
     /// Charges what was not read; whether that may be.

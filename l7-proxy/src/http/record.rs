@@ -276,9 +276,9 @@ impl Recording {
     }
 
     /// It goes by this rule.
-    pub(crate) fn rule(&mut self, rule: Option<&String>) {
+    pub(crate) fn rule(&mut self, rule: impl FnOnce() -> Option<String>) {
         if let Some(kept) = self.0.as_mut().filter(|kept| kept.head.is_some()) {
-            kept.rule = rule.cloned();
+            kept.rule = rule();
         }
     }
 

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -20,16 +20,17 @@ use http::{
 use http_body::Body as _;
 use http_body_util::Full;
 use millrace_model::{
-    Mesh, ObjectName,
+    Mesh, ObjectName, Workload,
     balance::weighted,
     route::{Filter, HeaderEdit, PathMatch, RouteRule, Speaks, Target, Timeouts},
 };
 use millrace_node::clock;
-use millrace_routes::{Found, naming};
+use millrace_routes::{At, Found, Table, naming};
 use rand::Rng as _;
 
 use super::{
     body::{Answer, Outgoing, Streamed},
+    counts,
     endpoint::Endpoints,
     expect,
     fault::Fault,
@@ -38,7 +39,7 @@ use super::{
         cors::{self, Judged},
         inject::{self, Injected},
     },
-    forwarded::{self, Asker},
+    forwarded::{self, Asker, Said},
     heads::{Bad, two},
     mirror,
     reach::Caller,
@@ -73,12 +74,16 @@ pub(crate) struct Callers {
     /// Whether its connection is to end with the request under way.
     pub(crate) is_closing: AtomicBool,
     pub(crate) turn: Turn,
+    said: Mutex<Option<Known>>,
 }
+
+/// What is said of a pod as the mesh knows it.
+type Known = (Arc<Workload>, Arc<Said>);
 
 /// What is known of a request so far.
 #[derive(Default)]
 struct Seen {
-    rule: Option<String>,
+    way: Option<Way>,
     backend: Option<ObjectName>,
     endpoint: Option<SocketAddr>,
     recording: Recording,
@@ -97,11 +102,16 @@ struct Done<'f> {
 }
 
 /// What a request goes by.
-struct Way {
-    rule: RouteRule,
-    matched: PathMatch,
-    name: Option<String>,
+#[derive(Clone)]
+enum Way {
+    /// A match of a rule.
+    Bound(Arc<Table>, At),
+    /// The service itself.
+    Direct(Arc<RouteRule>),
 }
+
+/// What every path begins with: the match of what has none.
+static ANY: LazyLock<PathMatch> = LazyLock::new(PathMatch::default);
 
 impl Callers {
     pub(crate) fn new(worker: Arc<Worker>, accepted: &Accepted, asked: SocketAddr) -> Self {
@@ -114,6 +124,7 @@ impl Callers {
             switch: Switch::default(),
             is_closing: AtomicBool::new(false),
             turn: Turn::default(),
+            said: Mutex::default(),
         }
     }
 
@@ -122,28 +133,48 @@ impl Callers {
         Arc::new(self.account.waits(Peer::at(&self.worker.proxy.current(), self.peer.ip())))
     }
 
+    /// What endpoints are told of this client.
+    fn said(&self, caller: &Arc<Workload>) -> Arc<Said> {
+        let mut known = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, said)) = &*known
+            && Arc::ptr_eq(of, caller)
+        {
+            return said.clone();
+        }
+        let shown = outbound::client_of(caller, self.peer, self.asked).unwrap_or(self.peer);
+        let asker = Asker { address: shown.ip().to_canonical(), identity: &caller.identity };
+        let said = Arc::new(asker.said());
+        *known = Some((caller.clone(), said.clone()));
+        said
+    }
+
     /// The life of a request.
+    #[expect(clippy::large_futures, reason = "a request has one box, and whoever serves it makes that")]
     pub(crate) async fn answer(self: Arc<Self>, request: Request<Received>) -> Result<Response<Answer>, Infallible> {
         let began = clock::now();
         let mesh = self.worker.proxy.current();
         let is_grpc = is_grpc(request.headers());
         let recording = Recording::begin(&self, &mesh, &request, began);
         let mut seen = Seen { recording, ..Seen::default() };
-        let answered = Box::pin(self.routed(&mesh, request, (began, &mut seen))).await;
+        let answered = self.routed(&mesh, request, (began, &mut seen)).await;
         let (mut response, fault) = match answered {
             Ok(response) => (response, None),
             Err(fault) => (refusal(&fault, is_grpc), Some(fault)),
         };
-        let Seen { rule, backend, endpoint, recording, marks } = seen;
+        let Seen { way, backend, endpoint, recording, marks } = seen;
         if let Some(marks) = marks {
             marks.mark(response.headers_mut());
         }
-        self.worker.proxy.metrics.http.answered(response.status(), fault.as_ref().map_or("answered", Fault::name));
+        self.worker
+            .proxy
+            .metrics
+            .http
+            .answered(response.status(), fault.as_ref().map_or(counts::ANSWERED, Fault::name));
         tracing::debug!(
             target: "request",
             source_workload = %self.home.pod.name,
             asked = %self.asked,
-            rule,
+            rule = way.as_ref().and_then(Way::name),
             backend = backend.map(tracing::field::display),
             endpoint = endpoint.map(tracing::field::display),
             status = response.status().as_u16(),
@@ -156,9 +187,10 @@ impl Callers {
     }
 
     /// Peer, route, filters, send, respond.
+    #[expect(clippy::large_futures, reason = "a request has one box, and whoever serves it makes that")]
     async fn routed(
         self: &Arc<Self>,
-        mesh: &Mesh,
+        mesh: &Arc<Mesh>,
         request: Request<Received>,
         (began, seen): (Instant, &mut Seen),
     ) -> Result<Response<Answer>, Fault> {
@@ -171,22 +203,21 @@ impl Callers {
         let protocol = upgrade::asked(&head, !body.is_end_stream());
         filter::strip_hop_by_hop(&mut head.headers);
         let is_expected = expect::take(&mut head);
-        let shown = outbound::client_of(&caller, self.peer, self.asked).unwrap_or(self.peer);
-        let asker = Asker { address: shown.ip().to_canonical(), identity: &caller.identity };
         // Before a rule is chosen: none shall be by an identity that was only claimed.
-        forwarded::tell(&mut head.headers, asker, || rand::rng().random());
+        forwarded::tell(&mut head.headers, &self.said(&caller), || rand::rng().random());
         let way = self.way(mesh, &head, &authority)?;
-        seen.rule.clone_from(&way.name);
-        seen.recording.rule(way.name.as_ref());
-        let Timeouts { request: whole, backend_request } = way.rule.timeouts;
+        seen.recording.rule(|| way.name());
+        seen.way = Some(way.clone());
+        let (rule, matched) = way.goes().ok_or(Fault::NoRoute)?;
+        let Timeouts { request: whole, backend_request } = rule.timeouts;
         let deadline = whole.map(|whole| began + whole);
         let mut done = Done { deadline, edits: vec![], copies: vec![] };
-        let asked = (&*authority, &way.matched);
-        if let Some(answer) = self.filters(&way.rule.filters, (&mut head, asked), &mut done, seen).await? {
+        let asked = (&*authority, matched);
+        if let Some(answer) = self.filters(&rule.filters, (&mut head, asked), &mut done, seen).await? {
             return Ok(answer);
         }
-        let weights = way.rule.backends.iter().map(|backend| backend.weight);
-        let drawn = weighted(weights, rand::rng().random()).and_then(|index| way.rule.backends.get(index));
+        let weights = rule.backends.iter().map(|backend| backend.weight);
+        let drawn = weighted(weights, rand::rng().random()).and_then(|index| rule.backends.get(index));
         let backend = drawn.ok_or(Fault::Unresolved)?;
         if let Some(answer) = self.filters(&backend.filters, (&mut head, asked), &mut done, seen).await? {
             return Ok(answer);
@@ -204,7 +235,7 @@ impl Callers {
         let (body, gate) = expect::hold(is_expected, &mut head, body);
         let part_ends = backend_request.map(|part| clock::now() + part);
         let sending = self.send(mesh, (&mut endpoints, *speaks), (head, body), seen);
-        let (response, mut lease) = Box::pin(in_time(sending, deadline, backend_request)).await?;
+        let (response, mut lease) = in_time(sending, deadline, backend_request).await?;
         if gate.is_some_and(|gate| gate.close()) {
             // Neither connection can be used on: at either a body was announced that nobody sends.
             lease.spend();
@@ -246,9 +277,8 @@ impl Callers {
             query: head.uri.query(),
             headers: &head.headers,
         };
-        let Found { bound, index, rule, matched } = table.choose(view, &request).ok_or(Fault::NoRoute)?;
-        let name = Some(naming::rule(&bound.route, index, rule));
-        Ok(Way { rule: rule.clone(), matched: matched.path.clone(), name })
+        let at = view.choose(&request).ok_or(Fault::NoRoute)?;
+        Ok(Way::Bound(table.clone(), at))
     }
 
     /// Does filters, in order; Some where one answers.
@@ -373,7 +403,7 @@ fn repeated(request: &Request<Outgoing>) -> Request<Outgoing> {
 }
 
 impl Caller {
-    pub(crate) fn new(callers: &Callers, workload: &Arc<millrace_model::Workload>, shown: SocketAddr) -> Self {
+    pub(crate) fn new(callers: &Callers, workload: &Arc<Workload>, shown: SocketAddr) -> Self {
         Self { home: callers.home.clone(), account: callers.account.clone(), workload: workload.clone(), shown }
     }
 }
@@ -390,7 +420,25 @@ impl Way {
             backends: vec![millrace_model::route::RouteBackend { weight: 1, to, filters: vec![] }],
             timeouts: Timeouts::default(),
         };
-        Self { rule, matched: PathMatch::default(), name: None }
+        Self::Direct(Arc::new(rule))
+    }
+
+    /// Its rule, and the match of the path.
+    fn goes(&self) -> Option<(&RouteRule, &PathMatch)> {
+        match self {
+            Self::Bound(table, at) => table.found(*at).map(|found| (found.rule, &found.matched.path)),
+            Self::Direct(rule) => Some((rule, &ANY)),
+        }
+    }
+
+    /// What the rule is called; the service's own has no name.
+    fn name(&self) -> Option<String> {
+        match self {
+            Self::Bound(table, at) => {
+                table.found(*at).map(|Found { bound, index, rule, .. }| naming::rule(&bound.route, index, rule))
+            }
+            Self::Direct(_) => None,
+        }
     }
 }
 

@@ -84,7 +84,9 @@ impl Checked {
     /// Reads once more, and checks.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.buffer.reserve(READ);
-        let n = ready!(read_into(Pin::new(&mut self.socket), cx, &mut self.buffer))?;
+        let read = self.socket.read_buf(&mut self.buffer);
+        tokio::pin!(read);
+        let n = ready!(read.poll(cx))?;
         self.is_at_end = n == 0;
         self.check();
         Poll::Ready(Ok(()))
@@ -96,19 +98,6 @@ impl Checked {
             Err(bad) => self.turn.is_bad(bad),
         }
     }
-}
-
-/// Reads into the buffer's spare room.
-fn read_into(socket: Pin<&mut TcpStream>, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
-    let start = buffer.len();
-    buffer.resize(start + READ, 0);
-    let (result, n) = {
-        let mut space = ReadBuf::new(buffer.get_mut(start..).unwrap_or_default());
-        let result = socket.poll_read(cx, &mut space);
-        (result, space.filled().len())
-    };
-    buffer.truncate(start + n);
-    result.map_ok(|()| n)
 }
 
 impl AsyncRead for Checked {

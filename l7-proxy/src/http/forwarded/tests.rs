@@ -12,7 +12,8 @@ fn told(came: &[(&'static str, &'static str)], address: &str) -> Vec<(String, St
     for (name, value) in came {
         headers.append(*name, value.parse().unwrap());
     }
-    tell(&mut headers, Asker { address: address.parse().unwrap(), identity: &identity }, || 7);
+    let asker = Asker { address: address.parse().unwrap(), identity: &identity };
+    tell(&mut headers, &asker.said(), || 7);
     let mut all: Vec<_> =
         headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
     all.sort();
@@ -81,6 +82,6 @@ fn lists_of_forwarded_are_told_from_what_is_none() {
 
 #[test]
 fn an_id_is_a_random_uuid() {
-    assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
-    assert_eq!(uuid(0), "00000000-0000-4000-8000-000000000000");
+    assert_eq!(uuid(u128::MAX), *b"ffffffff-ffff-4fff-bfff-ffffffffffff");
+    assert_eq!(uuid(0), *b"00000000-0000-4000-8000-000000000000");
 }
