@@ -30,6 +30,9 @@ pub(crate) fn run(config: &Config, options: &Bench) -> Result<()> {
     for name in &options.only {
         command.args(["--only", name]);
     }
+    if let Some(name) = &options.congestion_control {
+        command.args(["--congestion-control", name]);
+    }
     if let Some(rounds) = options.rounds {
         command.args(["--rounds", &rounds.to_string()]);
     }

@@ -69,6 +69,9 @@ pub(crate) struct Bench {
     /// Rounds of each figure, to try something out; by default 7 between nodes, 21 within one
     #[arg(long, value_name = "N")]
     pub(crate) rounds: Option<usize>,
+    /// TCP's congestion control for everybody alike; by default cubic, the kernel's own default, and `system` for what the machine is set to
+    #[arg(long, value_name = "NAME")]
+    pub(crate) congestion_control: Option<String>,
 }
 
 /// How the demo is run.

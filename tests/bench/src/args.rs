@@ -58,4 +58,7 @@ pub struct Run {
     /// The haproxy to compare with
     #[arg(long, value_name = "PROGRAM")]
     pub haproxy: Option<PathBuf>,
+    /// TCP's congestion control for everybody alike, in all namespaces; `system` for what the machine is set to
+    #[arg(long, value_name = "NAME", default_value = "cubic")]
+    pub congestion_control: String,
 }

@@ -15,7 +15,7 @@ use crate::{
     report::{self, Report, Table},
     rounds::Surroundings,
     scale,
-    stage::{Programs, Stage},
+    stage::{self, Programs, Stage},
 };
 
 /// The figures between nodes; those that one measurement yields stand together.
@@ -59,7 +59,10 @@ pub fn run(options: &Run) -> Result<bool> {
         );
     }
     let mut report = Report {
-        machine: Machine::this(),
+        machine: Machine::this(match &*options.congestion_control {
+            "system" => stage::congestion_control()?,
+            name => name.to_owned(),
+        }),
         surroundings: Surroundings::default(),
         figures: Vec::new(),
         tables: Vec::new(),
@@ -109,7 +112,8 @@ type Found = (Vec<Figure>, Surroundings, Vec<Table>);
 
 /// What is measured on two nodes.
 fn small(options: &Run) -> Result<Found> {
-    let programs = Programs { envoy: options.envoy.clone(), haproxy: options.haproxy.clone() };
+    let congestion_control = Some(options.congestion_control.clone()).filter(|name| name != "system");
+    let programs = Programs { envoy: options.envoy.clone(), haproxy: options.haproxy.clone(), congestion_control };
     console::progress("bringing up two labs");
     let stage = Stage::up(&programs)?;
     let mut session = Session { stage: &stage, n_rounds: options.rounds, surroundings: Surroundings::default() };

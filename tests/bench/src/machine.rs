@@ -108,13 +108,15 @@ pub struct Machine {
     pub memory_gib: f64,
     /// The kernel's release.
     pub kernel: String,
+    /// TCP's congestion control, of everybody.
+    pub congestion_control: String,
     /// The day.
     pub day: String,
 }
 
 impl Machine {
-    /// This one.
-    pub fn this() -> Self {
+    /// This one, of which everybody uses this congestion control.
+    pub fn this(congestion_control: String) -> Self {
         let field = |path: &str, name: &str| {
             let text = fs::read_to_string(path).unwrap_or_default();
             let line = text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start().to_owned()));
@@ -127,6 +129,7 @@ impl Machine {
             n_cores: thread::available_parallelism().map_or(1, usize::from),
             memory_gib: kib / 1024.0 / 1024.0,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            congestion_control,
             day: clock::day(clock::unix_time()),
         }
     }

@@ -60,9 +60,10 @@ impl Report {
     }
 
     fn head(&self) -> String {
-        let Machine { processor, n_cores, memory_gib, kernel, day } = &self.machine;
+        let Machine { processor, n_cores, memory_gib, kernel, congestion_control, day } = &self.machine;
         let around = &self.surroundings;
         let mut text = format!("{day}, {n_cores} cores of {processor}, {memory_gib:.0} GiB, Linux {kernel}\n");
+        text.push_str(&format!("congestion control of everybody: {congestion_control}\n"));
         if around.rounds > 0 {
             text.push_str(&format!(
                 "steal: {:.1} % in the mean, {:.1} % at most\n",

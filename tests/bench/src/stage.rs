@@ -40,6 +40,8 @@ const SLACK: Duration = Duration::from_secs(30);
 const FOR_MANY_CONNECTIONS: [(&str, &str); 2] =
     [("net/ipv4/ip_local_port_range", "10240 65535"), ("net/ipv4/tcp_tw_reuse", "1")];
 
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
 const CLIENT: &str = "shop/client";
 const NEAR: &str = "shop/near";
 const FAR: &str = "shop/web";
@@ -51,6 +53,8 @@ pub struct Programs {
     pub envoy: Option<PathBuf>,
     /// haproxy.
     pub haproxy: Option<PathBuf>,
+    /// TCP's congestion control of all namespaces; None for the machine's.
+    pub congestion_control: Option<String>,
 }
 
 /// The ways from a client to a server that are measured.
@@ -147,6 +151,11 @@ impl Stage {
         for lab in [&mut mesh, &mut plain] {
             for pod in [CLIENT, NEAR, FAR] {
                 widen(&lab.place(pod)?)?;
+            }
+            if let Some(name) = &programs.congestion_control {
+                for place in [CLIENT, NEAR, FAR, "a", "b"] {
+                    control_congestion(&lab.place(place)?, name)?;
+                }
             }
             for pod in [NEAR, FAR] {
                 let mut command = lab.place(pod)?.command(&own)?;
@@ -379,6 +388,18 @@ fn widen(place: &Place) -> Result<()> {
         }
         Ok(())
     })?
+}
+
+fn control_congestion(place: &Place, name: &str) -> Result<()> {
+    place.inside(|| {
+        fs::write(CONGESTION_CONTROL, name)
+            .with_context(|| format!("{name} is not to be had: see net.ipv4.tcp_available_congestion_control"))
+    })?
+}
+
+/// The congestion control of connections that are made in this namespace.
+pub fn congestion_control() -> Result<String> {
+    Ok(fs::read_to_string(CONGESTION_CONTROL).context(CONGESTION_CONTROL)?.trim().to_owned())
 }
 
 /// Runs the load of the command line; here, in the pod.

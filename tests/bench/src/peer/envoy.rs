@@ -1,9 +1,10 @@
 //! What two Envoys are told.
 //!
 //! Each port of the server is carried by the TCP proxy; its HTTP port by the HTTP connection manager also, as in a mesh that
-//! parses. Tuned: no access log, no statistics kept, no admin port, connections balanced among workers exactly, no limit on
-//! the life of connections, no headers added, TLS 1.3 with the session tickets that are its default, and its own
-//! default of key exchange (X25519, cheaper than the mesh's hybrid).
+//! parses. Tuned: no access log, no admin port, connections balanced among workers exactly, no limit on
+//! the life of connections, TLS 1.3 with the session tickets that are its default, and its own
+//! default of key exchange (X25519, cheaper than the mesh's hybrid). Those that carry bytes keep no statistics. Those that carry
+//! requests do for each what the mesh does for it: count it, give it an id, and say from where it came.
 
 use std::net::IpAddr;
 
@@ -73,12 +74,13 @@ const CARRIED_REQUESTS: [(u16, Way); 2] = [(HTTP, Way::Http), (HTTP2, Way::Http2
 /// The client's end: plain on loopback, to the server's Envoy by mutual TLS.
 pub fn client(n_workers: u16, server: IpAddr, certificates: &Certificates) -> Value {
     let (listeners, clusters) = client_end((n_workers, &CARRIED), server, certificates);
-    bootstrap(listeners, clusters)
+    bootstrap(listeners, clusters, Statistics::None)
 }
 
 /// The server's end: mutual TLS from the client's Envoy, plain to the server on loopback.
 pub fn server(n_workers: u16, certificates: &Certificates) -> Value {
-    server_end((n_workers, &CARRIED), certificates)
+    let (listeners, clusters) = server_end((n_workers, &CARRIED), certificates);
+    bootstrap(listeners, clusters, Statistics::None)
 }
 
 /// The client's end of those that carry requests alone; it also carries them to a server of its node, without TLS.
@@ -88,12 +90,13 @@ pub fn requests_client(n_workers: u16, [near, far]: [IpAddr; 2], certificates: &
     let port = near_port(n_workers);
     listeners.push(listener("127.0.0.1".to_owned(), port, Way::Http, None));
     clusters.push(cluster((port, Way::Http), near.to_string(), HTTP, None));
-    bootstrap(listeners, clusters)
+    bootstrap(listeners, clusters, Statistics::Kept)
 }
 
 /// The server's end of those.
 pub fn requests_server(n_workers: u16, certificates: &Certificates) -> Value {
-    server_end((n_workers + REQUESTS, &CARRIED_REQUESTS), certificates)
+    let (listeners, clusters) = server_end((n_workers + REQUESTS, &CARRIED_REQUESTS), certificates);
+    bootstrap(listeners, clusters, Statistics::Kept)
 }
 
 /// A set, and what it carries.
@@ -118,7 +121,7 @@ fn client_end((set, carried): Set<'_>, server: IpAddr, certificates: &Certificat
     (listeners.collect(), clusters.collect())
 }
 
-fn server_end((set, carried): Set<'_>, certificates: &Certificates) -> Value {
+fn server_end((set, carried): Set<'_>, certificates: &Certificates) -> End {
     let tls = json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         "require_client_certificate": true,
@@ -128,13 +131,20 @@ fn server_end((set, carried): Set<'_>, certificates: &Certificates) -> Value {
         carried.iter().map(|(of, way)| listener("0.0.0.0".to_owned(), port(set, *of, *way), *way, Some(&tls)));
     let clusters =
         carried.iter().map(|(of, way)| cluster((port(set, *of, *way), *way), "127.0.0.1".to_owned(), *of, None));
-    bootstrap(listeners.collect(), clusters.collect())
+    (listeners.collect(), clusters.collect())
 }
 
-fn bootstrap(listeners: Vec<Value>, clusters: Vec<Value>) -> Value {
+/// Whether an Envoy counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Statistics {
+    None,
+    Kept,
+}
+
+fn bootstrap(listeners: Vec<Value>, clusters: Vec<Value>, statistics: Statistics) -> Value {
     json!({
         "static_resources": {"listeners": listeners, "clusters": clusters},
-        "stats_config": {"stats_matcher": {"reject_all": true}},
+        "stats_config": {"stats_matcher": {"reject_all": statistics == Statistics::None}},
         "stats_flush_interval": "60s",
     })
 }
@@ -184,8 +194,7 @@ fn http(port: u16, codec: &str) -> Value {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "h",
         "codec_type": codec,
-        "generate_request_id": false,
-        "skip_xff_append": true,
+        "use_remote_address": true,
         "server_header_transformation": "PASS_THROUGH",
         "stream_idle_timeout": "0s",
         "route_config": {"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
@@ -193,7 +202,6 @@ fn http(port: u16, codec: &str) -> Value {
         ]}]},
         "http_filters": [{"name": "router", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
-            "dynamic_stats": false,
             "suppress_envoy_headers": true,
         }}],
     }})
@@ -249,5 +257,5 @@ pub fn many(n: usize, server: IpAddr) -> Value {
             ]}]},
         })
     });
-    bootstrap(vec![listener], clusters.collect())
+    bootstrap(vec![listener], clusters.collect(), Statistics::None)
 }
