@@ -117,16 +117,12 @@ impl Node {
         ip(&format!("-n {bridge} addr add fd77::1/64 dev br0 nodad"));
         let pins = PathBuf::from(leftovers::PINS).join(&name).join(format!("v{}", millrace_abi::SCHEMA));
         let options = Options { pins, cgroup: cgroup.clone(), missing, ..Options::default() };
-        let kernel = Kernel::open(&options).unwrap_or_else(|error| panic!("{}", chain(&error)));
-        Self {
-            name,
-            options,
-            kernel: Mutex::new(Some(kernel)),
-            bridge,
-            cgroup,
-            n_pods: AtomicU32::new(0),
-            _domain: domain,
-        }
+        let n_pods = AtomicU32::new(0);
+        // Before the programs are loaded: one that is refused must leave nothing behind either.
+        let node = Self { name, options, kernel: Mutex::new(None), bridge, cgroup, n_pods, _domain: domain };
+        let kernel = Kernel::open(&node.options).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        *node.kernel.lock().unwrap() = Some(kernel);
+        node
     }
 
     /// The node's programs and maps.

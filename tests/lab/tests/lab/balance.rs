@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use millrace_lab::{Lab, Plan, Pod, clock, manifests, peer::Steady, pod::BULK};
 
-use crate::scene;
+use crate::{held::Held, scene};
 
 /// 4 standard deviations at 50/50 are 2 percentage points.
 const CONNECTS: u32 = 10_000;
@@ -74,6 +74,34 @@ fn flips_under_connects_fail_none() {
         ensure!(found.n_failed == 0, "no connect failed and no old connection broke: {found:?}");
         ensure!(found.connects > FLIPS * 4, "there were connects enough to see: {found:?}");
         println!("{FLIPS} flips under {} connects: none failed", found.connects);
+        Ok(())
+    });
+}
+
+/// On both sides of the balance: in the kernel's tables, and in the proxy's draw.
+#[test]
+fn an_endpoint_of_weight_zero_is_given_nothing_and_keeps_what_it_has() {
+    scene::mesh(&plan(1, 1), |lab| {
+        let _serving =
+            [lab.pod("shop/near")?.serves("[::]:8080", &[])?, lab.pod("shop/far")?.serves("[::]:8080", &[])?];
+        let address = |name: &str| -> Result<_> { Ok(lab.pod(name)?.at(8080).to_string()) };
+        for (zero, other) in [("shop/near", "shop/far"), ("shop/far", "shop/near")] {
+            let open = Held::open(lab, ("shop/client", "crowd", &zero.replace('/', "-")), &address(zero)?, 5)?;
+            weigh(lab, zero, 0)?;
+            clock::until(scene::CALL, "the other alone is given connections", || {
+                let done = lab.pod("shop/client")?.connects_often("web:80", 60)?;
+                ensure!(done.errors.is_empty() && done.by_name.keys().eq([other]), "{done:?}");
+                Ok(())
+            })?;
+            let open = open.look()?;
+            ensure!((open.alive, open.closed) == (5, 0), "what it has goes on: {open:?}");
+            weigh(lab, zero, 1)?;
+            clock::until(scene::CALL, "it has its share again", || {
+                let done = lab.pod("shop/client")?.connects_often("web:80", 60)?;
+                ensure!(done.errors.is_empty() && done.by_name.len() == 2, "{done:?}");
+                Ok(())
+            })?;
+        }
         Ok(())
     });
 }

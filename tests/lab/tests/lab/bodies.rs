@@ -4,8 +4,10 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use millrace_lab::{Lab, Part, clock, pod::BULK, web::crowd::Crowd};
+use serde_json::json;
 
 use crate::{
+    profile::comes,
     protocols::{all_to, plan, says, serves},
     scene,
 };
@@ -129,4 +131,48 @@ fn fifty_slow_readers_senders_and_writers_take_little_memory() {
 #[ignore = "long: 1,000 connections of each kind of slowness, a minute"]
 fn a_thousand_slow_readers_senders_and_writers_take_little_memory() {
     crowds("crowd", 1_000);
+}
+
+/// What a workload may have waiting is what its slow readers cost a node, for docs/TUNING.md: fresh proxies for each, three times in turn.
+#[test]
+#[ignore = "long: 300 slow readers nine times, a minute and a half"]
+fn what_a_workload_may_have_buffered_bounds_what_its_slow_readers_cost() {
+    const READERS: usize = 300;
+    mesh("buffered", |lab| {
+        let program = lab.binaries().path("probe-http")?.display().to_string();
+        for (round, limit) in (0..3).flat_map(|round| [128_u64, 32, 8].map(|mib| (round, mib << 20))) {
+            lab.apply(&json!({
+                "apiVersion": "millrace.dev/v1alpha1", "kind": "NodeProfile", "metadata": {"name": "buffered"},
+                "spec": {"workloadLimits": {"maxBufferedBytes": limit}},
+            }))?;
+            for node in NODES {
+                lab.take(Part::Proxy(node))?.stop()?;
+                lab.start(Part::Proxy(node))?;
+                lab.wait_ready(Part::Proxy(node))?;
+                comes(lab, (node, "spec.workloadLimits.maxBufferedBytes"), &limit.to_string())?;
+            }
+            let before = begin(lab)?;
+            let until = lab.directory().join(format!("stop-{round}-{limit}"));
+            let (path, n) = (until.display().to_string(), READERS.to_string());
+            let arguments = [&program, "crowd", "web:80", "reader", "--count", &n, "--until", &path];
+            let mut crowd = lab.pod("shop/client")?.start(&format!("crowd-{round}-{limit}"), &arguments)?;
+            crowd.says("open", BULK)?;
+            let settled = clock::now() + SETTLED;
+            clock::until(SETTLED * 10, "they have filled what they can", || {
+                ensure!(clock::now() >= settled);
+                Ok(())
+            })?;
+            let grown = grown(lab, before)?.map(|kib| kib / 1024);
+            fs::write(&until, "")?;
+            crowd.wait(BULK)?;
+            let output = crowd.output();
+            let said: Crowd = serde_json::from_str(output.lines().last().context("it says what it had")?)?;
+            println!(
+                "{} MiB may wait: more at its peak {grown:?} MiB, {} of {READERS} were not cut",
+                limit >> 20,
+                said.n_open
+            );
+        }
+        Ok(())
+    });
 }

@@ -116,9 +116,13 @@ fn near_endpoints_go_first_and_those_farther_away_when_they_are_gone() {
         }
         let all = ["shop/on-a1", "shop/on-a2", "shop/on-b"];
         answered_by(lab, "shop/client-a1", "web:80", &all)?;
-        spec(lab, "shop/web", &json!({"trafficDistribution": "PreferSameZone"}))?;
-        answered_by(lab, "shop/client-a1", "web:80", &["shop/on-a1", "shop/on-a2"])?;
-        answered_by(lab, "shop/client-b", "web:80", &["shop/on-b"])?;
+        for zone in ["PreferSameZone", "PreferClose"] {
+            spec(lab, "shop/web", &json!({"trafficDistribution": zone}))?;
+            answered_by(lab, "shop/client-a1", "web:80", &["shop/on-a1", "shop/on-a2"])?;
+            answered_by(lab, "shop/client-b", "web:80", &["shop/on-b"])?;
+            spec(lab, "shop/web", &json!({}))?;
+            answered_by(lab, "shop/client-a1", "web:80", &all)?;
+        }
         spec(lab, "shop/web", &json!({"trafficDistribution": "PreferSameNode"}))?;
         for (node, _) in zones {
             answered_by(lab, &format!("shop/client-{node}"), "web:80", &[&format!("shop/on-{node}")])?;

@@ -23,7 +23,7 @@ const SECONDS: &str = "1";
 const PINGS: &str = "2000";
 const CONNECTS: &str = "600";
 
-/// A megabit a second of the narrow link, and how much of it may wait: 160 ms of it.
+/// Megabits a second of the narrow link, and how much of it may wait: 160 ms of it.
 const NARROW: [&str; 6] = ["rate", "200mbit", "burst", "128kb", "limit", "4mb"];
 
 /// Where bytes go in a run.
@@ -227,9 +227,31 @@ fn tuning_of_socket_buffers() {
 #[test]
 #[ignore = "long: measures congestion control of tunnels, minutes on a quiet machine"]
 fn tuning_of_the_tunnels_congestion_control() {
-    let cubic = ("congestionControl: cubic", json!({"proxy": {"congestionControl": "cubic"}}));
-    compare("tune-cc", Way::Across, std::slice::from_ref(&cubic));
-    compare("tune-narrow", Way::Narrow, &[cubic]);
+    compare("tune-cc", Way::Across, &[("congestionControl: cubic", json!({"proxy": {"congestionControl": "cubic"}}))]);
+}
+
+#[test]
+#[ignore = "long: measures congestion control over a narrow link, minutes on a quiet machine"]
+fn tuning_of_congestion_control_over_a_narrow_link() {
+    compare(
+        "narrow-cc",
+        Way::Narrow,
+        &[("congestionControl: cubic", json!({"proxy": {"congestionControl": "cubic"}}))],
+    );
+}
+
+#[test]
+#[ignore = "long: measures socket buffers over a narrow link, minutes on a quiet machine"]
+fn tuning_of_socket_buffers_over_a_narrow_link() {
+    let both = |bytes: u32| json!({"proxy": {"sendBufferBytes": bytes, "receiveBufferBytes": bytes}});
+    compare("narrow-buffers", Way::Narrow, &[("both buffers 64 KiB", both(65_536))]);
+}
+
+#[test]
+#[ignore = "long: measures windows over a narrow link, minutes on a quiet machine"]
+fn tuning_of_windows_over_a_narrow_link() {
+    let small = json!({"proxy": {"http2": {"streamWindowBytes": 65_535}}});
+    compare("narrow-windows", Way::Narrow, &[("streamWindowBytes: 65535", small)]);
 }
 
 #[test]
