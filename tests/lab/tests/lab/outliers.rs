@@ -149,3 +149,35 @@ fn an_endpoint_that_is_silent_is_left_out_and_returns_by_itself() {
         returns(lab, "shop/three")
     });
 }
+
+/// Nobody listens at all: of three endpoints half at most is left out, which is one, and callers are refused by the others.
+#[test]
+fn no_more_than_the_share_is_left_out_however_many_refuse() {
+    scene::mesh(&plan("all-refuse", "a"), |lab| {
+        lab.apply(&policy(
+            &["web"],
+            &json!({"maxEjectedPercent": 50, "baseEjectionTime": "30s", "maxEjectionTime": "30s"}),
+        ))?;
+        clock::until(CALL, "one is left out", || {
+            lab.pod("shop/client")?.connects_often(web(lab)?, CALLS)?;
+            ensure!(left_out(lab)?.len() == 1);
+            Ok(())
+        })?;
+        // Each of the others has had failures enough, over several of the agent's looks at them.
+        for _ in 0..10 {
+            lab.pod("shop/client")?.connects_often(web(lab)?, 2 * CALLS)?;
+            let found = left_out(lab)?;
+            ensure!(found.len() == 1, "half of three is one: {found:?}");
+        }
+        lab.apply(&policy(
+            &["web"],
+            &json!({"maxEjectedPercent": 100, "baseEjectionTime": "30s", "maxEjectionTime": "30s"}),
+        ))?;
+        clock::until(CALL, "with all of the share, all but one", || {
+            lab.pod("shop/client")?.connects_often(web(lab)?, CALLS)?;
+            ensure!(left_out(lab)?.len() == 2);
+            Ok(())
+        })?;
+        Ok(())
+    });
+}
