@@ -22,7 +22,7 @@ pub(crate) type Leaving = Counted<client::TlsStream<Wire>>;
 /// a few thousand others call has as many tunnels, and shall have room for bytes too.
 pub(crate) const HELD: usize = 16 * 1024;
 
-/// The window of a stream while its workload's buffers are half full: enough for a local network's round trip.
+/// The window of a stream while its workload's buffers are an eighth full, or all half: enough for a local network's round trip.
 pub(crate) const TIGHT_WINDOW: u32 = 64 * 1024;
 
 /// Plaintext that TLS takes before it must be written: one copy buffer whole.

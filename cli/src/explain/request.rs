@@ -132,8 +132,10 @@ pub(crate) fn explain(
             "rule",
             format!("None: no route is bound to this port for pods of namespace {namespace}. Nothing is parsed."),
         );
+        answer.say("backend", format!("All go to service {service}, port {port}, as they are."));
+        let endpoints = answer.endpoints(mesh, caller, (&service, port), ejected);
         let to = Target::Service { name: service, port, speaks: Speaks::Http1 };
-        answer.backend(mesh, caller, (&RouteBackend { weight: 1, to, filters: vec![] }, 1.0), ejected);
+        answer.backends.push(Backend { share: 1.0, to, endpoints });
         answer.conclude(false);
         return Ok(answer);
     };
@@ -236,22 +238,34 @@ impl Answer {
                 for filter in filters {
                     self.say("filter", filters::sentence(filter));
                 }
-                match caller {
-                    Some(caller) => {
-                        for (route, policy) in given(mesh, caller, (name, *port), ejected) {
-                            self.say("endpoint", endpoint(&route));
-                            self.say("policy", policy);
-                            endpoints.push(route);
-                        }
-                        if endpoints.is_empty() {
-                            self.say("endpoint", "None takes requests: 503, no_endpoint.".to_owned());
-                        }
-                    }
-                    None => self.selected(mesh, name, *port),
-                }
+                endpoints = self.endpoints(mesh, caller, (name, *port), ejected);
             }
         }
         self.backends.push(Backend { share, to: to.clone(), endpoints });
+    }
+
+    /// Those that this caller is given.
+    fn endpoints(
+        &mut self,
+        mesh: &Mesh,
+        caller: Option<&Workload>,
+        (name, port): (&ObjectName, u16),
+        ejected: &Ejected,
+    ) -> Vec<Route> {
+        let Some(caller) = caller else {
+            self.selected(mesh, name, port);
+            return vec![];
+        };
+        let mut endpoints = vec![];
+        for (route, policy) in given(mesh, caller, (name, port), ejected) {
+            self.say("endpoint", endpoint(&route));
+            self.say("policy", policy);
+            endpoints.push(route);
+        }
+        if endpoints.is_empty() {
+            self.say("endpoint", "None takes requests: 503, no_endpoint.".to_owned());
+        }
+        endpoints
     }
 
     /// Who may call depends on the caller: without one, which policies will be asked.

@@ -42,6 +42,7 @@ fn a_port_without_routes_is_said_to_be_one() {
     answer(dir.path(), "agent", &[("GET /config", snapshot().to_string())]);
     let (_, said) = explain(dir.path(), &["--http", "GET http://10.96.0.1:81/"]);
     assert!(said.contains("no route is bound to this port"), "{said}");
+    assert!(said.contains("All go to service shop/reviews, port 81, as they are."), "nobody parses them: {said}");
 }
 
 #[test]

@@ -24,6 +24,11 @@ use crate::handshakes::Caller;
 /// Limits below this keep nothing back for others: a quarter of little is nothing.
 const SHARED_FROM: u64 = 64;
 
+/// From this part of what may wait for a workload on its windows are small, and they are large again below half of that. Until then
+/// each reader that takes nothing fills a whole window: four of 4 MiB, by the limit that is usual, and not sixteen.
+const TIGHT: u64 = 8;
+const LARGE_AGAIN: u64 = 2 * TIGHT;
+
 /// How long who waits for room in buffers waits before it looks by itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -51,7 +56,7 @@ pub(crate) struct Account {
     /// Told one by one as buffers are given back, while somebody waits for them.
     drained: Notify,
     n_thirsty: AtomicUsize,
-    /// Whether half of what may wait does: then windows are small.
+    /// Whether windows are small: an eighth of what may wait does.
     tight: watch::Sender<bool>,
     is_tight: AtomicBool,
 }
@@ -176,7 +181,7 @@ impl Account {
         self.turns_waited.load(Ordering::Relaxed)
     }
 
-    /// Whether half of what may wait for it, or for all, does; told when it turns.
+    /// Whether an eighth of what may wait for it does, or half of what may for all; told when it turns.
     pub(crate) fn tight(&self) -> watch::Receiver<bool> {
         self.tight.subscribe()
     }
@@ -246,7 +251,7 @@ impl Account {
         } else if is_too_much(own, now, most) {
             Limit::PeerBuffered
         } else if self.budget.take(count, now, self.weight()) {
-            if now > most / 2 || self.budget.is_tight() {
+            if now > most / TIGHT || self.budget.is_tight() {
                 self.turn(true);
             }
             return Ok(());
@@ -268,10 +273,10 @@ impl Account {
         }
     }
 
-    /// Windows grow again where buffers are no longer half full: those of the process too, which others may have emptied.
+    /// Windows grow again where buffers have emptied: those of the process too, which others may have done.
     pub(super) fn relax(&self) {
         if self.is_tight.load(Ordering::Relaxed)
-            && self.n_buffered() <= self.max_buffered.load(Ordering::Relaxed) / 4
+            && self.n_buffered() <= self.max_buffered.load(Ordering::Relaxed) / LARGE_AGAIN
             && !self.budget.is_tight()
         {
             self.turn(false);
