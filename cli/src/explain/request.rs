@@ -49,6 +49,9 @@ struct Backend {
     to: Target,
     /// The endpoints, where a caller was named.
     endpoints: Vec<Route>,
+    /// Whether one of its own filters answers in its place.
+    #[serde(skip)]
+    is_answered: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -135,7 +138,7 @@ pub(crate) fn explain(
         answer.say("backend", format!("All go to service {service}, port {port}, as they are."));
         let endpoints = answer.endpoints(mesh, caller, (&service, port), ejected);
         let to = Target::Service { name: service, port, speaks: Speaks::Http1 };
-        answer.backends.push(Backend { share: 1.0, to, endpoints });
+        answer.backends.push(Backend { share: 1.0, to, endpoints, is_answered: false });
         answer.conclude(false);
         return Ok(answer);
     };
@@ -241,7 +244,8 @@ impl Answer {
                 endpoints = self.endpoints(mesh, caller, (name, *port), ejected);
             }
         }
-        self.backends.push(Backend { share, to: to.clone(), endpoints });
+        let is_answered = filters.iter().any(Filter::answers);
+        self.backends.push(Backend { share, to: to.clone(), endpoints, is_answered });
     }
 
     /// Those that this caller is given.
@@ -296,6 +300,7 @@ impl Answer {
             let is_open = |route: &Route| route.answer.lets_through();
             match &backend.to {
                 Target::Invalid(_) => [false, true],
+                Target::Service { .. } if backend.is_answered => [false, true],
                 // Nobody was asked for an endpoint, where no caller was named.
                 Target::Service { .. } if backend.endpoints.is_empty() => [!self.has_caller(), self.has_caller()],
                 Target::Service { .. } => {

@@ -3,6 +3,7 @@
 
 use std::{path::Path, process::Command};
 
+use millrace_model::route::Filter;
 use serde_json::Value;
 
 use crate::{answers::answer, routes::snapshot};
@@ -34,6 +35,30 @@ fn a_request_is_explained_by_rule_and_backends() {
     let json: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, json["outcome"].as_str()), (Some(1), Some("Failed")), "its only backend is not there: {said}");
     assert_eq!(json["rule"], "HTTPRoute shop/canary rule 1 \"beta\"");
+}
+
+/// The first `filters` of a backend in a value, wherever it stands.
+fn filters(value: &mut Value) -> Option<&mut Value> {
+    match value {
+        Value::Object(all) => match all.contains_key("weight") {
+            true => all.get_mut("filters"),
+            false => all.values_mut().find_map(filters),
+        },
+        Value::Array(all) => all.iter_mut().find_map(filters),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    }
+}
+
+#[test]
+fn a_backend_whose_filter_can_not_be_carried_out_fails_its_share() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut snapshot = snapshot();
+    let refuse = serde_json::to_value([Filter::Refuse("it is none".into())]).unwrap();
+    *filters(snapshot.pointer_mut("/snapshot/routes").unwrap()).unwrap() = refuse;
+    answer(dir.path(), "agent", &[("GET /config", snapshot.to_string())]);
+    let (code, said) = explain(dir.path(), &["--http", "GET http://reviews/x"]);
+    assert!(said.contains("filter    It can't be carried out, as it is none: 500, filter_not_done."), "{said}");
+    assert!(code == Some(0) && said.contains("Some of such requests are sent, the others fail."), "{said}");
 }
 
 #[test]
