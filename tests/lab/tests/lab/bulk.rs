@@ -18,8 +18,8 @@ use crate::scene::{self, CALL};
 /// Where the servers listen.
 const SERVER: u16 = 8083;
 
-/// How often each small connection asks, in microseconds: at a fixed rate, and late answers count from when they were due.
-const EACH_US: &str = "500000";
+/// Small messages all together: one each so many microseconds, whoever's it is. Late answers count from when they were due.
+const PACE_US: usize = 500;
 
 /// How long each is looked at.
 const TIME: Duration = Duration::from_secs(3);
@@ -68,7 +68,8 @@ fn beside(lab: &Lab, n_small: usize, bulk: Bulk) -> Result<(Busy, f64)> {
     });
     let flowing = flowing.transpose()?;
     let (target, n) = (lab.pod("shop/far")?.at(SERVER).to_string(), n_small.to_string());
-    let arguments = [&*program, "busy", &target, "--count", &n, "--each-us", EACH_US, "--until", &path];
+    let each = (n_small * PACE_US).to_string();
+    let arguments = [&*program, "busy", &target, "--count", &n, "--each-us", &each, "--until", &path];
     let mut small = lab.pod("shop/client")?.start("small", &arguments)?;
     small.says("open", CALL * 2)?;
     std::thread::sleep(TIME);

@@ -172,6 +172,29 @@ impl Found {
 
 const HEAD: &str = "| roll-outs | listeners closed | calls answered | failed | reset by the kernel in a closing queue | refused in the instant of a close | accepted after SIGTERM | slowest |\n|---|---|---|---|---|---|---|---|";
 
+/// A call that failed, the close that was nearest to it, and what the mesh's processes wrote of it.
+fn told(lab: &Lab, failure: &Failure, served: &[Served]) -> String {
+    /// Lines of each log.
+    const LINES: usize = 6;
+    let near = served.iter().min_by_key(|one| one.closed_us.abs_diff(failure.ended_us));
+    let near = near.map(|one| {
+        let Served { closing_us, closed_us, resets, accepted, accepted_late, answered, broken, .. } = one;
+        let after = i128::from(failure.ended_us) - i128::from(*closed_us);
+        format!("{after} us after a close of {} us that sent {resets} resets; {accepted} were accepted there, {accepted_late} late, {answered} answered, {broken} broken", closed_us - closing_us)
+    });
+    let port = failure.local.map_or_else(|| "no port".to_owned(), |local| format!(":{}", local.port()));
+    let logs = std::fs::read_dir(lab.directory().join("logs")).into_iter().flatten().flatten();
+    let lines: Vec<String> = logs
+        .flat_map(|log| {
+            let text = std::fs::read_to_string(log.path()).unwrap_or_default();
+            let name = log.file_name().display().to_string();
+            let found = text.lines().filter(|line| line.contains(&port)).rev().take(LINES);
+            found.map(|line| format!("{name}: {line}")).collect::<Vec<_>>()
+        })
+        .collect();
+    format!("{failure:?}, {}\n{}", near.unwrap_or_default(), lines.join("\n"))
+}
+
 /// One roll-out after the other, each generation after the other.
 fn with_mesh(rounds: usize) -> Result<Found> {
     let mut found = Found::default();
@@ -202,8 +225,8 @@ fn with_mesh(rounds: usize) -> Result<Found> {
         }
         found = Found::of(load, &served);
         if found.n_failed() > 0 {
-            outcome =
-                Err(anyhow::anyhow!("no call fails, but: {:#?}", found.others.iter().take(8).collect::<Vec<_>>()));
+            let told: Vec<String> = found.others.iter().take(8).map(|one| told(lab, one, &served)).collect();
+            outcome = Err(anyhow::anyhow!("no call fails, but:\n{}", told.join("\n")));
         }
         Ok(())
     });
