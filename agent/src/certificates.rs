@@ -108,7 +108,7 @@ pub struct Keeper {
 
 /// The identities that need a certificate on `node`.
 pub fn identities(mesh: &Mesh, node: &str) -> BTreeSet<Identity> {
-    let here = mesh.snapshot.workloads.values().filter(|w| *w.node == *node && w.membership.is_captured());
+    let here = mesh.on(node).filter(|w| w.membership.is_captured());
     here.map(|workload| workload.identity.clone()).collect()
 }
 

@@ -27,7 +27,7 @@ use tonic::{Code, transport::Channel};
 use crate::{config::ControlAddress, join::Credentials};
 
 pub use connect::{Dial, channel};
-pub use snapshot::{load, replace, sync};
+pub use snapshot::{Kept, load, sync};
 
 /// The longest Update: the whole of the largest mesh.
 const MAX_UPDATE: usize = 256 * 1024 * 1024;
@@ -259,9 +259,10 @@ fn apply(mesh: &watch::Sender<Arc<Mesh>>, update: Update) -> Result<(), Lost> {
         return Ok(());
     }
     let delta: Delta = convert::delta(update)?;
-    let next: Snapshot = mesh.borrow().snapshot.apply(&delta)?;
+    let held = mesh.borrow().clone();
+    let next: Snapshot = held.snapshot.apply(&delta)?;
     tracing::debug!(from = delta.from, to = delta.to, "an update came");
-    mesh.send_replace(Arc::new(Mesh::new(Arc::new(next))));
+    mesh.send_replace(Arc::new(held.turned(Arc::new(next))));
     Ok(())
 }
 

@@ -80,7 +80,7 @@ async fn follow(socket: &Path, held: &mut Held) -> Infallible {
 async fn follow_one(socket: &Path, held: &mut Held) -> Result<Infallible, Lost> {
     let agent = Connection::connect(socket).await?;
     let (name, version) = (HOLDER.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-    say(&agent, Kind::Hello(Hello { name, version, draining: false }), &[]).await?;
+    say(&agent, Kind::Hello(Hello { name, version, draining: false, takes_differences: false }), &[]).await?;
     next(&agent).await?; // Welcome; what comes with it is for proxies, and closed.
     for ((namespace, name, uid), sockets) in &*held {
         let workload = Some(ObjectName { namespace: namespace.clone(), name: name.clone() });

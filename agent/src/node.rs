@@ -10,6 +10,7 @@ mod order;
 mod outliers;
 mod publish;
 mod room;
+mod sealed;
 mod tune;
 
 use std::{
@@ -20,7 +21,7 @@ use std::{
 };
 
 use millrace_model::Mesh;
-use millrace_node::{clock, drain::Drain, handover::seal, wire::encode_snapshot};
+use millrace_node::{clock, drain::Drain};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{mpsc, watch},
@@ -30,7 +31,7 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     clock::monotonic,
-    control::{Connected, Enrolled, replace},
+    control::{Connected, Enrolled, Kept},
     flows::{self, Moment, Names},
     join::Credentials,
     kernel::{Kernel, Record, State, reconcile::Outcome},
@@ -43,6 +44,7 @@ use crate::{
 };
 
 pub use publish::{Counted, Outputs};
+pub use sealed::Sealed;
 
 /// How long the maps wait for the proxy to apply a new Snapshot: it takes milliseconds, and policy has a second.
 const PROXY_FIRST: Duration = Duration::from_millis(100);
@@ -111,7 +113,7 @@ pub struct Node {
     mesh: Arc<Mesh>,
     sandboxes: Arc<Sandboxes>,
     names: Names,
-    sealed: Option<Arc<OwnedFd>>,
+    sealed: Option<Sealed>,
     keys: Arc<Certificates>,
     connected: Connected,
     joined: Joined,
@@ -134,8 +136,8 @@ pub struct Node {
     departed: departed::Departed,
     asked: tune::Asked,
     order: order::Order,
-    /// Where the last Snapshot is kept.
-    dir: StateDir,
+    /// The last Snapshot, on disk.
+    kept: Kept,
     outputs: Outputs,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -196,7 +198,7 @@ impl Node {
             departed: departed::Departed::default(),
             asked: tune::Asked::default(),
             order: order::Order::default(),
-            dir,
+            kept: Kept::new(dir),
             outputs,
             log: None,
         })
@@ -261,19 +263,12 @@ impl Node {
             return;
         }
         self.order.came(mesh.snapshot.generation);
-        let bytes = encode_snapshot(&mesh.snapshot);
-        self.sealed = match seal("millrace-snapshot", &bytes) {
-            Ok(sealed) => Some(Arc::new(sealed)),
-            Err(why) => {
-                tracing::error!(error = &why as &dyn std::error::Error, "the snapshot can't be passed to the proxy");
-                None
-            }
-        };
-        replace(&self.dir, bytes).await;
+        self.kept.keep(&self.heard.snapshot, &mesh.snapshot).await;
+        self.sealed = Some(Sealed::new(&self.heard.snapshot, &mesh.snapshot));
         self.heard = mesh;
         self.seek();
         let mesh = self.seen(&self.heard);
-        self.names = Names::of(&mesh);
+        self.names.turn(&mesh);
         self.departed.turn((&self.mesh, &mesh), &self.name, clock::now());
         self.has_left |= has_left(&self.mesh, &mesh);
         self.mesh = mesh;

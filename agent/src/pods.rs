@@ -205,7 +205,7 @@ impl Pods {
     pub async fn sync(&mut self, mesh: &Mesh, kernel: &mut Kernel) -> bool {
         let node = self.node.clone();
         let mut changed = self.forget(mesh) | self.hosts.sync(mesh, &node);
-        let local = mesh.snapshot.workloads.values().filter(|w| w.node == node);
+        let local = mesh.on(&node);
         for workload in local.filter(|w| self.is_held(w)).cloned().collect::<Vec<_>>() {
             let name = workload.name.clone();
             let mut pod = self.pods.remove(&name).unwrap_or_else(|| Pod::new(workload.clone()));

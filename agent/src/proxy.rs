@@ -14,15 +14,15 @@ use millrace_model::{Identity, Membership, ObjectName};
 use millrace_node::wire::{
     convert,
     node::{
-        Close, Drain, Family, FromAgent, InForce, Keys, ListenerKind, Listeners, Retire, Settings, Snapshot, Sockets,
-        Welcome, from_agent::Kind,
+        Close, Drain, Family, FromAgent, Hello, InForce, Keys, ListenerKind, Listeners, Retire, Settings, Snapshot,
+        Sockets, Welcome, from_agent::Kind,
     },
 };
 use tokio::sync::mpsc;
 
 pub use connection::{Ended, Event, Outgoing, Said, bind, listen};
 
-use crate::{certificates::Certificates, pods::Pod};
+use crate::{certificates::Certificates, node::Sealed, pods::Pod};
 
 /// The name under which the holder of listeners comes: it is given listeners, and nothing to serve by.
 pub const HOLDER: &str = "holder";
@@ -47,8 +47,8 @@ const SOCKETS_PER_SECOND: u32 = 20_000;
 pub struct Wanted<'w> {
     /// The generation.
     pub generation: u64,
-    /// The whole Snapshot, sealed; None before there is one.
-    pub snapshot: Option<&'w Arc<OwnedFd>>,
+    /// The Snapshot, sealed; None before there is one.
+    pub snapshot: Option<&'w Sealed>,
     /// How a proxy shall be tuned: it goes with the Snapshot that says so.
     pub settings: &'w Settings,
     /// The keys of the identities on this node.
@@ -95,6 +95,7 @@ enum Phase {
 #[derive(Default)]
 struct Sent {
     generation: u64,
+    takes_differences: bool,
     /// Identity to the sealed key material sent. Kept, so that no other can come to stand in its place and be taken for it.
     keys: BTreeMap<Identity, Arc<OwnedFd>>,
     /// Workload to what it has of it.
@@ -125,7 +126,7 @@ impl Proxies {
     pub fn join(
         &mut self,
         id: u64,
-        (name, version, is_draining): (String, String, bool),
+        Hello { name, version, draining: is_draining, takes_differences }: Hello,
         outgoing: mpsc::Sender<Outgoing>,
         welcome: (&str, [Arc<OwnedFd>; 2]),
     ) {
@@ -140,7 +141,7 @@ impl Proxies {
         }
         // One that drains comes back to hear of policies: it gives nothing, and takes nothing over.
         let phase = if is_draining { Phase::Draining } else { Phase::Opening };
-        let (sent, allowance) = (Sent::default(), Allowance::default());
+        let (sent, allowance) = (Sent { takes_differences, ..Sent::default() }, Allowance::default());
         let peer = Peer { name, version, applied: 0, in_force: Vec::new(), phase, outgoing, sent, allowance };
         let (node, maps) = welcome;
         if peer.send(Kind::Welcome(Welcome { node: node.to_owned() }), maps.into()).is_ok() {
@@ -285,7 +286,10 @@ impl Peer {
             return Ok(());
         };
         let (generation, settings) = (wanted.generation, Some(wanted.settings.clone()));
-        self.send(Kind::Snapshot(Snapshot { generation, settings }), vec![snapshot.clone()])?;
+        // Messages come in order: what it was sent is what it will hold.
+        let held = Some(self.sent.generation).filter(|_| self.sent.takes_differences);
+        let Some((from, memory)) = snapshot.since(held) else { return Ok(()) };
+        self.send(Kind::Snapshot(Snapshot { generation, settings, from }), vec![memory])?;
         self.sent.generation = wanted.generation;
         Ok(())
     }

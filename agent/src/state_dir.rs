@@ -61,6 +61,11 @@ impl StateDir {
         self.put(name)
     }
 
+    /// Adds to the end of the file. A process that is killed meanwhile may leave a part of it.
+    pub fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(self.0.join(name))?.write_all(bytes)
+    }
+
     /// Makes sure that what the file holds outlives a crash of the machine.
     pub fn sync(&self, name: &str) -> io::Result<()> {
         File::open(self.0.join(name))?.sync_all()?;

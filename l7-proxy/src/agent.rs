@@ -168,8 +168,8 @@ impl Agent {
     /// Hello, Welcome, what is held, what is served by.
     async fn open(&self, connection: &Connection) -> Result<(), Ended> {
         let draining = self.proxy.drain.deadline().is_some();
-        let hello =
-            wire::node::Hello { name: self.name.clone(), version: env!("CARGO_PKG_VERSION").to_owned(), draining };
+        let (name, version) = (self.name.clone(), env!("CARGO_PKG_VERSION").to_owned());
+        let hello = wire::node::Hello { name, version, draining, takes_differences: true };
         send(connection, from_proxy::Kind::Hello(hello), &[]).await?;
         let Packet { message, descriptors } = receive(connection).await?;
         let Some(from_agent::Kind::Welcome(wire::node::Welcome { node })) = message.kind else {
@@ -213,11 +213,11 @@ impl Agent {
         use from_agent::Kind as Said;
         match kind {
             Said::Welcome(_) => return Err(Ended::Unusable("a second Welcome")),
-            Said::Snapshot(wire::node::Snapshot { generation: _, settings }) => {
+            Said::Snapshot(wire::node::Snapshot { generation: _, settings, from }) => {
                 let settings = settings.unwrap_or_default();
                 self.proxy.tuning.set(&settings);
                 self.proxy.accounts.tune(settings.limits);
-                return self.snapshot(&descriptors).map(Some);
+                return self.snapshot(from, &descriptors).map(Some);
             }
             Said::Keys(wire::node::Keys { identity }) => self.keys(&identity, &descriptors)?,
             Said::Retire(wire::node::Retire { identity }) => {
@@ -248,12 +248,23 @@ impl Agent {
         Ok(None)
     }
 
-    fn snapshot(&self, descriptors: &[OwnedFd]) -> Result<from_proxy::Kind, Ended> {
+    /// Turns to a Snapshot: a whole one, or by its difference to the one that is served by.
+    fn snapshot(&self, from: u64, descriptors: &[OwnedFd]) -> Result<from_proxy::Kind, Ended> {
         let memory = descriptors.first().ok_or(Ended::Unusable("Snapshot without its memory"))?;
         let bytes = handover::unseal(memory.as_fd(), MAX_SNAPSHOT).map_err(Ended::Unreadable)?;
-        let snapshot: Snapshot = wire::decode_snapshot(&bytes).map_err(Ended::Undecodable)?;
+        let held = self.mesh.borrow().clone();
+        let snapshot: Snapshot = if from == 0 {
+            wire::decode_snapshot(&bytes).map_err(Ended::Undecodable)?
+        } else {
+            let delta = wire::decode_update(&bytes).map_err(Ended::Undecodable)?;
+            // The agent that is come back to gives the whole.
+            if delta.from != from || from != held.snapshot.generation {
+                return Err(Ended::Unusable("a difference to another snapshot than is served by"));
+            }
+            held.snapshot.apply(&delta).map_err(|_other| Ended::Unusable("a difference to another snapshot"))?
+        };
         let generation = snapshot.generation;
-        let mesh = Arc::new(Mesh::new(Arc::new(snapshot)));
+        let mesh = Arc::new(held.turned(Arc::new(snapshot)));
         if let Ok(welcome) = self.proxy.welcome() {
             self.proxy.outliers.turn((&*mesh, &*welcome.node));
         }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::{Mesh, ObjectName, Protocol, Workload};
+use millrace_model::{Mesh, ObjectName, Protocol, Workload, map::Differs};
 
 /// Who is behind the ids and addresses of the kernel's records.
 #[derive(Debug, Default)]
@@ -81,12 +81,30 @@ impl fmt::Display for Named<ObjectName> {
 impl Names {
     /// The names of everything in `mesh`.
     pub fn of(mesh: &Mesh) -> Self {
-        let snapshot = &mesh.snapshot;
-        Self {
-            mesh: mesh.clone(),
-            workloads: snapshot.workloads.values().map(|w| (w.id(), w.clone())).collect(),
-            policies: snapshot.policies.keys().map(|name| (name.id(), name.clone())).collect(),
+        let mut names = Self::default();
+        names.turn(mesh);
+        names
+    }
+
+    /// Takes in what `mesh` names otherwise.
+    pub fn turn(&mut self, mesh: &Mesh) {
+        let (before, now) = (&self.mesh.snapshot, &mesh.snapshot);
+        for Differs { key: _, before, now } in before.workloads.differences(&now.workloads) {
+            // One made again under its name has another id.
+            if let Some(before) = before {
+                self.workloads.remove(&before.id());
+            }
+            if let Some(now) = now {
+                self.workloads.insert(now.id(), now.clone());
+            }
         }
+        for Differs { key: name, before: _, now } in before.policies.differences(&now.policies) {
+            match now {
+                Some(_) => drop(self.policies.insert(name.id(), name.clone())),
+                None => drop(self.policies.remove(&name.id())),
+            }
+        }
+        self.mesh = mesh.clone();
     }
 
     /// The workload of this id.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_model::{Membership, Mesh, ObjectName, Workload};
+use millrace_model::{Membership, Mesh, ObjectName, Workload, map::Differs};
 
 /// How long: until its node has surely heard, which takes some hundred milliseconds, and less than that node takes tunnels for it.
 const CALLED_BY_TUNNEL: Duration = Duration::from_secs(3);
@@ -26,9 +26,10 @@ impl Departed {
     pub(super) fn turn(&mut self, (before, after): (&Mesh, &Mesh), node: &str, now: Instant) {
         let is_outside = |workload: &Arc<Workload>| workload.membership == Membership::Outside;
         self.0.retain(|name, _| after.snapshot.workloads.get(name).is_some_and(is_outside));
-        let outside = after.snapshot.workloads.values().filter(|workload| is_outside(workload));
-        for workload in outside.filter(|workload| *workload.node != *node) {
-            let was = before.snapshot.workloads.get(&workload.name);
+        // One that is as it was left before.
+        let differ = before.snapshot.workloads.differences(&after.snapshot.workloads);
+        for Differs { key: _, before: was, now: is } in differ {
+            let Some(workload) = is.filter(|now| is_outside(now) && *now.node != *node) else { continue };
             if was.is_some_and(|was| was.membership == Membership::Enrolled && was.instance == workload.instance) {
                 self.0.insert(workload.name.clone(), now);
             }

@@ -105,7 +105,7 @@ impl Node {
             self.gone.clear();
             self.has_left = false;
         }
-        let local = self.mesh.snapshot.workloads.values().filter(|w| w.node == self.name);
+        let local = self.mesh.on(&self.name);
         let workloads = local.map(|w| w.id()).collect();
         let mut by_pod: BTreeMap<u64, Vec<Revoked>> = BTreeMap::new();
         for end in revoked(&self.have, &seen, &workloads).into_iter().chain(datagrams) {

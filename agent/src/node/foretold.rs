@@ -22,7 +22,7 @@ impl Node {
 
     /// Has those pods looked for whose manifests don't say where they are.
     pub(super) fn seek(&self) {
-        let local = self.heard.snapshot.workloads.values().filter(|w| w.node == self.name);
+        let local = self.heard.on(&self.name);
         let sought: BTreeSet<ObjectName> = local.filter(|w| self.pods.is_sought(w)).map(|w| w.name.clone()).collect();
         self.outputs.sought.send_if_modified(|held| {
             let is_new = **held != sought;
@@ -41,7 +41,7 @@ impl Node {
             return;
         }
         self.mesh = self.seen(&self.heard);
-        self.names = crate::flows::Names::of(&self.mesh);
+        self.names.turn(&self.mesh);
         if self.pods.sync(&self.mesh, &mut self.kernel).await {
             self.due.get_or_insert_with(millrace_node::clock::now);
         }
@@ -57,14 +57,14 @@ pub(super) fn is_told(heard: &Mesh, pod: &Pod) -> bool {
 
 /// `heard`, with the addresses of this node's pods that were found and have none in it.
 fn foretold(heard: &Arc<Mesh>, node: &str, sandboxes: &Sandboxes) -> Arc<Mesh> {
-    let local = heard.snapshot.workloads.values().filter(|w| *w.node == *node);
+    let local = heard.on(node);
     let told: Vec<Workload> = local.filter_map(|workload| addressed(heard, workload, sandboxes)).collect();
     if told.is_empty() {
         return heard.clone();
     }
     let mut snapshot = Snapshot::clone(&heard.snapshot);
     snapshot.workloads.extend(told.into_iter().map(|workload| (workload.name.clone(), Arc::new(workload))));
-    Arc::new(Mesh::new(Arc::new(snapshot)))
+    Arc::new(heard.turned(Arc::new(snapshot)))
 }
 
 /// The workload as the control plane will tell it. None where it has told, where there is nothing to tell, where what is there may be the

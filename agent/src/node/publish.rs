@@ -108,7 +108,7 @@ impl Node {
     /// True where a workload that was enrolled before this agent began is not captured by it yet.
     fn has_unfound(&self) -> bool {
         let is_open = |name: &ObjectName| self.pods.iter().any(|(open, pod)| open == name && pod.is_captured());
-        let local = self.mesh.snapshot.workloads.values().filter(|w| w.node == self.name);
+        let local = self.mesh.on(&self.name);
         local.filter(|w| w.membership == Membership::Enrolled).any(|w| !is_open(&w.name))
     }
 

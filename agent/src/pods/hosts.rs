@@ -65,7 +65,7 @@ impl Hosts {
     /// Takes in what the Snapshot says, and looks for what is not found yet. True where something changed.
     pub(super) fn sync(&mut self, mesh: &Mesh, node: &str) -> bool {
         let before: Vec<_> = self.keys().collect();
-        let local = mesh.snapshot.workloads.values().filter(|w| *w.node == *node);
+        let local = mesh.on(node);
         let wanted: Vec<_> = local.filter(|w| self.is_one(w)).cloned().collect();
         let mut held = std::mem::take(&mut self.pods);
         for workload in wanted {

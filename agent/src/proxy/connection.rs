@@ -57,7 +57,7 @@ pub struct Event {
 #[derive(Debug)]
 pub enum Said {
     /// It said its name, its version and whether it drains, and can be told things.
-    Hello((String, String, bool), mpsc::Sender<Outgoing>),
+    Hello(Hello, mpsc::Sender<Outgoing>),
     /// It holds these listeners of a workload.
     Returned(ObjectName, Arc<str>, Vec<(ListenerKind, OwnedFd)>),
     /// It wants this many sockets.
@@ -133,12 +133,12 @@ async fn converse(connection: &Connection, uid: u32, proxy: u64, events: &mpsc::
     let first = timeout(HELLO_TIMEOUT, connection.receive::<FromProxy>()).await.map_err(|_late| Ended::NoHello)??;
     let Some(Packet { message, descriptors }) = first else { return Ok(()) };
     check_from_proxy(&message, descriptors.len())?;
-    let Some(Kind::Hello(Hello { name, version, draining })) = message.kind else { return Err(Ended::NoHello) };
-    if name == super::HOLDER && uid != 0 {
+    let Some(Kind::Hello(hello)) = message.kind else { return Err(Ended::NoHello) };
+    if hello.name == super::HOLDER && uid != 0 {
         return Err(Ended::NotHolder(uid));
     }
     let (outgoing, queue) = mpsc::channel(QUEUE);
-    if events.send(Event { proxy, said: Said::Hello((name, version, draining), outgoing) }).await.is_err() {
+    if events.send(Event { proxy, said: Said::Hello(hello, outgoing) }).await.is_err() {
         return Ok(());
     }
     // Side by side, each at its own pace: a proxy that writes while we write must not make both wait.

@@ -8,16 +8,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use millrace_model::{Encryption, Identity, Membership, ObjectName, Workload};
+use millrace_model::{Encryption, Identity, Membership, ObjectName, Snapshot, Workload};
 use millrace_node::{
     clock,
-    wire::node::{Family, Settings, from_agent::Kind},
+    wire::node::{Family, Hello, Settings, from_agent::Kind},
 };
 use tokio::sync::mpsc;
 
 use super::{HOLDER, MAX_WAITING, Outgoing, Proxies, QUEUE, SOCKETS_PER_SECOND, Wanted};
 use crate::{
     certificates::{Certificates, Issued},
+    node::Sealed,
     pods::{Pod, listener},
 };
 
@@ -52,11 +53,15 @@ fn keys(expires: u64) -> Certificates {
     [(Identity::new("td", "shop", "web"), Arc::new(issued))].into()
 }
 
+fn hello(name: String, draining: bool) -> Hello {
+    Hello { name, version: "1".to_owned(), draining, takes_differences: true }
+}
+
 /// A node with its proxies, and what each of them was told.
 struct Scene {
     proxies: Proxies,
     told: BTreeMap<u64, mpsc::Receiver<Outgoing>>,
-    snapshot: Arc<OwnedFd>,
+    snapshot: Sealed,
     generation: u64,
     keys: Certificates,
     pods: Vec<Pod>,
@@ -64,13 +69,14 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let (proxies, told, snapshot) = (Proxies::default(), BTreeMap::new(), descriptor());
+        let (proxies, told) = (Proxies::default(), BTreeMap::new());
+        let snapshot = Sealed::new(&Snapshot::default(), &Arc::default());
         Self { proxies, told, snapshot, generation: 5, keys: keys(1), pods: vec![web()] }
     }
 
     fn joins(&mut self, id: u64, name: &str) {
         let (outgoing, told) = mpsc::channel(64);
-        self.proxies.join(id, (name.into(), "1".into(), false), outgoing, ("a", [descriptor(), descriptor()]));
+        self.proxies.join(id, hello(name.into(), false), outgoing, ("a", [descriptor(), descriptor()]));
         self.told.insert(id, told);
     }
 
@@ -248,7 +254,7 @@ fn the_holder_is_given_listeners_and_nothing_to_serve_by() {
 fn a_proxy_that_does_not_read_is_let_go() {
     let mut scene = Scene::new();
     let (outgoing, told) = mpsc::channel(2);
-    scene.proxies.join(1, ("default".into(), "1".into(), false), outgoing, ("a", [descriptor(), descriptor()]));
+    scene.proxies.join(1, hello("default".into(), false), outgoing, ("a", [descriptor(), descriptor()]));
     scene.applies(1, 0);
     assert!(scene.proxies.serving().is_none());
     drop(told);
@@ -263,7 +269,7 @@ fn one_that_drains_comes_back_to_hear_of_policies_and_takes_nothing_over() {
     scene.update();
     scene.told(1);
     let (outgoing, told) = mpsc::channel(64);
-    scene.proxies.join(2, ("default".into(), "1".into(), true), outgoing, ("a", [descriptor(), descriptor()]));
+    scene.proxies.join(2, hello("default".into(), true), outgoing, ("a", [descriptor(), descriptor()]));
     scene.told.insert(2, told);
     scene.applies(2, 5);
     scene.update();
@@ -297,7 +303,7 @@ fn sockets_are_bounded_by_the_second() {
 fn a_proxy_that_does_not_read_is_given_no_more_sockets() {
     let mut scene = Scene::new();
     let (outgoing, told) = mpsc::channel(QUEUE);
-    scene.proxies.join(1, ("default".into(), "1".into(), false), outgoing, ("a", [descriptor(), descriptor()]));
+    scene.proxies.join(1, hello("default".into(), false), outgoing, ("a", [descriptor(), descriptor()]));
     let now = clock::now();
     let name = ObjectName::new("shop", "web");
     let mut n_open = 0;
@@ -308,4 +314,38 @@ fn a_proxy_that_does_not_read_is_given_no_more_sockets() {
     }
     assert!((1..=MAX_WAITING * 64).contains(&n_open), "{n_open} sockets wait");
     drop(told);
+}
+
+/// From which generation the proxy was told to go on, by each Snapshot since this was asked last.
+fn froms(scene: &mut Scene, id: u64) -> Vec<u64> {
+    let told = scene.told.get_mut(&id).unwrap();
+    let told = std::iter::from_fn(|| told.try_recv().ok());
+    told.filter_map(|one| if let Some(Kind::Snapshot(sent)) = one.message.kind { Some(sent.from) } else { None })
+        .collect()
+}
+
+#[test]
+fn a_proxy_is_given_the_difference_to_what_it_was_sent_and_one_that_was_not_sent_that_the_whole() {
+    let at = |generation| Arc::new(Snapshot { generation, ..Snapshot::default() });
+    let mut scene = Scene::new();
+    scene.joins(1, "default");
+    scene.applies(1, 0);
+    assert_eq!(froms(&mut scene, 1), [0]);
+    (scene.generation, scene.snapshot) = (6, Sealed::new(&at(5), &at(6)));
+    scene.update();
+    scene.joins(2, "default");
+    scene.applies(2, 0);
+    assert_eq!((froms(&mut scene, 1), froms(&mut scene, 2)), (vec![5], vec![0]));
+    // It was not sent what this is the difference to.
+    (scene.generation, scene.snapshot) = (8, Sealed::new(&at(7), &at(8)));
+    scene.update();
+    assert_eq!(froms(&mut scene, 1), [0]);
+    let (outgoing, told) = mpsc::channel(64);
+    let older = Hello { takes_differences: false, ..hello("default".into(), false) };
+    scene.proxies.join(3, older, outgoing, ("a", [descriptor(), descriptor()]));
+    scene.told.insert(3, told);
+    scene.applies(3, 0);
+    (scene.generation, scene.snapshot) = (9, Sealed::new(&at(8), &at(9)));
+    scene.update();
+    assert_eq!(froms(&mut scene, 3), [0, 0], "one that does not know of differences");
 }

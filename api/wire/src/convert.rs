@@ -49,6 +49,16 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<model::Snapshot, Undecodable> {
     model::Snapshot::default().apply(&delta).map_err(|wrong| Undecodable::NotWhole(wrong.from))
 }
 
+/// A Delta as bytes.
+pub fn encode_update(delta: &model::Delta) -> Vec<u8> {
+    update(delta).encode_to_vec()
+}
+
+/// The Delta in these bytes.
+pub fn decode_update(bytes: &[u8]) -> Result<model::Delta, Undecodable> {
+    delta(pb::Update::decode(bytes)?)
+}
+
 /// A Delta as an Update.
 pub fn update(delta: &model::Delta) -> pb::Update {
     let model::Delta { from, to, trust_domain, workloads, services, endpoints, policies, profiles, routes, telemetry } =

@@ -31,7 +31,7 @@ mod generated {
     }
 }
 
-pub use convert::{Undecodable, decode_snapshot, encode_snapshot};
+pub use convert::{Undecodable, decode_snapshot, decode_update, encode_snapshot, encode_update};
 /// Between control plane and agent.
 pub use generated::control::v1 as control;
 /// The model's messages.

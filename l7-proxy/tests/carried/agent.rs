@@ -166,7 +166,11 @@ async fn speak(connection: &Connection, say: Say) {
         Say::Snapshot(snapshot) => {
             let memory = handover::seal("snapshot", &wire::encode_snapshot(&snapshot)).unwrap();
             (
-                from_agent::Kind::Snapshot(wire::node::Snapshot { generation: snapshot.generation, settings: None }),
+                from_agent::Kind::Snapshot(wire::node::Snapshot {
+                    generation: snapshot.generation,
+                    settings: None,
+                    from: 0,
+                }),
                 vec![memory],
             )
         }

@@ -50,7 +50,7 @@ pub fn check_from_agent(message: &FromAgent, n_descriptors: usize) -> Result<(),
             count("Welcome", 2, n_descriptors)?;
             label("Welcome.node", node, MAX_NODE)
         }
-        Kind::Snapshot(Snapshot { generation: _, settings }) => {
+        Kind::Snapshot(Snapshot { generation: _, settings, from: _ }) => {
             if settings.as_ref().is_some_and(|settings| settings.cpus.len() > MAX_CPUS) {
                 return Err(Malformed::Field("Snapshot.settings.cpus"));
             }
@@ -86,7 +86,7 @@ pub fn check_from_proxy(message: &FromProxy, n_descriptors: usize) -> Result<(),
     use from_proxy::Kind;
     let FromProxy { kind } = message;
     match kind.as_ref().ok_or(Malformed::Kind)? {
-        Kind::Hello(Hello { name, version, draining: _ }) => {
+        Kind::Hello(Hello { name, version, draining: _, takes_differences: _ }) => {
             count("Hello", 0, n_descriptors)?;
             label("Hello.name", name, MAX_LABEL)?;
             label("Hello.version", version, MAX_LABEL)

@@ -34,7 +34,12 @@ use crate::{
 
 fn hello() -> FromProxy {
     FromProxy {
-        kind: Some(from_proxy::Kind::Hello(Hello { name: "default".into(), version: "0.1.0".into(), draining: false })),
+        kind: Some(from_proxy::Kind::Hello(Hello {
+            name: "default".into(),
+            version: "0.1.0".into(),
+            draining: false,
+            takes_differences: false,
+        })),
     }
 }
 
@@ -100,8 +105,14 @@ async fn a_successor_takes_the_path_over() {
 async fn what_is_too_much_to_send_is_refused_before_it_is_sent() {
     let (one, _other) = Connection::pair().unwrap();
     let name = "x".repeat(MAX_MESSAGE);
-    let long =
-        FromProxy { kind: Some(from_proxy::Kind::Hello(Hello { name, version: String::new(), draining: false })) };
+    let long = FromProxy {
+        kind: Some(from_proxy::Kind::Hello(Hello {
+            name,
+            version: String::new(),
+            draining: false,
+            takes_differences: false,
+        })),
+    };
     assert!(matches!(one.send(&long, &[]).await, Err(Fault::TooLong { .. })));
     assert!(matches!(one.send(&FromProxy { kind: None }, &[]).await, Err(Fault::Empty)));
     let memory = seal("test", b"").unwrap();
@@ -187,7 +198,7 @@ fn a_message_with_another_number_of_descriptors_is_malformed() {
     let identity = String::from("spiffe://td/ns/shop/sa/web");
     for (message, expected) in [
         (from_agent::Kind::Welcome(Welcome { node: "a".into() }), 2),
-        (from_agent::Kind::Snapshot(Snapshot { generation: 1, settings: None }), 1),
+        (from_agent::Kind::Snapshot(Snapshot { generation: 1, settings: None, from: 0 }), 1),
         (from_agent::Kind::Listeners(listeners), 2),
         (from_agent::Kind::Keys(Keys { identity }), 1),
         (from_agent::Kind::Drain(Drain { deadline_ms: 1 }), 0),
