@@ -7,6 +7,7 @@
 
 mod look;
 mod process;
+mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,10 +21,15 @@ use std::{
 
 use millrace_model::ObjectName;
 use millrace_node::clock;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 
 use crate::pods::{Entrant, addresses_inside};
 use process::Process;
+use told::Words;
+pub use told::{Known, Teller, Word, route};
 
 /// Where a kubelet keeps its pods' logs, in folders named `<namespace>_<name>_<uid>`; only root writes there.
 pub const LOGS: &str = "/var/log/pods";
@@ -92,7 +98,8 @@ pub struct Own {
     pub addresses: Vec<IpAddr>,
     /// Whether anything could have changed them by then.
     pub company: Company,
-    process: Arc<Process>,
+    /// By which it was found; None: it was told of, and no process is there yet.
+    process: Option<Arc<Process>>,
 }
 
 /// Who was in a pod's cgroup as its addresses were read.
@@ -120,7 +127,7 @@ impl PartialEq for Own {
         *file == other.file
             && *addresses == other.addresses
             && *company == other.company
-            && Arc::ptr_eq(process, &other.process)
+            && process.as_ref().map(Arc::as_ptr) == other.process.as_ref().map(Arc::as_ptr)
     }
 }
 
@@ -170,8 +177,10 @@ pub async fn follow(
     kubelet: Kubelet,
     mut sought: watch::Receiver<Sought>,
     found: watch::Sender<Arc<Sandboxes>>,
+    mut told: mpsc::Receiver<Word>,
 ) -> io::Result<()> {
     let (kubelet, entrant) = (Arc::new(kubelet), Entrant::start()?);
+    let mut words = Words::default();
     let mut since: BTreeMap<ObjectName, Instant> = BTreeMap::new();
     let mut hosts_at = clock::now();
     loop {
@@ -189,10 +198,12 @@ pub async fn follow(
             Arc::new(before.without_hosts())
         };
         let mut now = look(&kubelet, (names.clone(), known)).await?;
-        if read_addresses(&mut now, &before, &entrant).await {
+        words.overlay(&mut now, began);
+        let new = read_addresses(&mut now, &before, &entrant).await;
+        if !new.is_empty() {
             // Only if nobody of the pod's has come until after they were read are they surely not its doing.
-            let again = look(&kubelet, (names.clone(), Arc::new(now.clone()))).await?;
-            now = confirmed(now, &again);
+            let again = look(&kubelet, (Arc::new(new.clone()), Arc::default())).await?;
+            confirm(&mut now, &new, &again);
         }
         let is_lacking = |name: &&ObjectName| !now.pods.contains_key(*name) && now.looked == Looked::Kubelet;
         let is_late = |name: &ObjectName| since.get(name).is_some_and(|since| began.duration_since(*since) < LATELY);
@@ -207,6 +218,7 @@ pub async fn follow(
         let rest = clock::now().duration_since(began).saturating_mul(REST).max(shortest);
         tokio::select! {
             changed = sought.changed() => if changed.is_err() { return Ok(()) },
+            Some(word) = told.recv() => words.hear(word, clock::now()),
             () = sleep(rest) => {}
         }
     }
@@ -217,13 +229,15 @@ async fn look(kubelet: &Arc<Kubelet>, (names, before): (Sought, Arc<Sandboxes>))
     tokio::task::spawn_blocking(move || look::look(&kubelet, &names, &before)).await.map_err(io::Error::other)
 }
 
-/// Reads the addresses in namespaces that are new; true where there are any. One without is looked at again: its network is being made.
-async fn read_addresses(now: &mut Sandboxes, before: &Sandboxes, entrant: &Entrant) -> bool {
-    let mut is_any = false;
+/// Reads the addresses in namespaces that are new: of which pods. One without is looked at again: its network is being made.
+async fn read_addresses(now: &mut Sandboxes, before: &Sandboxes, entrant: &Entrant) -> BTreeSet<ObjectName> {
+    let mut new = BTreeSet::new();
     let mut unmade = Vec::new();
     for (name, sandbox) in &mut now.pods {
         let Sandbox::Own(own) = sandbox else { continue };
-        if before.own(name).is_some_and(|held| held.file == own.file) {
+        // What was read once stays so: later they may be the pod's doing.
+        if let Some(held) = before.own(name).filter(|held| held.file == own.file) {
+            (own.addresses, own.company) = (held.addresses.clone(), held.company);
             continue;
         }
         match entrant.within(own.namespace.clone(), addresses_inside).await {
@@ -232,7 +246,7 @@ async fn read_addresses(now: &mut Sandboxes, before: &Sandboxes, entrant: &Entra
             }
             Ok(addresses) => {
                 own.addresses = addresses;
-                is_any = true;
+                new.insert(name.clone());
             }
             Err(why) => unmade.push((name.clone(), format!("its network namespace can't be entered: {why}"))),
         }
@@ -241,19 +255,18 @@ async fn read_addresses(now: &mut Sandboxes, before: &Sandboxes, entrant: &Entra
         now.pods.remove(&name);
         now.faults.insert(name, why);
     }
-    is_any
+    new
 }
 
-/// What was found, and whose addresses were read with nobody about before nor after.
-fn confirmed(mut now: Sandboxes, again: &Sandboxes) -> Sandboxes {
-    for (name, sandbox) in &mut now.pods {
+/// Of those that are new, whose addresses were read with nobody about before nor after. Those that were told of have not begun.
+fn confirm(now: &mut Sandboxes, new: &BTreeSet<ObjectName>, again: &Sandboxes) {
+    for (name, sandbox) in now.pods.iter_mut().filter(|(name, _)| new.contains(*name)) {
         let Sandbox::Own(own) = sandbox else { continue };
-        let is_alone = again.own(name).is_some_and(|again| again.file == own.file && again.company == Company::Nobody);
-        if !is_alone {
+        let is_it = |again: &&Own| again.file == own.file && again.company == Company::Nobody;
+        if own.process.is_some() && again.own(name).filter(is_it).is_none() {
             own.company = Company::Others;
         }
     }
-    now
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub mod certificates;
 pub mod check;
 pub mod clock;
+pub mod cni;
 pub mod config;
 pub mod control;
 pub mod flows;

@@ -29,6 +29,7 @@ use millrace_node::{
 
 pub use entrant::Entrant;
 pub use links::addresses_inside;
+pub(crate) use namespace::open_namespace;
 
 use crate::{
     config::Switch,
@@ -108,6 +109,11 @@ pub struct Found {
 }
 
 impl Found {
+    /// The device and inode of its file.
+    pub fn file(&self) -> (u64, u64) {
+        self.file
+    }
+
     /// The namespace of a socket, whose cookie was asked for.
     fn by(socket: BorrowedFd<'_>, cookie: u64) -> io::Result<Self> {
         let namespace = netns_of(socket)?;

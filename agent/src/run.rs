@@ -48,6 +48,9 @@ const GRACE: Duration = Duration::ZERO;
 /// What proxies said and the loop has not heard yet: some bursts of requests for sockets. Then they wait.
 const PROXY_EVENTS: usize = 256;
 
+/// Pods that a CNI plugin has told of and nobody has looked at: more than start at once. Then plugins wait.
+const PODS_TOLD: usize = 64;
+
 /// Only root asks the agent.
 const ADMIN_MODE: u32 = 0o600;
 
@@ -99,13 +102,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (events, events_seen) = mpsc::channel(PROXY_EVENTS);
     let (sought, sought_seen) = watch::channel(Arc::default());
     let (sandboxes, sandboxes_seen) = watch::channel(Arc::default());
+    let (words, words_seen) = mpsc::channel(PODS_TOLD);
+    let (known, known_seen) = watch::channel(Arc::default());
     let (metrics, registry) = Metrics::registered();
     let flows = Arc::new(Flows::default());
     let edges = Arc::new(Edges::default());
     registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(Box::new(edges.clone()));
 
-    let outputs =
-        Outputs { report, sought, status, ready, flows: flows.clone(), edges, metrics, counted: Counted::default() };
+    let outputs = Outputs {
+        report,
+        sought,
+        known,
+        status,
+        ready,
+        flows: flows.clone(),
+        edges,
+        metrics,
+        counted: Counted::default(),
+    };
     let mut node = Node::new(config.node.clone(), (kernel, have), pods, (dir.clone(), outputs))?;
     if config.kernel_log == Switch::On {
         node.log_kernel();
@@ -148,7 +162,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     parts.spawn({
         let kubelet = config.kubelet.clone();
-        async move { kubelet::follow(kubelet, sought_seen, sandboxes).await.context("pods can't be looked for") }
+        async move { kubelet::follow(kubelet, sought_seen, sandboxes, words_seen).await.context("pods can't be looked for") }
     });
     parts.spawn({
         let user = config.proxy_user;
@@ -162,7 +176,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             metrics: registry,
             config: Arc::new(move || status::config(&config, &mesh.borrow())),
             log_level,
-            routes: routes(flows, status_seen),
+            routes: routes(flows, status_seen, (words, known_seen)),
         };
         async move { admin.serve(&path, ADMIN_MODE).await.context("the admin socket can't be served") }
     });
@@ -219,8 +233,9 @@ fn options(config: &Config, profile: Option<&NodeProfile>) -> anyhow::Result<Opt
     })
 }
 
-fn routes(flows: Arc<Flows>, status: watch::Receiver<Status>) -> Vec<Route> {
+fn routes(flows: Arc<Flows>, status: watch::Receiver<Status>, teller: kubelet::Teller) -> Vec<Route> {
     vec![
+        kubelet::route(teller),
         Route {
             method: "GET",
             path: "/flows",

@@ -18,7 +18,7 @@ struct Member {
     process: Process,
 }
 
-/// What there is of these pods. What was found before and is as it was stays; of that, only who is about is counted anew.
+/// What there is of these pods. What was found before and is as it was stays.
 pub(super) fn look(kubelet: &Kubelet, names: &BTreeSet<ObjectName>, before: &Sandboxes) -> Sandboxes {
     let mut now = Sandboxes { looked: Looked::Kubelet, ..Sandboxes::default() };
     let Ok(uids) = uids(kubelet, names) else {
@@ -35,13 +35,9 @@ pub(super) fn look(kubelet: &Kubelet, names: &BTreeSet<ObjectName>, before: &San
         .filter(|(name, held)| names.contains(*name) && lives(held))
         .map(|(name, held)| (name.clone(), held.clone()))
         .collect();
-    let is_settled = |name: &ObjectName| match now.pods.get(name) {
-        Some(Sandbox::Own(own)) => own.company == Company::Others,
-        Some(Sandbox::Host(_)) => true,
-        None => false,
-    };
+    let is_found = |name: &ObjectName| now.pods.contains_key(name);
     let wanted: BTreeMap<&str, &ObjectName> =
-        uids.iter().filter(|(_, name)| !is_settled(name)).map(|(uid, name)| (uid.as_str(), name)).collect();
+        uids.iter().filter(|(_, name)| !is_found(name)).map(|(uid, name)| (uid.as_str(), name)).collect();
     if wanted.is_empty() {
         return now;
     }
@@ -50,10 +46,6 @@ pub(super) fn look(kubelet: &Kubelet, names: &BTreeSet<ObjectName>, before: &San
     for (name, mut members) in members(kubelet, &wanted) {
         members.sort_by_key(|member| member.began);
         let company = if members.len() == 1 { Company::Nobody } else { Company::Others };
-        if let Some(Sandbox::Own(own)) = now.pods.get_mut(&name) {
-            own.company = company;
-            continue;
-        }
         match sandbox(members, host, company) {
             Ok(sandbox) => drop(now.pods.insert(name, sandbox)),
             Err(why) => drop(now.faults.insert(name, why)),
@@ -65,7 +57,9 @@ pub(super) fn look(kubelet: &Kubelet, names: &BTreeSet<ObjectName>, before: &San
 /// Whether what was found is there still.
 fn lives(held: &Sandbox) -> bool {
     match held {
-        Sandbox::Own(own) => own.process.network().is_ok_and(|file| file == own.file),
+        // One that was told of is told of again, until it is found.
+        Sandbox::Own(Own { process: None, .. }) => false,
+        Sandbox::Own(Own { process: Some(process), file, .. }) => process.network().is_ok_and(|now| now == *file),
         Sandbox::Host(process) => process.network().is_ok(),
     }
 }
@@ -127,7 +121,7 @@ fn sandbox(members: Vec<Member>, host: Option<(u64, u64)>, company: Company) -> 
             Ok(file) => {
                 let namespace =
                     process.namespace().map_err(|why| format!("its network namespace can't be opened: {why}"))?;
-                let (namespace, process) = (Arc::new(namespace), Arc::new(process));
+                let (namespace, process) = (Arc::new(namespace), Some(Arc::new(process)));
                 return Ok(Sandbox::Own(Own { namespace, file, addresses: Vec::new(), company, process }));
             }
             Err(why) => drop(fault.get_or_insert(why)),

@@ -4,14 +4,16 @@ use std::{collections::BTreeSet, fs, net::IpAddr, path::Path, sync::Arc};
 
 use millrace_model::ObjectName;
 
-use super::{Company, Kubelet, Looked, Own, Sandbox, Sandboxes, confirmed, look::look, process::Process};
+use super::{
+    Company, Kubelet, Looked, Own, Sandbox, Sandboxes, Word, confirm, look::look, process::Process, told::Words,
+};
 
 impl Sandboxes {
     /// One pod, found with these addresses.
     pub(crate) fn of(pod: &ObjectName, addresses: &[IpAddr], company: Company) -> Self {
         let process = Arc::new(Process::open(Path::new("/proc"), "self").unwrap());
         let namespace = Arc::new(process.namespace().unwrap());
-        let own = Own { namespace, file: (0, 1), addresses: addresses.to_vec(), company, process };
+        let own = Own { namespace, file: (0, 1), addresses: addresses.to_vec(), company, process: Some(process) };
         Self { looked: Looked::Kubelet, pods: [(pod.clone(), Sandbox::Own(own))].into(), ..Self::default() }
     }
 }
@@ -137,19 +139,56 @@ fn where_no_kubelet_runs_nothing_is_expected_and_why_a_pod_is_not_found_is_said(
     assert!(!node.before.may_have(&web()));
 }
 
-/// Who begins between the two looks may have changed what was read.
+/// Who begins between the two looks may have changed what was read; who begins later has not.
 #[test]
 fn a_pod_is_alone_only_if_it_was_before_and_after_its_addresses_were_read() {
     let mut node = Node::new();
     node.logs("shop_web_aa");
     node.runs(5, "aa", (1, Some("pods")));
     let company = |now: &Sandboxes| now.own(&web()).unwrap().company;
+    let new = BTreeSet::from([web()]);
     node.look();
-    let first = node.before.clone();
-    assert_eq!(company(&first), Company::Nobody);
-    node.look();
-    assert_eq!(company(&confirmed(first.clone(), &node.before)), Company::Nobody);
+    let mut now = node.before.clone();
+    confirm(&mut now, &new, &look(&node.kubelet, &new, &Sandboxes::default()));
+    assert_eq!(company(&now), Company::Nobody);
     node.runs(6, "aa", (2, Some("pods")));
     node.look();
-    assert_eq!(company(&confirmed(first, &node.before)), Company::Others);
+    assert_eq!(company(&node.before), Company::Nobody, "what was so stays so");
+    confirm(&mut now, &new, &look(&node.kubelet, &new, &Sandboxes::default()));
+    assert_eq!(company(&now), Company::Others);
+}
+
+/// A runtime makes the network before any process.
+#[test]
+fn a_pod_that_was_told_of_is_there_until_it_is_found_and_no_longer_than_that() {
+    let mut node = Node::new();
+    let mut words = Words::default();
+    fs::write(node.folder.path().join("pods"), "").unwrap();
+    let file = fs::metadata(node.folder.path().join("pods")).unwrap();
+    let file = (std::os::unix::fs::MetadataExt::dev(&file), std::os::unix::fs::MetadataExt::ino(&file));
+    let namespace = Arc::new(fs::File::open("/proc/self/ns/net").unwrap().into());
+    let start = millrace_node::clock::now();
+    words.hear(Word { pod: web(), namespace, file }, start);
+    let mut seen = |node: &mut Node, at| {
+        let mut now = look(&node.kubelet, &BTreeSet::from([web()]), &node.before);
+        words.overlay(&mut now, at);
+        node.before = now.clone();
+        now.own(&web()).cloned()
+    };
+    assert_eq!(seen(&mut node, start).map(|own| (own.file, own.company)), Some((file, Company::Nobody)));
+    node.logs("shop_web_aa");
+    node.runs(5, "aa", (1, Some("pods")));
+    let found = seen(&mut node, start).unwrap();
+    assert!(found.file == file && found.process.is_some());
+    node.ends(5);
+    assert!(seen(&mut node, start).is_none(), "it was found, and has ended");
+    let namespace = Arc::new(fs::File::open("/proc/self/ns/net").unwrap().into());
+    words.hear(Word { pod: web(), namespace, file }, start);
+    let mut seen = |at| {
+        let mut now = Sandboxes::default();
+        words.overlay(&mut now, at);
+        now.own(&web()).is_some()
+    };
+    assert!(seen(start));
+    assert!(!seen(start + super::told::BEGINS), "its sandbox never began");
 }

@@ -15,7 +15,7 @@ use crate::{
     clock::{monotonic, wall_time},
     control::Report,
     flows::{Edges, Flows},
-    kubelet::Sought,
+    kubelet::{Known, Sought},
     metrics::Metrics,
     status::{Control, Proxy, Status, Usage, Workload, unready},
 };
@@ -29,6 +29,8 @@ pub struct Outputs {
     pub report: watch::Sender<Report>,
     /// For whoever looks for pods.
     pub sought: watch::Sender<Sought>,
+    /// For whoever holds a pod back until the kernel knows it.
+    pub known: watch::Sender<Arc<Known>>,
     /// For `/status`.
     pub status: watch::Sender<Status>,
     /// For `/readyz`.
@@ -83,6 +85,7 @@ impl Node {
             applied: status.proxy.as_ref().map_or(0, |proxy| self.order.earlier(proxy.generation, self.enforced)),
             failures: self.failures(),
         };
+        set(&self.outputs.known, Arc::new(self.known()));
         set(&self.outputs.report, report);
         set(&self.outputs.ready, ready);
         set(&self.outputs.status, status);
@@ -110,6 +113,12 @@ impl Node {
         let is_open = |name: &ObjectName| self.pods.iter().any(|(open, pod)| open == name && pod.is_captured());
         let local = self.mesh.on(&self.name);
         local.filter(|w| w.membership == Membership::Enrolled).any(|w| !is_open(&w.name))
+    }
+
+    /// The namespaces that calls are decided from.
+    fn known(&self) -> Known {
+        let found = self.pods.iter().filter_map(|(_, pod)| pod.found.as_ref());
+        found.filter(|found| self.have.pods.contains_key(&found.cookie)).map(|found| found.file()).collect()
     }
 
     fn unjoined(&self) -> Vec<String> {

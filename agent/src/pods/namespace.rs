@@ -18,7 +18,7 @@ const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// A namespace's file, and its device and inode.
-pub(super) type Opened = (File, (u64, u64));
+pub(crate) type Opened = (File, (u64, u64));
 
 /// One path that is being opened: at most one thread hangs for each pod, however often it is tried.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ impl Opening {
 }
 
 /// Looks before it opens: to open a pipe or a device has effects, and may block for ever.
-fn open_namespace(path: &str) -> io::Result<Opened> {
+pub(crate) fn open_namespace(path: &str) -> io::Result<Opened> {
     let found = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     if fstatfs(&found)?.f_type != NSFS_MAGIC {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no namespace"));

@@ -10,6 +10,7 @@ pub mod node_profile;
 pub mod selector;
 pub mod telemetry_policy;
 pub mod traffic_policy;
+mod wording;
 
 pub use access_policy::{AccessAction, AccessPolicy, AccessPolicySpec, AccessRule, AccessSource, AccessTarget};
 pub use encryption_policy::{EncryptionMode, EncryptionPolicy, EncryptionPolicySpec, PortEncryption, UdpMode};
@@ -47,7 +48,7 @@ pub fn crds() -> Vec<(&'static str, serde_json::Value)> {
     ]
     .into_iter()
     // A definition is made of maps with string keys: it has no value that JSON can't hold.
-    .map(|(file, crd)| (file, serde_json::to_value(crd).unwrap_or_default()))
+    .map(|(file, crd)| (file, wording::worded(serde_json::to_value(crd).unwrap_or_default())))
     .collect()
 }
 

@@ -46,6 +46,9 @@ pub(super) const PROGRAMS: [(&str, &str); 4] =
     [("containerd", "containerd"), ("runc", "runc"), ("nft", "nftables"), ("conntrack", "conntrack")];
 /// CNI's plugins, where Debian's package puts them.
 const PLUGINS: &str = "/usr/lib/cni";
+/// Where a node has links to them, and its chains, in its own `/var/lib`.
+const NODE_PLUGINS: &str = "/var/lib/cni-bin";
+const NODE_CHAINS: &str = "/var/lib/cni-conf";
 
 /// Who carries a service's address to its endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -136,8 +139,16 @@ impl Node<'_> {
     }
 
     fn folders(&self) -> Result<()> {
-        for folder in ["lib", "log", "cgroup"] {
+        for folder in ["lib", "log", "cgroup", "lib/cni-bin", "lib/cni-conf"] {
             fs::create_dir_all(self.folder().join(folder))?;
+        }
+        // A folder of the node's own: what is deployed may put a plugin beside the machine's.
+        for plugin in fs::read_dir(PLUGINS)? {
+            let plugin = plugin?;
+            let link = self.folder().join("lib/cni-bin").join(plugin.file_name());
+            if !link.exists() {
+                std::os::unix::fs::symlink(plugin.path(), link)?;
+            }
         }
         let name = self.cgroup();
         for hierarchy in hierarchies()? {
@@ -151,7 +162,7 @@ impl Node<'_> {
             }
         }
         fs::create_dir_all(version_2()?.join(&name).join("system"))?;
-        let files = [("cni/node.conflist", self.network()), ("containerd.toml", self.containerd())];
+        let files = [("lib/cni-conf/node.conflist", self.network()), ("containerd.toml", self.containerd())];
         let more =
             [("kubelet.yaml", self.kubelet()), ("kube-proxy.yaml", self.kube_proxy()), ("resolv.conf", String::new())];
         for (name, text) in files.into_iter().chain(more) {
@@ -300,7 +311,6 @@ impl Node<'_> {
     }
 
     fn containerd(&self) -> String {
-        let network = self.file("cni");
         let pause = images::PAUSE;
         format!(
             r#"version = 2
@@ -314,8 +324,8 @@ state = "/run/containerd"
   # A machine whose root may not lower the score of a process fails every pod without.
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{PLUGINS}"
-    conf_dir = "{network}"
+    bin_dir = "{NODE_PLUGINS}"
+    conf_dir = "{NODE_CHAINS}"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]

@@ -33,6 +33,32 @@ fn an_api_server_takes_every_manifest_and_knows_every_field() {
     }
 }
 
+/// With the plugin it is the same, and what the plugin adds.
+#[test]
+fn the_layer_with_the_plugin_is_taken_and_takes_nothing_away() {
+    let server = server();
+    let built = |folder: &Path| {
+        let said = server.kubectl(&["kustomize", &folder.display().to_string()], "");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        String::from_utf8(said.stdout).unwrap()
+    };
+    let (plain, layered) = (built(folder()), built(&folder().join("cni")));
+    let args = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-"];
+    let said = server.kubectl(&args, &layered);
+    assert!(said.status.success() && said.stderr.is_empty(), "{}", String::from_utf8_lossy(&said.stderr));
+    let daemonset = |text: &str| -> Value {
+        let own = text.split("\n---\n").find(|one| one.contains("kind: DaemonSet")).unwrap();
+        serde_yaml_ng::from_str(own).unwrap()
+    };
+    let (plain, layered) = (daemonset(&plain), daemonset(&layered));
+    let agent = |set: &Value| set.pointer("/spec/template/spec/containers/0").unwrap().clone();
+    let mut mounts = agent(&layered)["volumeMounts"].as_array().unwrap().clone();
+    mounts.retain(|mount| mount["name"] != "netns");
+    assert_eq!(agent(&plain)["volumeMounts"].as_array().unwrap(), &mounts);
+    assert_eq!(agent(&plain)["securityContext"], agent(&layered)["securityContext"]);
+    assert_eq!(layered.pointer("/spec/template/spec/initContainers/0/command/0").unwrap(), "millrace-cni");
+}
+
 #[test]
 fn what_is_listed_is_all_there_is() {
     let text = fs::read_to_string(folder().join("kustomization.yaml")).unwrap();
@@ -41,6 +67,7 @@ fn what_is_listed_is_all_there_is() {
         listed["resources"].as_array().unwrap().iter().map(|file| file.as_str().unwrap().to_owned()).collect();
     let mut found = Vec::new();
     for part in ["agent", "control", "crds"] {
+        // `cni` is a layer of its own.
         for file in fs::read_dir(folder().join(part)).unwrap() {
             found.push(format!("{part}/{}", file.unwrap().file_name().to_string_lossy()));
         }

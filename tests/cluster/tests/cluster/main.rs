@@ -7,6 +7,7 @@
 mod admission;
 mod agent;
 mod cli;
+mod definitions;
 mod deploy;
 mod equal;
 mod follower;

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(300);
 /// How long pods call, in seconds: two kills and a roll-out take less.
 const LOAD: u32 = 60;
+/// What the image of the manifests holds.
+const PROGRAMS: [&str; 6] =
+    ["millrace", "millrace-control", "millrace-agent", "millrace-proxy", "millrace-holder", "millrace-cni"];
 /// The image of the manifests, as containerd calls it.
 const IMAGE: &str = "docker.io/library/millrace:0.1.0";
 
@@ -31,6 +34,16 @@ struct Cluster {
     server: Server,
     name: String,
     services: Services,
+    start: Start,
+}
+
+/// How pods start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// As they do anywhere.
+    Freely,
+    /// When the node's agent knows them, by the CNI plugin.
+    HeldBack,
 }
 
 /// Who carries services' addresses beside the mesh.
@@ -75,11 +88,11 @@ fn deploy(file: &str) -> String {
 }
 
 impl Cluster {
-    fn up(services: Services) -> Self {
+    fn up(services: Services, start: Start) -> Self {
         let name = format!("nodes-{}", std::process::id());
         let owner = std::process::id().to_string();
         let began = millrace_control::clock::now();
-        let cluster = Self { server: Server::at(&name), name, services };
+        let cluster = Self { server: Server::at(&name), name, services, start };
         let proxy = if services == Services::Nobody { "none" } else { "nftables" };
         let args = ["cluster", "up", "--nodes", "2", "--kube-proxy", proxy, "--name", &cluster.name, "--owner", &owner];
         done(&xtask(&args));
@@ -88,8 +101,8 @@ impl Cluster {
     }
 
     /// Two nodes with Millrace, and a shop: an application on each node, and two that call it.
-    fn with_a_shop(services: Services) -> Self {
-        let cluster = Self::up(services);
+    fn with_a_shop(services: Services, start: Start) -> Self {
+        let cluster = Self::up(services, start);
         cluster.load_millrace();
         let began = millrace_control::clock::now();
         cluster.install();
@@ -189,7 +202,7 @@ impl Cluster {
         let folder = tempfile::tempdir().unwrap();
         let mut libraries = BTreeSet::new();
         let mut files = Vec::new();
-        for name in ["millrace", "millrace-control", "millrace-agent", "millrace-proxy", "millrace-holder"] {
+        for name in PROGRAMS {
             let stripped = folder.path().join(name);
             done(&Command::new("strip").arg("-o").arg(&stripped).arg(program(name)).output().unwrap());
             for word in done(&Command::new("ldd").arg(&stripped).output().unwrap()).split_whitespace() {
@@ -233,18 +246,29 @@ impl Cluster {
         // No DNS in this cluster; one kernel for all nodes, so each has a cgroup of its own; and this root may lack a capability.
         let cgroups = cgroups().display();
         let control = format!("--control=https://{address}:15443");
-        let mut agent = deploy("agent/daemonset.yaml")
-            .replace("--control=https://millrace-control.millrace-system.svc:15443", &control)
-            .replace(
+        let mut agent =
+            self.daemonset().replace("--control=https://millrace-control.millrace-system.svc:15443", &control).replace(
                 "        - --proxy-user=",
                 &format!("        - --cgroup={cgroups}/k8s-{}-$(NODE_NAME)\n        - --proxy-user=", self.name),
             );
         if !may_raise_limits() {
-            agent = agent.replace(", SYS_RESOURCE", "");
+            agent = agent.replace(", SYS_RESOURCE", "").replace("            - SYS_RESOURCE\n", "");
         }
         assert!(agent.contains(&control) && agent.contains("--cgroup="), "{agent}");
         self.server.apply(&agent);
         self.kubectl(&["rollout", "status", "-n", "millrace-system", "daemonset/millrace-agent", "--timeout=180s"]);
+    }
+
+    /// The DaemonSet, with the plugin or without. Nodes here have their plugins where no two of them share a folder.
+    fn daemonset(&self) -> String {
+        if self.start == Start::Freely {
+            return deploy("agent/daemonset.yaml");
+        }
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/cni"));
+        let all = self.kubectl(&["kustomize", &folder.display().to_string()]);
+        let own = all.split("\n---\n").find(|one| one.contains("kind: DaemonSet")).unwrap();
+        own.replace("path: /opt/cni/bin", "path: /var/lib/cni-bin")
+            .replace("path: /etc/cni/net.d", "path: /var/lib/cni-conf")
     }
 
     fn object(&self, args: &[&str]) -> Value {
@@ -319,7 +343,7 @@ fn application(name: &str, node: &str) -> Value {
 #[test]
 #[ignore = "long: builds all of Kubernetes, and starts two nodes"]
 fn on_a_cluster_of_two_nodes_pods_call_by_service_through_the_mesh_and_a_policy_by_kubectl_is_in_force() {
-    let cluster = Cluster::with_a_shop(Services::KubeProxy);
+    let cluster = Cluster::with_a_shop(Services::KubeProxy, Start::Freely);
     let agents = cluster.agents();
     let url = cluster.url();
 
@@ -388,7 +412,7 @@ fn on_a_cluster_of_two_nodes_pods_call_by_service_through_the_mesh_and_a_policy_
 #[test]
 #[ignore = "long: builds all of Kubernetes, and calls for a minute and a half"]
 fn on_a_cluster_either_replica_may_be_killed_or_replaced_and_no_call_fails() {
-    let cluster = Cluster::with_a_shop(Services::KubeProxy);
+    let cluster = Cluster::with_a_shop(Services::KubeProxy, Start::Freely);
     let load = ["client-1", "web-2"].map(|pod| (pod, cluster.load(pod, LOAD)));
     let began = millrace_control::clock::now();
     let mut n_changes = 0;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Cluster, Services};
+use super::{Cluster, Services, Start};
 
 #[test]
 #[ignore = "long: builds all of Kubernetes, and starts two nodes"]
 fn on_a_cluster_without_kube_proxy_pods_call_services_by_the_mesh_alone() {
-    let cluster = Cluster::with_a_shop(Services::Nobody);
+    let cluster = Cluster::with_a_shop(Services::Nobody, Start::Freely);
     let url = cluster.url();
     let mut answered = BTreeSet::new();
     cluster.until("pods of both nodes answer at the service's address", || {
