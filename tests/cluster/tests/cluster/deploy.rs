@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use clap::Parser as _;
 use serde_json::Value;
 
-use crate::server::server;
+use crate::server::{Server, server, target};
 
 /// In the order of `deploy/README.md`.
 const FILES: [&str; 4] =
@@ -33,16 +33,23 @@ fn an_api_server_takes_every_manifest_and_knows_every_field() {
     }
 }
 
+/// All that is deployed, with these parts of it that are left to choose.
+pub(crate) fn built(server: &Server, components: &[&str]) -> String {
+    // Beside `deploy`: bases are named by ways from a folder.
+    let own = tempfile::tempdir_in(target()).unwrap();
+    let components: Vec<String> = components.iter().map(|part| format!("../../deploy/{part}")).collect();
+    let all = serde_json::json!({"resources": ["../../deploy"], "components": components});
+    fs::write(own.path().join("kustomization.yaml"), all.to_string()).unwrap();
+    let said = server.kubectl(&["kustomize", &own.path().display().to_string()], "");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8(said.stdout).unwrap()
+}
+
 /// With the plugin it is the same, and what the plugin adds.
 #[test]
 fn the_layer_with_the_plugin_is_taken_and_takes_nothing_away() {
     let server = server();
-    let built = |folder: &Path| {
-        let said = server.kubectl(&["kustomize", &folder.display().to_string()], "");
-        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-        String::from_utf8(said.stdout).unwrap()
-    };
-    let (plain, layered) = (built(folder()), built(&folder().join("cni")));
+    let (plain, layered) = (built(server, &[]), built(server, &["cni"]));
     let args = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-"];
     let said = server.kubectl(&args, &layered);
     assert!(said.status.success() && said.stderr.is_empty(), "{}", String::from_utf8_lossy(&said.stderr));

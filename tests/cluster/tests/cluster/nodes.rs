@@ -264,8 +264,7 @@ impl Cluster {
         if self.start == Start::Freely {
             return deploy("agent/daemonset.yaml");
         }
-        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/cni"));
-        let all = self.kubectl(&["kustomize", &folder.display().to_string()]);
+        let all = crate::deploy::built(&self.server, &["cni"]);
         let own = all.split("\n---\n").find(|one| one.contains("kind: DaemonSet")).unwrap();
         own.replace("path: /opt/cni/bin", "path: /var/lib/cni-bin")
             .replace("path: /etc/cni/net.d", "path: /var/lib/cni-conf")
