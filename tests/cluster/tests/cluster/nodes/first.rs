@@ -68,10 +68,10 @@ fn on_a_cluster_what_a_pod_calls_first_is_answered() {
     // A pod that no agent knows does not start, and says why; one of a namespace that is left out does.
     cluster.kubectl(&["delete", "daemonset", "millrace-agent", "-n", "millrace-system", "--wait=true"]);
     cluster.until("the agents have ended", || cluster.agents().is_empty().then_some(()));
-    cluster.server.apply(&application("orphan-1", "node-1").to_string());
+    cluster.server.apply(&application("client-9", "node-1").to_string());
     cluster.until("the pod's events say why it does not start", || {
-        let events = cluster.kubectl(&["get", "events", "-n", "shop", "--field-selector=involvedObject.name=orphan-1"]);
-        events.contains("Millrace does not know shop/orphan-1").then_some(())
+        let events = cluster.kubectl(&["get", "events", "-n", "shop", "--field-selector=involvedObject.name=client-9"]);
+        events.contains("Millrace does not know shop/client-9").then_some(())
     });
 }
 
