@@ -52,6 +52,8 @@ pub(super) struct Meter {
     /// CONTINUATION frames of the head that is being read; None between heads.
     continuations: Option<u32>,
     carried: Carried,
+    /// Frames since the task last let others have their turn.
+    pub(super) n_at_once: u32,
     ping: Bucket,
     settings: Bucket,
     window: Bucket,
@@ -83,6 +85,7 @@ impl Meter {
             n_head: 0,
             continuations: None,
             carried,
+            n_at_once: 0,
             ping: PING,
             settings: SETTINGS,
             window: WINDOW,
@@ -113,6 +116,7 @@ impl Meter {
             bytes = rest;
             if self.n_head == HEAD {
                 self.n_head = 0;
+                self.n_at_once = self.n_at_once.saturating_add(1);
                 self.frame()?;
             }
         }
