@@ -92,12 +92,24 @@ fn with_their_disks_full_agents_and_control_serve_on_and_save_again_when_there_i
         }
         let token = lab.admin(Part::Control).request("POST", "/tokens", "{\"node\":\"c\"}")?;
         ensure!(token.status >= 500, "no token is made that could not be kept: {} {}", token.status, token.body);
+        // What it adds to its journal fits into a block that it has, until that is full too.
+        let more = access_policy("shop/nobody-either", "Deny", "web", &[Rule::namespace("shop")])?;
+        let mut is_there = false;
         clock::until(CALL, "the agent says that it can't save", || {
+            if is_there {
+                lab.remove(&more)?;
+            } else {
+                lab.apply(&more)?;
+            }
+            is_there = !is_there;
             let said = fs::read_to_string(lab.logs().join("a-agent.err"))?;
             let warned = said.lines().any(|line| line.contains("\"level\":\"warn\"") && line.contains("No space left"));
             ensure!(warned, "it says nothing of it");
             Ok(())
         })?;
+        if is_there {
+            lab.remove(&more)?;
+        }
         // Both started again meanwhile: the agent from an older Snapshot, and it hears of the newer.
         lab.take(Part::Agent("a"))?.kill()?;
         lab.take(Part::Control)?.kill()?;
