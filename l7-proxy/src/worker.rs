@@ -78,6 +78,7 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
             Some(ended) = connections.join_next() => worker.note(ended),
             Ok(()) = mesh.changed() => {
                 worker.pools.forget();
+                rest.is_rested = false;
                 worker.pool.sweep(&proxy, &proxy.current(), clock::now());
             }
             Ok(()) = keys.changed() => worker.pool.sweep(&proxy, &proxy.current(), clock::now()),
