@@ -13,6 +13,7 @@ use millrace_model::{
 
 use crate::{
     Ending, Failure,
+    asked::Asked,
     config::{By, Explain, Format, Process},
     names::{self, Family},
     out,
@@ -23,7 +24,7 @@ use crate::{
 pub(crate) async fn explain(run_dir: &Path, question: &Explain) -> Result<Ending, Failure> {
     let Explain { from, to, http, header, v6, udp, by, output } = question;
     if let Some(http) = http {
-        let asked = request::Asked::parse(http, header)?;
+        let asked = Asked::parse_of_host(http)?.with(header)?;
         return of_request(run_dir, (from.as_deref(), &asked), *by, *output).await;
     }
     // The command line has them where it has no request.
@@ -50,7 +51,7 @@ pub(crate) async fn explain(run_dir: &Path, question: &Explain) -> Result<Ending
 /// Explains one request. No is the answer where it would fail.
 async fn of_request(
     run_dir: &Path,
-    (from, asked): (Option<&str>, &request::Asked),
+    (from, asked): (Option<&str>, &Asked),
     by: Option<By>,
     output: Format,
 ) -> Result<Ending, Failure> {

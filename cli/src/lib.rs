@@ -6,6 +6,7 @@
 //! Exit codes: 0 it is done, or the answer is yes; 1 the answer is no, or a check failed; 2 the command line is
 //! wrong, or the user may not; 3 the process asked can't be reached. `--help` says the same.
 
+mod asked;
 mod check;
 mod client;
 mod clock;

@@ -4,20 +4,17 @@ pub(crate) mod words;
 
 use std::{path::Path, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::HOST};
 use millrace_model::{Mesh, ObjectName, route::Clients};
-use millrace_routes::{Found, Request, Table as Index};
+use millrace_routes::{Found, Table as Index};
 use serde::Serialize;
 
 use crate::{
     Ending, Failure,
+    asked::Asked,
     config::{By, Format, Process, Routes},
     names, out,
     table::Table,
 };
-
-/// Where a URL says no port.
-const HTTP_PORT: u16 = 80;
 
 /// One match of a rule.
 #[derive(Serialize)]
@@ -90,34 +87,11 @@ fn asked(
     (request, headers): (&str, &[String]),
     from: &str,
 ) -> Result<Vec<Row>, Failure> {
-    let wrong = || Failure::Usage(format!("{request:?} is no request: write it as \"GET http://reviews/x\""));
-    let (method, url) = request.split_once(' ').ok_or_else(wrong)?;
-    let uri: Uri = url.parse().map_err(|_not_a_url| wrong())?;
-    let mut map = HeaderMap::new();
-    for header in headers {
-        let (name, value) = header.split_once(':').unwrap_or((header, ""));
-        let pair = (HeaderName::from_bytes(name.trim().as_bytes()), HeaderValue::from_str(value.trim()));
-        let (Ok(name), Ok(value)) = pair else {
-            return Err(Failure::Usage(format!("{header:?} is no header: write it as \"name: value\"")));
-        };
-        map.append(name, value);
-    }
-    let port = uri.port_u16().unwrap_or(HTTP_PORT);
+    let asked = Asked::parse(request)?.with(headers)?;
     let Some(routes) = mesh.snapshot.routes.get(service) else { return Ok(vec![]) };
     let index = Index::new(Arc::clone(routes));
-    let request = Request {
-        // As a client that is told to ask this address for another host.
-        authority: map
-            .get(HOST)
-            .and_then(|host| host.to_str().ok())
-            .or(uri.authority().map(|authority| authority.as_str()))
-            .unwrap_or_default(),
-        method,
-        path: uri.path(),
-        query: uri.query(),
-        headers: &map,
-    };
-    let found = index.view(port, from).and_then(|view| index.choose(view, &request));
+    let port = asked.port();
+    let found = index.view(port, from).and_then(|view| index.choose(view, &asked.request()));
     Ok(found.iter().map(|found| row(service, port, found)).collect())
 }
 

@@ -6,21 +6,17 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::HOST};
 use millrace_model::{
     Ejected, Mesh, ObjectName, Workload,
     explain::{Route, Step, Way, explain_without},
     resolve::{Backend as Chosen, Standing, survey},
     route::{Clients, Filter, RouteBackend, Speaks, Target, Timeouts},
 };
-use millrace_routes::{Found, Request, Table};
+use millrace_routes::{Found, Table};
 use serde::Serialize;
 
 use super::filters;
-use crate::{Failure, names, routes::words};
-
-/// Where a URL says no port.
-const HTTP_PORT: u16 = 80;
+use crate::{Failure, asked::Asked, names, routes::words};
 
 /// What happens to a request.
 #[derive(Debug, Serialize)]
@@ -75,36 +71,6 @@ impl Outcome {
     }
 }
 
-/// A request as a person writes it.
-#[derive(Debug)]
-pub(crate) struct Asked {
-    method: String,
-    uri: Uri,
-    headers: HeaderMap,
-}
-
-impl Asked {
-    /// `GET http://reviews/x`, and headers as `name: value`.
-    pub(crate) fn parse(request: &str, headers: &[String]) -> Result<Self, Failure> {
-        let wrong = || Failure::Usage(format!("{request:?} is no request: write it as \"GET http://reviews/x\""));
-        let (method, url) = request.split_once(' ').ok_or_else(wrong)?;
-        let uri: Uri = url.parse().map_err(|_not_a_url| wrong())?;
-        if uri.host().is_none() || uri.scheme_str() == Some("https") {
-            return Err(wrong());
-        }
-        let mut map = HeaderMap::new();
-        for header in headers {
-            let (name, value) = header.split_once(':').unwrap_or((header, ""));
-            let pair = (HeaderName::from_bytes(name.trim().as_bytes()), HeaderValue::from_str(value.trim()));
-            let (Ok(name), Ok(value)) = pair else {
-                return Err(Failure::Usage(format!("{header:?} is no header: write it as \"name: value\"")));
-            };
-            map.append(name, value);
-        }
-        Ok(Self { method: method.to_owned(), uri, headers: map })
-    }
-}
-
 /// What happens to `asked`, sent by this caller; without one, what holds for pods of the service's own namespace.
 pub(crate) fn explain(
     mesh: &Mesh,
@@ -112,8 +78,7 @@ pub(crate) fn explain(
     asked: &Asked,
     ejected: &Ejected,
 ) -> Result<Answer, Failure> {
-    let host = asked.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let port = asked.uri.port_u16().unwrap_or(HTTP_PORT);
+    let (host, port) = (asked.host(), asked.port());
     let service = service(mesh, host, caller)?;
     let namespace = caller.map_or(&*service.namespace, |caller| &*caller.name.namespace);
     let mut answer = Answer {
@@ -142,15 +107,7 @@ pub(crate) fn explain(
         answer.conclude(false);
         return Ok(answer);
     };
-    let authority = asked.headers.get(HOST).and_then(|host| host.to_str().ok());
-    let request = Request {
-        authority: authority.unwrap_or_else(|| asked.uri.authority().map_or("", |authority| authority.as_str())),
-        method: &asked.method,
-        path: asked.uri.path(),
-        query: asked.uri.query(),
-        headers: &asked.headers,
-    };
-    match table.choose(view, &request) {
+    match table.choose(view, &asked.request()) {
         Some(found) => answer.ruled(mesh, caller, &found, ejected),
         None => {
             answer.say("rule", "None fits: 404, no_route.".to_owned());
