@@ -27,7 +27,7 @@ use tonic::{Code, transport::Channel};
 use crate::{config::ControlAddress, join::Credentials};
 
 pub use connect::{Dial, channel};
-pub use snapshot::{Kept, load, sync};
+pub use snapshot::{Kept, Step, load, sync};
 
 /// The longest Update: the whole of the largest mesh.
 const MAX_UPDATE: usize = 256 * 1024 * 1024;

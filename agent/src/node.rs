@@ -31,7 +31,7 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     clock::monotonic,
-    control::{Connected, Enrolled, Kept},
+    control::{Connected, Enrolled, Kept, Step},
     flows::{self, Moment, Names},
     join::Credentials,
     kernel::{Kernel, Record, State, reconcile::Outcome},
@@ -263,8 +263,9 @@ impl Node {
             return;
         }
         self.order.came(mesh.snapshot.generation);
-        self.kept.keep(&self.heard.snapshot, &mesh.snapshot).await;
-        self.sealed = Some(Sealed::new(&self.heard.snapshot, &mesh.snapshot));
+        let step = Step::between(&self.heard.snapshot, &mesh.snapshot);
+        self.kept.keep(step.as_ref(), &mesh.snapshot).await;
+        self.sealed = Some(Sealed::new(step.as_ref(), &mesh.snapshot));
         self.heard = mesh;
         self.seek();
         let mesh = self.seen(&self.heard);

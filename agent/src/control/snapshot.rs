@@ -74,6 +74,23 @@ fn as_entry(update: &[u8]) -> Option<Vec<u8>> {
     Some([&length.to_be_bytes()[..], &stable_id(&[update]).to_be_bytes(), update].concat())
 }
 
+/// The difference of a Snapshot to the one that was before it, as messages carry it.
+#[derive(Debug)]
+pub struct Step {
+    /// The generation of that one.
+    pub from: u64,
+    /// An Update.
+    pub update: Vec<u8>,
+}
+
+impl Step {
+    /// From `before` to `now`; None from the empty Snapshot, of which all others differ wholly.
+    pub fn between(before: &Snapshot, now: &Snapshot) -> Option<Self> {
+        let from = Some(before.generation).filter(|from| *from != 0)?;
+        Some(Self { from, update: encode_update(&Delta::between(before, now)) })
+    }
+}
+
 /// What is on disk.
 #[derive(Debug)]
 pub struct Kept {
@@ -91,10 +108,10 @@ impl Kept {
         Self { dir, generation: None, n_whole: 0, n_journal: 0, n_entries: 0 }
     }
 
-    /// Puts `now`, which follows `before`, on disk. Called before anything acts by it: an agent that is killed at any moment finds
+    /// Puts `now`, to which `step` leads, on disk. Called before anything acts by it: an agent that is killed at any moment finds
     /// nothing in the kernel's maps that is newer than what it finds here, and so turns nothing back.
-    pub async fn keep(&mut self, before: &Snapshot, now: &Snapshot) {
-        let entry = self.entry(before, now);
+    pub async fn keep(&mut self, step: Option<&Step>, now: &Snapshot) {
+        let entry = step.and_then(|step| self.entry(step));
         // Until it is certain.
         self.generation = None;
         let (dir, is_entry) = (self.dir.clone(), entry.is_some());
@@ -120,13 +137,12 @@ impl Kept {
         }
     }
 
-    /// The journal's entry that makes `now`; None where the whole is to be written.
-    fn entry(&self, before: &Snapshot, now: &Snapshot) -> Option<Vec<u8>> {
-        let is_there = before.generation != 0 && self.generation == Some(before.generation);
-        if !is_there || self.n_entries >= MOST {
+    /// The journal's entry that takes this step; None where the whole is to be written.
+    fn entry(&self, step: &Step) -> Option<Vec<u8>> {
+        if self.generation != Some(step.from) || self.n_entries >= MOST {
             return None;
         }
-        let entry = as_entry(&encode_update(&Delta::between(before, now)))?;
+        let entry = as_entry(&step.update)?;
         (self.n_journal + entry.len() <= self.n_whole.max(SHORT)).then_some(entry)
     }
 }

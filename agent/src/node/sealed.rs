@@ -6,11 +6,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use millrace_model::{Delta, Snapshot};
-use millrace_node::{
-    handover::seal,
-    wire::{encode_snapshot, encode_update},
-};
+use millrace_model::Snapshot;
+use millrace_node::{handover::seal, wire::encode_snapshot};
+
+use crate::control::Step;
 
 /// A Snapshot for proxies.
 pub struct Sealed {
@@ -21,12 +20,10 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// What follows `before`.
-    pub fn new(before: &Snapshot, now: &Arc<Snapshot>) -> Self {
-        let step = (before.generation != 0 && before.generation != now.generation)
-            .then(|| sealed(&encode_update(&Delta::between(before, now))))
-            .flatten();
-        let step = step.map(|step| (before.generation, step));
+    /// What `step` leads to.
+    pub fn new(step: Option<&Step>, now: &Arc<Snapshot>) -> Self {
+        let step = step.filter(|step| step.from != now.generation);
+        let step = step.and_then(|step| Some((step.from, sealed(&step.update)?)));
         Self { snapshot: now.clone(), step, whole: OnceLock::new() }
     }
 

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::{HOLDER, MAX_WAITING, Outgoing, Proxies, QUEUE, SOCKETS_PER_SECOND, Wanted};
 use crate::{
     certificates::{Certificates, Issued},
+    control::Step,
     node::Sealed,
     pods::{Pod, listener},
 };
@@ -70,7 +71,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let (proxies, told) = (Proxies::default(), BTreeMap::new());
-        let snapshot = Sealed::new(&Snapshot::default(), &Arc::default());
+        let snapshot = Sealed::new(None, &Arc::default());
         Self { proxies, told, snapshot, generation: 5, keys: keys(1), pods: vec![web()] }
     }
 
@@ -327,17 +328,18 @@ fn froms(scene: &mut Scene, id: u64) -> Vec<u64> {
 #[test]
 fn a_proxy_is_given_the_difference_to_what_it_was_sent_and_one_that_was_not_sent_that_the_whole() {
     let at = |generation| Arc::new(Snapshot { generation, ..Snapshot::default() });
+    let step = |from, to| Sealed::new(Step::between(&at(from), &at(to)).as_ref(), &at(to));
     let mut scene = Scene::new();
     scene.joins(1, "default");
     scene.applies(1, 0);
     assert_eq!(froms(&mut scene, 1), [0]);
-    (scene.generation, scene.snapshot) = (6, Sealed::new(&at(5), &at(6)));
+    (scene.generation, scene.snapshot) = (6, step(5, 6));
     scene.update();
     scene.joins(2, "default");
     scene.applies(2, 0);
     assert_eq!((froms(&mut scene, 1), froms(&mut scene, 2)), (vec![5], vec![0]));
     // It was not sent what this is the difference to.
-    (scene.generation, scene.snapshot) = (8, Sealed::new(&at(7), &at(8)));
+    (scene.generation, scene.snapshot) = (8, step(7, 8));
     scene.update();
     assert_eq!(froms(&mut scene, 1), [0]);
     let (outgoing, told) = mpsc::channel(64);
@@ -345,7 +347,7 @@ fn a_proxy_is_given_the_difference_to_what_it_was_sent_and_one_that_was_not_sent
     scene.proxies.join(3, older, outgoing, ("a", [descriptor(), descriptor()]));
     scene.told.insert(3, told);
     scene.applies(3, 0);
-    (scene.generation, scene.snapshot) = (9, Sealed::new(&at(8), &at(9)));
+    (scene.generation, scene.snapshot) = (9, step(8, 9));
     scene.update();
     assert_eq!(froms(&mut scene, 3), [0, 0], "one that does not know of differences");
 }

@@ -5,7 +5,7 @@ use std::{fs, sync::Arc};
 use millrace_model::{ObjectName, Policy, Snapshot, policy::Action};
 use proptest::{collection::vec, prelude::*};
 
-use super::{FILE, JOURNAL, Kept, MOST, StateDir, load};
+use super::{FILE, JOURNAL, Kept, MOST, StateDir, Step, load};
 
 /// A Snapshot of this generation with these policies.
 fn snapshot(generation: u64, policies: &[u8]) -> Snapshot {
@@ -22,6 +22,10 @@ fn dir(temporary: &tempfile::TempDir) -> StateDir {
 
 fn run(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work);
+}
+
+async fn step(kept: &mut Kept, before: &Snapshot, now: &Snapshot) {
+    kept.keep(Step::between(before, now).as_ref(), now).await;
 }
 
 proptest! {
@@ -41,7 +45,7 @@ proptest! {
                     kept = Kept::new(dir.clone());
                 }
                 let now = snapshot(generation * 10, policies);
-                kept.keep(all.last().unwrap(), &now).await;
+                step(&mut kept, all.last().unwrap(), &now).await;
                 assert_eq!(load(&dir), now);
                 all.push(now);
             }
@@ -62,8 +66,8 @@ fn a_journal_of_another_snapshot_is_passed_over() {
     let dir = dir(&temporary);
     run(async {
         let mut kept = Kept::new(dir.clone());
-        kept.keep(&Snapshot::default(), &snapshot(1, &[1])).await;
-        kept.keep(&snapshot(1, &[1]), &snapshot(2, &[2])).await;
+        step(&mut kept, &Snapshot::default(), &snapshot(1, &[1])).await;
+        step(&mut kept, &snapshot(1, &[1]), &snapshot(2, &[2])).await;
         let journal = dir.read(JOURNAL).unwrap().unwrap();
         assert!(!journal.is_empty(), "the second is a difference");
         // Killed between the two writes of a whole one.
@@ -79,9 +83,9 @@ fn a_journal_does_not_grow_for_ever() {
     let dir = dir(&temporary);
     run(async {
         let mut kept = Kept { n_entries: MOST - 1, ..Kept::new(dir.clone()) };
-        kept.keep(&Snapshot::default(), &snapshot(1, &[1])).await;
+        step(&mut kept, &Snapshot::default(), &snapshot(1, &[1])).await;
         kept.n_entries = MOST;
-        kept.keep(&snapshot(1, &[1]), &snapshot(2, &[])).await;
+        step(&mut kept, &snapshot(1, &[1]), &snapshot(2, &[])).await;
         assert!(dir.read(JOURNAL).unwrap().unwrap().is_empty(), "the whole was written");
         assert_eq!(load(&dir), snapshot(2, &[]));
     });
