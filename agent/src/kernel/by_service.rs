@@ -9,13 +9,10 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use aya::{
-    Btf, Ebpf,
-    programs::{Iter, Program, ProgramError},
-};
+use aya::{Btf, Ebpf, programs::Program};
 use millrace_abi::udp;
 
-use super::{error::AttachError, object::TRIES, syscall};
+use super::{error::AttachError, object::patiently, syscall};
 use crate::native::u64_at;
 
 /// The program's name, and the kernel's iterator that it is one of.
@@ -47,7 +44,7 @@ impl ByService {
         let refused = |source| AttachError::Refused { program: PROGRAM, source: Box::new(source) };
         let Some(Program::Iter(program)) = ebpf.program_mut(PROGRAM) else { return Err(missing) };
         let btf = Btf::from_sys_fs().map_err(|error| refused(error.into()))?;
-        load(program, &btf).map_err(refused)?;
+        patiently(|| program.load(OF, &btf)).map_err(refused)?;
         let program = program.fd().map_err(refused)?;
         let link = syscall::link_device(program.as_fd(), 0, ATTACH_TYPE, 0);
         link.map(Self).map_err(|source| AttachError::Link { program: PROGRAM.to_owned(), source })
@@ -63,17 +60,6 @@ impl ByService {
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
-}
-
-/// As `object::program` does: a signal that waits for this thread makes the verifier give up.
-fn load(program: &mut Iter, btf: &Btf) -> Result<(), ProgramError> {
-    for _ in 1..TRIES {
-        match program.load(OF, btf) {
-            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
-            loaded => return loaded,
-        }
-    }
-    program.load(OF, btf)
 }
 
 /// A `udp::ByService`.

@@ -54,7 +54,7 @@ pub(super) const PINS_DEPTH: usize = 3;
 
 /// The verifier gives up where a signal waits for the thread that loads (kernel/bpf/verifier.c, `do_check`): it is asked
 /// again, as often as libbpf does.
-pub(super) const TRIES: u32 = 5;
+const TRIES: u32 = 5;
 
 /// There in a kernel with MPTCP alone.
 const MPTCP_SETTINGS: &str = "/proc/sys/net/mptcp";
@@ -416,23 +416,29 @@ pub(super) fn program<'e>(ebpf: &'e mut Ebpf, hook: &Hook) -> Result<&'e Program
     let name = hook.program;
     let program = ebpf.program_mut(name).ok_or(AttachError::Missing { what: "program", name })?;
     let refused = |source| AttachError::Refused { program: name, source: Box::new(source) };
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let loaded = match program {
-            Program::CgroupSockAddr(program) => program.load(),
-            Program::SockOps(program) => program.load(),
-            Program::SkLookup(program) => program.load(),
-            Program::SchedClassifier(program) => program.load(),
-            Program::SkSkb(program) => program.load(),
-            Program::SkMsg(program) => program.load(),
-            _ => return Err(AttachError::Missing { what: "program", name }),
-        };
-        match loaded {
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.raw_os_error() == Some(libc::EAGAIN) && tries < TRIES => {}
-            Ok(()) | Err(ProgramError::AlreadyLoaded) => return program.fd().map_err(refused),
-            Err(source) => return Err(refused(source)),
+    let loaded = patiently(|| match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        Program::SkSkb(program) => program.load(),
+        Program::SkMsg(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    });
+    match loaded {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => program.fd().map_err(refused),
+        Err(ProgramError::UnexpectedProgramType) => Err(AttachError::Missing { what: "program", name }),
+        Err(source) => Err(refused(source)),
+    }
+}
+
+/// Loads, and again where a signal that waited for this thread made the verifier give up.
+pub(super) fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    for _ in 1..TRIES {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            loaded => return loaded,
         }
     }
+    load()
 }
