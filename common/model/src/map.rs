@@ -224,13 +224,7 @@ impl<K: Ord, V: PartialEq> Map<K, V> {
         }
         let (mut old, mut new) = (Cursor::new(self), Cursor::new(now));
         loop {
-            if let (Some(one), Some(other)) = (old.chunk_begun(), new.chunk_begun())
-                && Arc::ptr_eq(one, other)
-            {
-                old.skip_chunk();
-                new.skip_chunk();
-                continue;
-            }
+            old.skip_shared(&mut new);
             match (old.entry(), new.entry()) {
                 (None, None) => return found,
                 (Some((key, before)), None) => {
@@ -281,6 +275,16 @@ impl<'m, K, V> Cursor<'m, K, V> {
 
     fn entry(&self) -> Option<&'m (K, V)> {
         self.chunks.first()?.get(self.at)
+    }
+
+    /// Passes over the chunks that the very same stand in both.
+    fn skip_shared(&mut self, other: &mut Self) {
+        while let (Some(one), Some(two)) = (self.chunk_begun(), other.chunk_begun())
+            && Arc::ptr_eq(one, two)
+        {
+            self.skip_chunk();
+            other.skip_chunk();
+        }
     }
 
     fn skip_chunk(&mut self) {
@@ -369,13 +373,7 @@ impl<K: PartialEq, V: PartialEq> PartialEq for Map<K, V> {
         }
         let (mut one, mut two) = (Cursor::new(self), Cursor::new(other));
         loop {
-            if let (Some(a), Some(b)) = (one.chunk_begun(), two.chunk_begun())
-                && Arc::ptr_eq(a, b)
-            {
-                one.skip_chunk();
-                two.skip_chunk();
-                continue;
-            }
+            one.skip_shared(&mut two);
             match (one.entry(), two.entry()) {
                 (None, None) => return true,
                 (a, b) if a == b => {
