@@ -61,8 +61,9 @@ fn for_services(objects: &Objects, snapshot: &Snapshot) -> BTreeMap<Key, BTreeSe
 
 /// The HTTPFaults that a route which is bound to a service names.
 fn used_faults<'o>(objects: &'o Objects, snapshot: &'o Snapshot) -> impl Iterator<Item = &'o ObjectName> {
-    let is_bound =
-        |route: &RouteName| snapshot.routes.values().flat_map(|all| &all.bound).any(|one| one.route == *route);
+    // Looked for once, and not at all where no fault is there to be named.
+    let all = snapshot.routes.values().filter(|_| !objects.faults.is_empty());
+    let bound: BTreeSet<&RouteName> = all.flat_map(|all| &all.bound).map(|one| &one.route).collect();
     let named = |filter: &'o RouteFilter| match filter {
         RouteFilter::Fault(name) => Some(name),
         RouteFilter::Whole(_) | RouteFilter::Mirror(..) => None,
@@ -74,7 +75,7 @@ fn used_faults<'o>(objects: &'o Objects, snapshot: &'o Snapshot) -> impl Iterato
     });
     naming
         .filter(|(_, name)| objects.faults.contains_key(*name))
-        .filter(move |(route, _)| is_bound(route))
+        .filter(move |(route, _)| bound.contains(route))
         .map(|(_, name)| name)
 }
 
