@@ -26,7 +26,7 @@ use super::{
     endpoint::Endpoints,
     fault::Fault,
     received::Received,
-    request::{Callers, sent_as},
+    request::{Callers, STALE, sent_as},
 };
 use crate::metrics::Word;
 use feed::{Copied, Copying, Feed, Held};
@@ -39,9 +39,6 @@ const TIME: Duration = Duration::from_secs(15);
 
 /// What is read of an answer so that the connection can be kept; past it the connection is closed instead.
 const MAX_ANSWER: usize = 64 * 1024;
-
-/// How often a copy is sent again where the connection kept for it is found closed.
-const STALE: u32 = 3;
 
 /// A worker's copies under way.
 #[derive(Debug, Default)]

@@ -60,7 +60,7 @@ use crate::{
 };
 
 /// How often a request is sent when the connection kept for it turns out to be closed.
-const STALE: u32 = 3;
+pub(super) const STALE: u32 = 3;
 
 /// What the requests of one connection share.
 pub(crate) struct Callers {
