@@ -86,28 +86,40 @@ fn a_body_of_1_gib_each_way_takes_no_memory_of_its_size() {
     transfers("gibibyte", 1 << 30);
 }
 
+/// So many connections of this kind of slowness: what `look` sees once they have filled what they can, and what they had.
+fn crowd<T>(
+    lab: &Lab,
+    name: &str,
+    (slow, count): (&str, usize),
+    look: impl FnOnce() -> Result<T>,
+) -> Result<(T, Crowd)> {
+    let program = lab.binaries().path("probe-http")?.display().to_string();
+    let until = lab.directory().join(format!("stop-{name}"));
+    let (path, n) = (until.display().to_string(), count.to_string());
+    let arguments = [&program, "crowd", "web:80", slow, "--count", &n, "--until", &path];
+    let mut crowd = lab.pod("shop/client")?.start(name, &arguments)?;
+    crowd.says("open", BULK)?;
+    let settled = clock::now() + SETTLED;
+    clock::until(SETTLED * 10, "they have filled what they can", || {
+        ensure!(clock::now() >= settled);
+        Ok(())
+    })?;
+    let seen = look()?;
+    fs::write(&until, "")?;
+    crowd.wait(BULK)?;
+    let output = crowd.output();
+    let said = serde_json::from_str(output.lines().last().context("it says what it had")?)?;
+    Ok((seen, said))
+}
+
 /// So many connections of each kind of slowness.
 fn crowds(name: &str, count: usize) {
     mesh(name, |lab| {
-        let program = lab.binaries().path("probe-http")?.display().to_string();
         for slow in ["reader", "sender", "writer"] {
             let before = begin(lab)?;
-            let until = lab.directory().join(format!("stop-{slow}"));
-            let (path, n) = (until.display().to_string(), count.to_string());
-            let arguments = [&program, "crowd", "web:80", slow, "--count", &n, "--until", &path];
-            let mut crowd = lab.pod("shop/client")?.start(slow, &arguments)?;
-            crowd.says("open", BULK)?;
-            let settled = clock::now() + SETTLED;
-            clock::until(SETTLED * 10, "they have filled what they can", || {
-                ensure!(clock::now() >= settled);
-                Ok(())
+            let ((now, grown), said) = crowd(lab, slow, (slow, count), || {
+                Ok((NODES.map(|node| memory_kib(lab, node, "VmRSS:")), grown(lab, before)?))
             })?;
-            let now = NODES.map(|node| memory_kib(lab, node, "VmRSS:"));
-            let grown = grown(lab, before)?;
-            fs::write(&until, "")?;
-            crowd.wait(BULK)?;
-            let output = crowd.output();
-            let said: Crowd = serde_json::from_str(output.lines().last().context("it says what it had")?)?;
             println!(
                 "{count} slow {slow}s: resident before {before:?} KiB, then {now:?}, more at its peak {grown:?} KiB: {:?} KiB each; {said:?}",
                 grown.map(|kib| kib / count as u64),
@@ -139,7 +151,6 @@ fn a_thousand_slow_readers_senders_and_writers_take_little_memory() {
 fn what_a_workload_may_have_buffered_bounds_what_its_slow_readers_cost() {
     const READERS: usize = 300;
     mesh("buffered", |lab| {
-        let program = lab.binaries().path("probe-http")?.display().to_string();
         for (round, limit) in (0..3).flat_map(|round| [128_u64, 32, 8].map(|mib| (round, mib << 20))) {
             lab.apply(&json!({
                 "apiVersion": "millrace.dev/v1alpha1", "kind": "NodeProfile", "metadata": {"name": "buffered"},
@@ -152,21 +163,9 @@ fn what_a_workload_may_have_buffered_bounds_what_its_slow_readers_cost() {
                 comes(lab, (node, "spec.workloadLimits.maxBufferedBytes"), &limit.to_string())?;
             }
             let before = begin(lab)?;
-            let until = lab.directory().join(format!("stop-{round}-{limit}"));
-            let (path, n) = (until.display().to_string(), READERS.to_string());
-            let arguments = [&program, "crowd", "web:80", "reader", "--count", &n, "--until", &path];
-            let mut crowd = lab.pod("shop/client")?.start(&format!("crowd-{round}-{limit}"), &arguments)?;
-            crowd.says("open", BULK)?;
-            let settled = clock::now() + SETTLED;
-            clock::until(SETTLED * 10, "they have filled what they can", || {
-                ensure!(clock::now() >= settled);
-                Ok(())
-            })?;
-            let grown = grown(lab, before)?.map(|kib| kib / 1024);
-            fs::write(&until, "")?;
-            crowd.wait(BULK)?;
-            let output = crowd.output();
-            let said: Crowd = serde_json::from_str(output.lines().last().context("it says what it had")?)?;
+            let name = format!("crowd-{round}-{limit}");
+            let (grown, said) = crowd(lab, &name, ("reader", READERS), || grown(lab, before))?;
+            let grown = grown.map(|kib| kib / 1024);
             println!(
                 "{} MiB may wait: more at its peak {grown:?} MiB, {} of {READERS} were not cut",
                 limit >> 20,

@@ -323,6 +323,16 @@ fn trailers_informational_answers_and_early_ones_pass_over_http1() {
     });
 }
 
+/// Waits until a call is answered by this pod.
+fn comes_to(lab: &Lab, pod: &str) -> Result<()> {
+    clock::until(SOON, &format!("calls come to {pod}"), || {
+        let calls: Calls = grpc(lab, &["say", "web:90", "--count", "1"])?;
+        ensure!(calls.by_pod.contains_key(pod), "{calls:?}");
+        Ok(())
+    })
+    .map(drop)
+}
+
 /// A stream stays open while routes change about it.
 #[test]
 fn a_stream_both_ways_outlives_a_change_of_its_route() {
@@ -330,11 +340,7 @@ fn a_stream_both_ways_outlives_a_change_of_its_route() {
         let _far = serves(lab, "shop/far", "probe-grpc", &["serve", "[::]:9090", "--name", "shop/far"])?;
         let _near = serves(lab, "shop/near", "probe-grpc", &["serve", "[::]:9090", "--name", "shop/near"])?;
         lab.apply(&all_to("GRPCRoute", "far", 90))?;
-        clock::until(SOON, "the route is in force", || {
-            let calls: Calls = grpc(lab, &["say", "web:90", "--count", "1"])?;
-            ensure!(calls.by_pod.contains_key("shop/far"), "{calls:?}");
-            Ok(())
-        })?;
+        comes_to(lab, "shop/far")?;
         let until = lab.directory().join("stop");
         let path = until.display().to_string();
         let program = lab.binaries().path("probe-grpc")?.display().to_string();
@@ -342,11 +348,7 @@ fn a_stream_both_ways_outlives_a_change_of_its_route() {
             .pod("shop/client")?
             .start("chat", &[&program, "chat", "web:90", "--until", &path, "--pause-ms", "5"])?;
         lab.apply(&all_to("GRPCRoute", "near", 90))?;
-        clock::until(SOON, "the change is in force", || {
-            let calls: Calls = grpc(lab, &["say", "web:90", "--count", "1"])?;
-            ensure!(calls.by_pod.contains_key("shop/near"), "{calls:?}");
-            Ok(())
-        })?;
+        comes_to(lab, "shop/near")?;
         let later = clock::now() + Duration::from_millis(500);
         clock::until(SOON, "it goes on after the change", || {
             chat.still_runs()?;
@@ -376,11 +378,7 @@ fn a_connection_of_http2_whose_routes_go_calls_the_services_own_endpoints() {
             .into_iter()
             .collect::<Result<Vec<_>>>()?;
         lab.apply(&all_to("GRPCRoute", "other", 90))?;
-        clock::until(SOON, "the route is in force", || {
-            let calls: Calls = grpc(lab, &["say", "web:90", "--count", "1"])?;
-            ensure!(calls.by_pod.contains_key("shop/other"), "{calls:?}");
-            Ok(())
-        })?;
+        comes_to(lab, "shop/other")?;
         let until = lab.directory().join("stop");
         let path = until.display().to_string();
         let program = lab.binaries().path("probe-grpc")?.display().to_string();
