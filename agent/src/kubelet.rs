@@ -5,6 +5,7 @@
 //! name has, and the cgroup of its processes, whose path says the uid. A pod's namespace is that of the oldest of its processes
 //! that is not in the node's own: the runtime's, which holds the namespace, began before any of the pod's.
 
+pub mod logs;
 mod look;
 mod process;
 mod told;

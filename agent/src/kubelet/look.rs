@@ -9,7 +9,7 @@ use std::{
 
 use millrace_model::ObjectName;
 
-use super::{Company, Kubelet, Looked, Own, Sandbox, Sandboxes, process::Process};
+use super::{Company, Kubelet, Looked, Own, Sandbox, Sandboxes, logs, process::Process};
 
 /// A process of a pod.
 struct Member {
@@ -64,20 +64,13 @@ fn lives(held: &Sandbox) -> bool {
     }
 }
 
-/// The uids that the kubelet has, or had, for pods of these names: logs outlive their pod.
+/// The uids that the kubelet has, or had, for pods of these names.
 fn uids(kubelet: &Kubelet, names: &BTreeSet<ObjectName>) -> std::io::Result<BTreeMap<String, ObjectName>> {
     let mut found = BTreeMap::new();
-    for entry in fs::read_dir(&kubelet.logs)? {
-        let folder = entry?.file_name();
-        // None of the three may hold an underscore.
-        let mut parts = folder.to_str().unwrap_or_default().split('_');
-        let (Some(namespace), Some(name), Some(uid), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            continue;
-        };
-        let name = ObjectName::new(namespace, name);
+    for pod in logs::pods(&kubelet.logs)? {
+        let (name, uid) = pod?;
         if names.contains(&name) {
-            found.insert(uid.to_owned(), name);
+            found.insert(uid, name);
         }
     }
     Ok(found)

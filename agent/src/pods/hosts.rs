@@ -16,7 +16,7 @@ use millrace_abi::cgroup_key;
 use millrace_model::{Membership, Mesh, ObjectName, Workload};
 use rustix::fs::statfs;
 
-use crate::kernel::plan::Namespace;
+use crate::{kernel::plan::Namespace, kubelet::logs};
 
 /// CGROUP2_SUPER_MAGIC of linux/magic.h.
 const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
@@ -32,8 +32,7 @@ const DEPTH: u32 = 2;
 pub struct Hosts {
     /// The directory of cgroups that programs stand at.
     root: PathBuf,
-    /// Where a kubelet keeps its pods' logs, in folders named `<namespace>_<name>_<uid>`. The uid is the one that the kubelet
-    /// itself goes by: a static pod's, which an API server never sees, is there too.
+    /// Where a kubelet keeps its pods' logs.
     logs: PathBuf,
     pods: BTreeMap<ObjectName, Host>,
     /// Where unknown ones are, by key.
@@ -98,12 +97,8 @@ impl Hosts {
 
     /// The cgroup of the pod of this name, by the one of its uids that has a cgroup: logs stay for a while where a pod is gone.
     fn by_name(&self, name: &ObjectName) -> Result<PathBuf, String> {
-        // Neither may hold an underscore: no other pod's folder begins so.
-        let prefix = format!("{}_{}_", name.namespace, name.name);
-        let entries =
-            fs::read_dir(&self.logs).map_err(|why| format!("{} can't be read: {why}", self.logs.display()))?;
-        let uids =
-            entries.filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.strip_prefix(&prefix)?.to_owned()));
+        let pods = logs::pods(&self.logs).map_err(|why| format!("{} can't be read: {why}", self.logs.display()))?;
+        let uids = pods.filter_map(|pod| pod.ok().filter(|(pod, _)| pod == name).map(|(_, uid)| uid));
         let mut found = uids.filter_map(|uid| self.by_uid(&uid));
         match (found.next(), found.next()) {
             (Some(path), None) => Ok(path),
