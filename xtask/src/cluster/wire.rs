@@ -59,7 +59,8 @@ pub(super) fn up(place: &Place, n_nodes: u8) -> Result<()> {
     if !path(&wire).exists() {
         ip(&format!("netns add {wire}"))?;
         ip(&format!("-n {wire} link set lo up"))?;
-        ip(&format!("-n {wire} link add br0 type bridge mcast_snooping 0"))?;
+        // With an address of its own: else it takes the lowest of its ports', which change as nodes come.
+        ip(&format!("-n {wire} link add br0 address 02:00:00:00:00:01 type bridge mcast_snooping 0"))?;
         ip(&format!("-n {wire} addr add {CONTROL}/24 dev br0"))?;
         ip(&format!("-n {wire} link set br0 up"))?;
         forward(&wire)?;

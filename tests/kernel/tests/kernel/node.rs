@@ -111,7 +111,9 @@ impl Node {
         fs::write(cgroup.join("cgroup.type"), "threaded").unwrap();
         let bridge = format!("{name}-br");
         ip(&format!("netns add {bridge}"));
-        ip(&format!("-n {bridge} link add br0 type bridge"));
+        // With an address of its own: else it takes the lowest of its ports', another one as a pod goes, and what is sent to the former
+        // is lost for seconds.
+        ip(&format!("-n {bridge} link add br0 address 02:00:00:00:00:01 type bridge"));
         ip(&format!("-n {bridge} link set br0 up"));
         ip(&format!("-n {bridge} addr add 10.77.0.1/24 dev br0"));
         ip(&format!("-n {bridge} addr add fd77::1/64 dev br0 nodad"));
