@@ -34,7 +34,7 @@ use crate::{
     control::{Connected, Enrolled, Kept, Step},
     flows::{self, Moment, Names},
     join::Credentials,
-    kernel::{Kernel, Record, State, reconcile::Outcome},
+    kernel::{Kernel, Record, State, plan::Basis, reconcile::Outcome},
     kubelet::Sandboxes,
     pods::Pods,
     proxy::{Ended, Event, Proxies, Said, Wanted},
@@ -102,6 +102,8 @@ pub struct Node {
     told: Arc<AsyncFd<OwnedFd>>,
     /// What the kernel's maps hold.
     have: State,
+    /// By what they hold it.
+    basis: Basis,
     /// The generation that they hold.
     enforced: u64,
     outcome: Outcome,
@@ -172,6 +174,7 @@ impl Node {
             ends: Arc::new(kernel.ends()?),
             told: Arc::new(watched(kernel.told()?)?),
             have,
+            basis: Basis::default(),
             kernel,
             enforced: 0,
             outcome: Outcome::default(),
@@ -272,12 +275,18 @@ impl Node {
         self.names.turn(&mesh);
         self.departed.turn((&self.mesh, &mesh), &self.name, clock::now());
         self.has_left |= has_left(&self.mesh, &mesh);
+        // What other nodes run is nothing to this one's pods. What changes here without a word is seen with the next tick.
+        let is_here = self.enforced == 0 || !self.mesh.on(&self.name).eq(mesh.on(&self.name));
         self.mesh = mesh;
         self.outlying.turn(&self.mesh, &self.name);
-        self.pods.sync(&self.mesh, &mut self.kernel).await;
+        if is_here || self.pods.has_pending() {
+            self.pods.sync(&self.mesh, &mut self.kernel).await;
+        }
         self.offer();
         let wait = if self.proxies.serving().is_some() { PROXY_FIRST } else { Duration::ZERO };
-        self.due = Some(clock::now() + wait);
+        let now = clock::now();
+        // Of changes that come closer together than a proxy takes them in, the first says how long the maps wait.
+        self.due = self.due.filter(|due| *due > now).or(Some(now + wait));
     }
 
     /// Gives proxies what they lack, and tells what is so.

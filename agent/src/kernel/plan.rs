@@ -10,16 +10,21 @@
 //! groups of policies that others have, and edits those groups: then safety comes first, and the pair is refused until
 //! the last write of `add`. An edit of policies alone, or of who is bound by them, interrupts nobody.
 
+mod part;
 mod rests;
 mod strangers;
 mod want;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use millrace_abi::{ServiceKey, ServiceValue, SlotKey, SlotValue, Verdict, VerdictKey};
 
+pub use part::{Aim, Basis, Part};
 pub use rests::{Ground, gives, instead, judges, rests_on};
-pub use want::{Namespace, Namespaces, Without, addr, listener_keys, want, want_without};
+pub use want::{Namespace, Namespaces, View, addr, listener_keys, want, want_by};
 
 use super::state::{State, Write};
 
@@ -51,9 +56,20 @@ impl Plan {
 
 /// The writes that make `want` of `have`. Table numbers in `want` are its own; unchanged tables keep theirs.
 pub fn plan(have: &State, want: &State) -> Plan {
+    let held = have.services.values().map(|value| value.table).collect();
+    planned(have, want, fresh(&have.slots, held))
+}
+
+/// The writes that make of a part of `have` what it should be: the very same as [`plan`] would name for the whole.
+pub fn plan_part(have: &State, part: &Part) -> Plan {
+    // Whom no part was made of holds no table without slots: see [`tables`].
+    planned(&part.have, &part.want, fresh(&have.slots, BTreeSet::new()))
+}
+
+fn planned(have: &State, want: &State, fresh: impl Iterator<Item = u32>) -> Plan {
     let Judged { pinned, denied, early, late } = verdicts(have, want);
     let revoked = revoked(have, want).into_iter().map(Write::RemoveVerdict).collect();
-    let Tables { services, slots, flip } = tables(have, want);
+    let Tables { services, slots, flip } = tables(have, want, fresh);
     let strangers = strangers::strangers(have, want);
     Plan {
         tighten: [pinned, callers_gone(have, want), probes_gone(have, want), denied, revoked, strangers.denied]
@@ -161,30 +177,45 @@ struct Tables {
     flip: Vec<Write>,
 }
 
-fn tables(have: &State, want: &State) -> Tables {
-    let used: BTreeSet<u32> =
-        have.slots.keys().map(|key| key.table).chain(have.services.values().map(|value| value.table)).collect();
-    let last = used.last().copied().unwrap_or(0);
+/// Numbers of tables that are not in use, where services hold `held`.
+fn fresh(slots: &BTreeMap<SlotKey, SlotValue>, held: BTreeSet<u32>) -> impl Iterator<Item = u32> {
+    let filled = slots.last_key_value().map_or(0, |(key, _)| key.table);
+    let last = filled.max(held.last().copied().unwrap_or(0));
+    let is_filled = |table| slots.range(slots_of(table)).next().is_some();
     // Upwards first, so that a number is used again only after all others were.
-    let mut fresh = (last..=u32::MAX).chain(1..last).filter(|table| *table != 0 && !used.contains(table));
+    (last..=u32::MAX).chain(1..last).filter(move |table| *table != 0 && !held.contains(table) && !is_filled(*table))
+}
+
+/// Every slot of a table.
+fn slots_of(table: u32) -> RangeInclusive<SlotKey> {
+    SlotKey { table, slot: 0 }..=SlotKey { table, slot: u32::MAX }
+}
+
+/// Once they are written, each service that has slots has a table of its own, and each that has none has none.
+fn tables(have: &State, want: &State, mut fresh: impl Iterator<Item = u32>) -> Tables {
+    let mut taken = BTreeSet::from([0]);
     let mut made = Tables { services: BTreeMap::new(), slots: Vec::new(), flip: Vec::new() };
     for (key, wanted) in &want.services {
+        let n_slots = wanted.n_slots;
         let is_same =
-            |held: &&ServiceValue| held.n_slots == wanted.n_slots && contents(have, **held).eq(contents(want, *wanted));
-        if let Some(held) = have.services.get(key).filter(is_same) {
-            let value = ServiceValue { table: held.table, ..*wanted };
-            if value != *held {
-                made.flip.push(Write::SetService(*key, value));
+            |held: &&ServiceValue| held.n_slots == n_slots && contents(have, **held).eq(contents(want, *wanted));
+        let held = have.services.get(key);
+        let table = match held.filter(is_same) {
+            _ if n_slots == 0 => Some(0),
+            Some(held) if taken.insert(held.table) => Some(held.table),
+            Some(_) | None => {
+                let table = fresh.next();
+                let slots = contents(want, *wanted)
+                    .filter_map(|(slot, value)| Some(Write::SetSlot(SlotKey { table: table?, slot }, *value)));
+                made.slots.extend(slots);
+                table
             }
-            made.services.insert(*key, value);
-            continue;
-        }
-        let table = if wanted.n_slots == 0 { Some(0) } else { fresh.next() };
+        };
         let Some(table) = table else { continue };
-        let slots = contents(want, *wanted).map(|(slot, value)| Write::SetSlot(SlotKey { table, slot }, *value));
         let value = ServiceValue { table, ..*wanted };
-        made.slots.extend(slots);
-        made.flip.push(Write::SetService(*key, value));
+        if held != Some(&value) {
+            made.flip.push(Write::SetService(*key, value));
+        }
         made.services.insert(*key, value);
     }
     made

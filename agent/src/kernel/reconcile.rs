@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     maps::MapError,
-    plan::{Ground, Plan, gives, instead, judges, plan, rests_on, sweep},
+    plan::{Aim, Ground, Part, Plan, gives, instead, judges, plan, plan_part, rests_on, sweep},
     state::{State, Write},
 };
 
@@ -28,9 +28,39 @@ pub struct Outcome {
     pub failures: BTreeMap<String, u64>,
 }
 
+/// Has `maps`, which hold `have`, reach `aim`, as far as they take it; `have`, and a part's, is then what they hold.
+pub fn reach(maps: &mut dyn Maps, have: &mut State, aim: &mut Aim) -> Outcome {
+    match aim {
+        Aim::Whole(want) => reconcile(maps, have, want),
+        Aim::Part(part) => {
+            let plan = plan_part(have, part);
+            let Part { have: held, want, .. } = &mut **part;
+            carry_out(plan, &mut Both { maps, have }, held, want)
+        }
+    }
+}
+
 /// Makes `maps`, which hold `have`, hold `want`, as far as they take it; `have` is then what they hold.
 pub fn reconcile(maps: &mut dyn Maps, have: &mut State, want: &State) -> Outcome {
-    let Plan { tighten, add, flip, sweep: rest } = plan(have, want);
+    carry_out(plan(have, want), maps, have, want)
+}
+
+/// Of a part, what is written there is written to the whole too.
+struct Both<'b> {
+    maps: &'b mut dyn Maps,
+    have: &'b mut State,
+}
+
+impl Maps for Both<'_> {
+    fn write(&mut self, write: &Write) -> Result<(), MapError> {
+        self.maps.write(write)?;
+        self.have.apply(write);
+        Ok(())
+    }
+}
+
+fn carry_out(plan: Plan, maps: &mut dyn Maps, have: &mut State, want: &State) -> Outcome {
+    let Plan { tighten, add, flip, sweep: rest } = plan;
     let mut run = Run { maps, have, lost: BTreeSet::new(), outcome: Outcome::default() };
     for write in tighten.iter().chain(&add).chain(&flip) {
         run.write(write);
@@ -57,7 +87,7 @@ impl Run<'_> {
             return;
         }
         if !self.attempt(write) {
-            self.lost.extend(gives(write));
+            self.lost.extend(gives(self.have, write));
             // Its own failure is counted like any other; there is nothing further to fall back to.
             if let Some(other) = instead(write) {
                 self.attempt(&other);

@@ -5,7 +5,7 @@
 //! are wrong.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -36,9 +36,9 @@ impl Departed {
         }
     }
 
-    /// True where this one is called by tunnel still.
-    pub(super) fn has(&self, workload: &Workload) -> bool {
-        self.0.contains_key(&workload.name)
+    /// Those that are called by tunnel still.
+    pub(super) fn names(&self) -> BTreeSet<ObjectName> {
+        self.0.keys().cloned().collect()
     }
 
     /// True where some are called plainly from now on: the kernel's tables don't say so yet.
@@ -77,7 +77,7 @@ mod tests {
     }
 
     fn has(departed: &Departed, mesh: &Mesh) -> bool {
-        mesh.snapshot.workloads.values().all(|workload| departed.has(workload))
+        mesh.snapshot.workloads.keys().all(|name| departed.names().contains(name))
     }
 
     #[test]

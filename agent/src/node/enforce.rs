@@ -16,8 +16,8 @@ use crate::{
     kernel::{
         State,
         missing::{DESTROY, DESTROY_UDP},
-        plan::want_without,
-        reconcile::{Outcome, reconcile},
+        plan::{Aim, View},
+        reconcile::{Outcome, reach},
     },
     pods::chain,
     revoke::{self, Revoked, Side, Why, left, may_revoke, revoked, udp},
@@ -38,15 +38,22 @@ impl Node {
         self.tune();
         let began = clock::now();
         self.have.listeners.extend(self.pods.steered());
-        let wanted = want_without(
-            &self.mesh,
-            &self.name,
-            &self.pods.namespaces(),
-            (self.outlying.ejected(), &|workload| self.departed.has(workload)),
-        );
-        let before: BTreeSet<u64> = locals(&self.have).collect();
-        self.gone.extend(udp::gone(&self.have, &wanted));
-        self.outcome = reconcile(&mut self.kernel, &mut self.have, &wanted);
+        let (namespaces, departed) = (self.pods.namespaces(), self.departed.names());
+        let (ejected, node) = (self.outlying.ejected(), &*self.name);
+        let view = View { mesh: &self.mesh, node, namespaces: &namespaces, ejected, departed: &departed };
+        let mut aim = self.basis.aim(&self.have, &view);
+        let (held, wanted) = aim.ends(&self.have);
+        let before: BTreeSet<u64> = locals(held).collect();
+        self.gone.extend(udp::gone(held, wanted));
+        self.outcome = reach(&mut self.kernel, &mut self.have, &mut aim);
+        if self.outcome.failures.is_empty() {
+            self.basis.reached(&self.have, &aim, &view);
+        } else {
+            self.basis.lose();
+        }
+        let is_whole = matches!(aim, Aim::Whole(_));
+        // A pod that is gone leaves those who talked to it talking to nobody.
+        let is_gone = !locals(aim.ends(&self.have).0).collect::<BTreeSet<_>>().is_superset(&before);
         self.enforced = self.mesh.snapshot.generation;
         if let Err(why) = self.pods.detach(&mut self.kernel) {
             self.outcome.failures.insert(chain(&why), 1);
@@ -54,11 +61,9 @@ impl Node {
         let took = clock::now().duration_since(began);
         self.outputs.metrics.planned(&self.outcome, took.as_secs_f64());
         let Outcome { n_written, n_judging, n_left_out, failures } = &self.outcome;
-        // A pod that is gone leaves those who talked to it talking to nobody.
-        let is_gone = !locals(&self.have).collect::<BTreeSet<_>>().is_superset(&before);
         let judges = *n_judging != 0 && may_revoke(&self.have) || is_gone;
         let judges_datagrams = *n_judging != 0 && udp::may_revoke(&self.have) || !self.gone.is_empty() || self.has_left;
-        tracing::debug!(generation = self.enforced, n_written, ?took, "the kernel's maps were written");
+        tracing::debug!(generation = self.enforced, n_written, is_whole, ?took, "the kernel's maps were written");
         for (why, count) in failures {
             tracing::error!(why, count, n_left_out, "the kernel does not hold what it should");
         }

@@ -1,6 +1,7 @@
 //! Tells what is so: status and readiness to who asks, listeners and generations to the control plane, numbers to metrics.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -96,10 +97,13 @@ impl Node {
     fn enrol(&mut self) {
         let captured = || self.pods.iter().filter(|(_, pod)| pod.is_captured() && is_told(&self.heard, pod));
         let key = |name: &ObjectName, instance: &Arc<str>| (name.clone(), instance.clone());
-        let open: Vec<_> = captured().map(|(name, pod)| key(name, &pod.workload.instance)).collect();
+        let open: BTreeSet<_> = captured().map(|(name, pod)| key(name, &pod.workload.instance)).collect();
         self.enrolled.retain(|workload| open.contains(workload));
         let held = captured().filter(|(name, pod)| self.proxies.holds(name, pod));
         self.enrolled.extend(held.map(|(name, pod)| key(name, &pod.workload.instance)));
+        if self.settled == Settled::Yes {
+            return;
+        }
         let is_late = clock::now().duration_since(self.began) >= SETTLE;
         let knows_all =
             self.proxies.serving().is_some() && open.iter().all(|workload| self.enrolled.contains(workload));

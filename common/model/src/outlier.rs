@@ -168,6 +168,11 @@ impl Ejected {
         self.0.get(&Pool::at(service, address))
     }
 
+    /// The services that some are left out of, each as often as it has pools.
+    pub fn services(&self) -> impl Iterator<Item = &ObjectName> {
+        self.0.keys().map(|pool| &pool.service)
+    }
+
     /// With one more.
     pub fn insert(&mut self, pool: Pool, endpoint: SocketAddr) {
         self.0.entry(pool).or_default().insert(endpoint);

@@ -6,13 +6,15 @@ use millrace_abi::{
     udp::{STRANGER_FIXED_BITS, Stranger, StrangerKey},
 };
 
-use crate::kernel::state::Write;
+use crate::kernel::state::{State, Write};
 
 /// What one write gives, and later ones rest on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ground {
     /// Every slot of this table.
     Table(u32),
+    /// That nobody draws from this table any more.
+    Left(u32),
     /// Every verdict on this caller and group.
     Verdicts {
         /// The caller's id.
@@ -26,8 +28,8 @@ pub enum Ground {
     Dests,
 }
 
-/// What `write` gives.
-pub fn gives(write: &Write) -> Option<Ground> {
+/// What `write` gives, where the tables hold `have`.
+pub fn gives(have: &State, write: &Write) -> Option<Ground> {
     match write {
         Write::SetSlot(key, _) => Some(Ground::Table(key.table)),
         Write::SetVerdict(VerdictKey { source, group, .. }, _) => {
@@ -35,11 +37,11 @@ pub fn gives(write: &Write) -> Option<Ground> {
         }
         Write::SetDest(..) => Some(Ground::Dests),
         Write::SetStranger(key, _) => Some(Ground::Strangers(key.stranger.group)),
+        Write::RemoveService(key) => have.services.get(key).map(|service| Ground::Left(service.table)),
         Write::SetPod(..)
         | Write::RemovePod(_)
         | Write::RemoveDest(_)
         | Write::SetService(..)
-        | Write::RemoveService(_)
         | Write::RemoveSlot(_)
         | Write::RemoveVerdict(_)
         | Write::SetProbe(_)
@@ -57,6 +59,7 @@ pub fn rests_on(write: &Write) -> [Option<Ground>; 2] {
             [Some(Ground::Verdicts { source: *source, group: *group }), None]
         }
         Write::SetStranger(key, verdict) if verdict.allow == 1 => [Some(Ground::Strangers(key.stranger.group)), None],
+        Write::RemoveSlot(key) => [Some(Ground::Left(key.table)), None],
         Write::SetVerdict(..)
         | Write::SetSlot(..)
         | Write::SetDest(..)
@@ -64,7 +67,6 @@ pub fn rests_on(write: &Write) -> [Option<Ground>; 2] {
         | Write::RemovePod(_)
         | Write::RemoveDest(_)
         | Write::RemoveService(_)
-        | Write::RemoveSlot(_)
         | Write::RemoveVerdict(_)
         | Write::SetProbe(_)
         | Write::RemoveProbe(_)

@@ -14,8 +14,8 @@ use millrace_abi::{
     udp::{self as abi_udp, NO_STRANGERS, STRANGER_FIXED_BITS, StrangerKey},
 };
 use millrace_model::{
-    Affinity, Destination, Ejected, Facts, Membership, Mesh, ObjectName, Protocol, Reach, ServicePort, Source, Traffic,
-    UdpMode, Workload, authorize,
+    Affinity, Destination, Ejected, Facts, Membership, Mesh, ObjectName, Protocol, Reach, Service, ServicePort, Source,
+    Traffic, UdpMode, Workload, authorize,
     balance::alias_table,
     datagram::{self, Part},
     name::stable_id,
@@ -52,63 +52,193 @@ pub(crate) const fn number(protocol: Protocol) -> u8 {
     }
 }
 
-/// What the tables should hold.
-pub fn want(mesh: &Mesh, node: &str, namespaces: &Namespaces) -> State {
-    want_without(mesh, node, namespaces, (&Ejected::default(), &|_| false))
+/// What the tables are made by.
+#[derive(Clone, Copy)]
+pub struct View<'v> {
+    /// The mesh.
+    pub mesh: &'v Mesh,
+    /// The node that it is seen from.
+    pub node: &'v str,
+    /// Whose each of its network namespaces is.
+    pub namespaces: &'v Namespaces,
+    /// The endpoints that are left out of their services.
+    pub ejected: &'v Ejected,
+    /// The workloads of other nodes that left the mesh so lately that they are called by tunnel still.
+    pub departed: &'v BTreeSet<ObjectName>,
 }
 
-/// The endpoints that are left out of their services, and whether a workload of another node left the mesh so lately that it is called by
-/// tunnel still.
-pub type Without<'w> = (&'w Ejected, &'w dyn Fn(&Workload) -> bool);
+/// What the tables should hold, where nobody is left out and nobody left of late.
+pub fn want(mesh: &Mesh, node: &str, namespaces: &Namespaces) -> State {
+    let (ejected, departed) = (Ejected::default(), BTreeSet::new());
+    want_by(&View { mesh, node, namespaces, ejected: &ejected, departed: &departed })
+}
 
-/// The same, with what the node alone knows.
-pub fn want_without(mesh: &Mesh, node: &str, namespaces: &Namespaces, (ejected, departed): Without<'_>) -> State {
+/// What the tables should hold.
+pub fn want_by(view: &View<'_>) -> State {
     let mut state = State::default();
-    let mut sources: Vec<&Arc<Workload>> = Vec::new();
-    for (cookie, namespace) in namespaces {
-        let (name, kind) = match namespace {
-            Namespace::Host => {
-                state.pods.insert(*cookie, host(PodKind::Host));
-                continue;
-            }
-            Namespace::HostUnknown => {
-                state.pods.insert(*cookie, host(PodKind::HostOutside));
-                continue;
-            }
-            Namespace::HostMesh(name) => (name, PodKind::HostMesh),
-            Namespace::HostOutside(name) => (name, PodKind::HostOutside),
-            Namespace::Mesh(name) => (name, PodKind::Mesh),
-            Namespace::Outside(name) => (name, PodKind::Outside),
-        };
-        let Some(workload) = mesh.snapshot.workloads.get(name) else { continue };
-        let pod = pod(workload, kind);
-        state.pods.insert(*cookie, pod);
-        if kind == PodKind::Mesh {
-            state.listeners.extend(listener_keys(workload));
-        }
-        if matches!(kind, PodKind::Mesh | PodKind::HostMesh) {
-            sources.push(workload);
-        }
-    }
-    let left = |workload: &Workload| {
-        let is_outside = workload.membership == Membership::Outside;
-        if is_outside && sources.iter().any(|source| source.name == workload.name) {
-            return Some(DestKind::Local);
-        }
-        (is_outside && departed(workload)).then_some(DestKind::Remote)
-    };
-    let groups = dests(mesh, node, left, &mut state);
-    for source in &sources {
-        for group in groups.values() {
-            judge(mesh, source, group, &mut state.verdicts);
+    let sight = Sight::of(view, &mut state);
+    let mut groups = BTreeMap::new();
+    for workload in view.mesh.snapshot.workloads.values().filter(|workload| sight.is_called(workload)) {
+        // One id for a set of policies costs a hash: asked once per workload, not once per address.
+        let base = workload.policy_group();
+        // Of two workloads that claim one address, the Mesh says whose it is.
+        let has = |at: &&IpAddr| view.mesh.workload_at(**at).is_some_and(|owner| owner.name == workload.name);
+        for address in workload.addresses.iter().filter(has) {
+            sight.dest((workload, base), *address, (&mut state, &mut groups));
         }
     }
     for group in groups.values() {
-        strangers(mesh, group, &mut state);
+        sight.judge(group, &mut state);
     }
-    let callers = sources.iter().map(|source| &*source.name.namespace).collect();
-    services(mesh, (node, &callers), ejected, &mut state);
+    let mut tables = 1u32..;
+    for service in view.mesh.snapshot.services.values() {
+        for ServicePort { port, protocol, name: _ } in &service.ports {
+            for address in &service.addresses {
+                // Of two services that claim one address and port, the Mesh says whose it is.
+                let owner = view.mesh.service_at(*address, *port, *protocol);
+                if owner.is_some_and(|owner| owner.name == service.name) {
+                    sight.service((service, *address, (*port, *protocol)), &mut tables, &mut state);
+                }
+            }
+        }
+    }
     state
+}
+
+/// A View, and who calls from its node.
+pub(super) struct Sight<'v> {
+    view: &'v View<'v>,
+    pub(super) sources: Vec<&'v Arc<Workload>>,
+    /// Their namespaces.
+    callers: BTreeSet<&'v str>,
+}
+
+impl<'v> Sight<'v> {
+    /// Writes the node's namespaces, and who is listened for.
+    pub(super) fn of(view: &'v View<'v>, state: &mut State) -> Self {
+        let mut sources: Vec<&Arc<Workload>> = Vec::new();
+        for (cookie, namespace) in view.namespaces {
+            let (name, kind) = match namespace {
+                Namespace::Host => {
+                    state.pods.insert(*cookie, host(PodKind::Host));
+                    continue;
+                }
+                Namespace::HostUnknown => {
+                    state.pods.insert(*cookie, host(PodKind::HostOutside));
+                    continue;
+                }
+                Namespace::HostMesh(name) => (name, PodKind::HostMesh),
+                Namespace::HostOutside(name) => (name, PodKind::HostOutside),
+                Namespace::Mesh(name) => (name, PodKind::Mesh),
+                Namespace::Outside(name) => (name, PodKind::Outside),
+            };
+            let Some(workload) = view.mesh.snapshot.workloads.get(name) else { continue };
+            state.pods.insert(*cookie, pod(workload, kind));
+            if kind == PodKind::Mesh {
+                state.listeners.extend(listener_keys(workload));
+            }
+            if matches!(kind, PodKind::Mesh | PodKind::HostMesh) {
+                sources.push(workload);
+            }
+        }
+        let callers = sources.iter().map(|source| &*source.name.namespace).collect();
+        Self { view, sources, callers }
+    }
+
+    /// One that left the mesh a moment ago is reached as before: one of this node, whose namespace is the mesh's still, or of another.
+    fn left(&self, workload: &Workload) -> Option<DestKind> {
+        let is_outside = workload.membership == Membership::Outside;
+        if is_outside && self.sources.iter().any(|source| source.name == workload.name) {
+            return Some(DestKind::Local);
+        }
+        (is_outside && self.view.departed.contains(&workload.name)).then_some(DestKind::Remote)
+    }
+
+    /// True where connections to it are the mesh's.
+    pub(super) fn is_called(&self, workload: &Workload) -> bool {
+        workload.membership.is_captured() || self.left(workload).is_some()
+    }
+
+    /// Writes how `address` is reached, which is this workload's, with the id of its policies.
+    pub(super) fn dest(
+        &self,
+        (workload, base): (&Arc<Workload>, u64),
+        address: IpAddr,
+        (state, groups): (&mut State, &mut BTreeMap<u64, Group>),
+    ) {
+        let View { mesh, node, .. } = *self.view;
+        let kind = match hop(mesh, node, SocketAddr::new(address, 0)) {
+            Hop::Plain => match self.left(workload) {
+                Some(kind) => kind,
+                None => return,
+            },
+            Hop::Local(_) => DestKind::Local,
+            Hop::Tunnel(_) => DestKind::Remote,
+            Hop::Pending(_) => DestKind::Pending,
+        };
+        let group = group(mesh, workload, base, address);
+        let id = group.as_ref().map_or(0, |group| group.id);
+        let udp = match workload.encryption.udp {
+            UdpMode::Allow => 0,
+            UdpMode::Deny => NO_STRANGERS,
+        };
+        state.dests.insert(addr(address), Dest { id: workload.id(), group: id, kind: kind as u32, udp });
+        if *workload.node == *node {
+            state.probes.extend(probes(workload, address));
+        }
+        if let Some(group) = group {
+            groups.entry(id).or_insert(group);
+        }
+    }
+
+    /// Writes who may call `group`.
+    pub(super) fn judge(&self, group: &Group, state: &mut State) {
+        for source in &self.sources {
+            judge(self.view.mesh, source, group, &mut state.verdicts);
+        }
+        strangers(self.view.mesh, group, state);
+    }
+
+    /// Writes one virtual address of a service that has it, and whom it leads to, in the next of `tables`.
+    pub(super) fn service(
+        &self,
+        (service, address, (port, protocol)): (&Service, IpAddr, (u16, Protocol)),
+        tables: &mut std::ops::RangeFrom<u32>,
+        state: &mut State,
+    ) {
+        let View { mesh, node, ejected, .. } = *self.view;
+        if protocol == Protocol::Udp && !datagram::is_carried(mesh, service) {
+            return;
+        }
+        let at = SocketAddr::new(address, port);
+        // What fails to connect says nothing of datagrams.
+        let none = Ejected::default();
+        let ejected = if protocol == Protocol::Tcp { ejected } else { &none };
+        let Destination::Service { name: _, mut backends } = resolve_by(mesh, node, (at, protocol), ejected) else {
+            return;
+        };
+        // The programs look for a client's backend by halving.
+        backends.sort_by_key(|backend| backend.address);
+        let slots = slots(&backends);
+        let table = if slots.is_empty() { Some(0) } else { tables.next() };
+        let (Some(table), Ok(n_slots)) = (table, u32::try_from(slots.len())) else { return };
+        let Traffic { affinity, reach, outliers: _ } = &service.traffic;
+        let affinity_s = match affinity {
+            Affinity::None => 0,
+            Affinity::ClientIp { timeout } => u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
+        };
+        let local = if *reach == Reach::Local { service_flag::LOCAL } else { 0 };
+        let is_routed = protocol == Protocol::Tcp && is_routed(mesh, &service.name, port, &self.callers);
+        let routed = if is_routed { service_flag::ROUTED } else { 0 };
+        let value = ServiceValue { table, n_slots, affinity_s, flags: local | routed };
+        state.services.insert(service_key(address, port, protocol), value);
+        state.slots.extend((0..).zip(slots).map(|(slot, value)| (SlotKey { table, slot }, value)));
+    }
+}
+
+/// What the programs look a virtual address up by.
+pub(super) fn service_key(address: IpAddr, port: u16, protocol: Protocol) -> ServiceKey {
+    ServiceKey { addr: addr(address), port: port.to_be_bytes(), protocol: number(protocol), reserved: 0 }
 }
 
 /// An address as the kernel's tables have it.
@@ -140,8 +270,8 @@ fn pod(workload: &Workload, kind: PodKind) -> Pod {
 }
 
 /// Workloads that are judged alike: those with the same policies, told apart by family where a policy names addresses.
-struct Group {
-    id: u64,
+pub(super) struct Group {
+    pub(super) id: u64,
     /// Any one of them.
     workload: Arc<Workload>,
     /// The family of the addresses in it; None where no policy asks for the caller's address.
@@ -154,50 +284,6 @@ struct Group {
 enum Family {
     V4,
     V6,
-}
-
-/// One that `left` the mesh a moment ago is reached as before: one of this node, whose namespace is the mesh's still, or of another.
-fn dests(
-    mesh: &Mesh,
-    node: &str,
-    left: impl Fn(&Workload) -> Option<DestKind>,
-    state: &mut State,
-) -> BTreeMap<u64, Group> {
-    let mut groups = BTreeMap::new();
-    let of_mesh = |workload: &&Arc<Workload>| workload.membership.is_captured() || left(workload).is_some();
-    for workload in mesh.snapshot.workloads.values().filter(of_mesh) {
-        // One id for a set of policies costs a hash: asked once per workload, not once per address.
-        let base = workload.policy_group();
-        for address in &workload.addresses {
-            // Of two workloads that claim one address, the Mesh says whose it is.
-            if mesh.workload_at(*address).is_none_or(|owner| owner.name != workload.name) {
-                continue;
-            }
-            let kind = match hop(mesh, node, SocketAddr::new(*address, 0)) {
-                Hop::Plain => match left(workload) {
-                    Some(kind) => kind,
-                    None => continue,
-                },
-                Hop::Local(_) => DestKind::Local,
-                Hop::Tunnel(_) => DestKind::Remote,
-                Hop::Pending(_) => DestKind::Pending,
-            };
-            let group = group(mesh, workload, base, *address);
-            let id = group.as_ref().map_or(0, |group| group.id);
-            let udp = match workload.encryption.udp {
-                UdpMode::Allow => 0,
-                UdpMode::Deny => NO_STRANGERS,
-            };
-            state.dests.insert(addr(*address), Dest { id: workload.id(), group: id, kind: kind as u32, udp });
-            if *workload.node == *node {
-                state.probes.extend(probes(workload, *address));
-            }
-            if let Some(group) = group {
-                groups.entry(id).or_insert(group);
-            }
-        }
-    }
-    groups
 }
 
 /// What the host may reach of a workload at this address: the node's own kubelet probes it there.
@@ -275,47 +361,6 @@ fn stranger_key(group: u64, port: u16, block: Option<(IpAddr, u8)>) -> StrangerK
 fn is_routed(mesh: &Mesh, service: &ObjectName, port: u16, callers: &BTreeSet<&str>) -> bool {
     let routes = mesh.snapshot.routes.get(service);
     routes.is_some_and(|routes| callers.iter().any(|namespace| routes.route(port, namespace)))
-}
-
-fn services(mesh: &Mesh, (node, callers): (&str, &BTreeSet<&str>), ejected: &Ejected, state: &mut State) {
-    let mut tables = 1u32..;
-    for service in mesh.snapshot.services.values() {
-        let carried = service.ports.iter().filter(|port| match port.protocol {
-            Protocol::Tcp => true,
-            Protocol::Udp => datagram::is_carried(mesh, service),
-        });
-        for (address, ServicePort { port, protocol, name: _ }) in
-            carried.flat_map(|port| service.addresses.iter().map(move |address| (*address, port)))
-        {
-            let at = SocketAddr::new(address, *port);
-            // Of two services that claim one address and port, the Mesh says whose it is.
-            // What fails to connect says nothing of datagrams.
-            let none = Ejected::default();
-            let ejected = if *protocol == Protocol::Tcp { ejected } else { &none };
-            let found = resolve_by(mesh, node, (at, *protocol), ejected);
-            let Destination::Service { name, mut backends } = found else { continue };
-            if name != service.name {
-                continue;
-            }
-            // The programs look for a client's backend by halving.
-            backends.sort_by_key(|backend| backend.address);
-            let slots = slots(&backends);
-            let table = if slots.is_empty() { Some(0) } else { tables.next() };
-            let (Some(table), Ok(n_slots)) = (table, u32::try_from(slots.len())) else { continue };
-            let key =
-                ServiceKey { addr: addr(address), port: port.to_be_bytes(), protocol: number(*protocol), reserved: 0 };
-            let Traffic { affinity, reach, outliers: _ } = &service.traffic;
-            let affinity_s = match affinity {
-                Affinity::None => 0,
-                Affinity::ClientIp { timeout } => u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
-            };
-            let local = if *reach == Reach::Local { service_flag::LOCAL } else { 0 };
-            let is_routed = *protocol == Protocol::Tcp && is_routed(mesh, &service.name, *port, callers);
-            let routed = if is_routed { service_flag::ROUTED } else { 0 };
-            state.services.insert(key, ServiceValue { table, n_slots, affinity_s, flags: local | routed });
-            state.slots.extend((0..).zip(slots).map(|(slot, value)| (SlotKey { table, slot }, value)));
-        }
-    }
 }
 
 fn slots(backends: &[Backend]) -> Vec<SlotValue> {
