@@ -68,10 +68,11 @@ impl Kernel {
         info.map_err(|source| AttachError::Refused { program, source: Box::new(source) })
     }
 
-    /// What each program has cost so far, in the order of [`super::attach::CGROUP`], then `inbound`, `spoof`, and what
-    /// lists sockets, where there is such a program.
+    /// What each program has cost so far, in the order of [`super::attach::CGROUP`], then `inbound`, `spoof`, those that hold
+    /// what is forged, and what lists sockets, where there is such a program.
     pub fn costs(&self) -> Result<Vec<Cost>, AttachError> {
         let hooks = super::attach::CGROUP.iter().chain([&super::attach::INBOUND, &super::attach::SPOOF]);
+        let hooks = hooks.chain(&super::attach::FORGED);
         let list = self.by_service().map(|_| super::by_service::PROGRAM);
         hooks
             .map(|hook| hook.program)

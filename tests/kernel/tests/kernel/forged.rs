@@ -8,6 +8,7 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData};
 use millrace_abi::{Handoff, Reason, Tuple, map};
+use millrace_agent::kernel::stats::{self, Cost};
 use millrace_lab::frames::{
     Wire,
     hijack::{Plan, Taken, hijack},
@@ -85,6 +86,8 @@ fn a_connection_forged_in_anothers_name_delivers_no_byte_either_way() {
     node.record_flows();
     let scene = Scene::new(&node);
     let wire = scene.intruder.run(|| Wire::on("eth0").unwrap());
+    let counting = stats::count().unwrap();
+    let before = node.kernel().costs().unwrap();
     for (n, family) in [(1, Family::V4), (2, Family::V6)] {
         let (socket, victim) = scene.begins(family);
         assert_eq!(node.handoffs(), 1);
@@ -111,6 +114,16 @@ fn a_connection_forged_in_anothers_name_delivers_no_byte_either_way() {
     let mut told = Vec::new();
     node.kernel().flows(&mut |event| told.extend((event.reason == Reason::InForged as u32).then_some(event.asked)));
     assert_eq!(told, [scene.server.v4, scene.server.v6]);
+    let after = node.kernel().costs().unwrap();
+    drop(counting);
+    let ran = |(before, after): (&Cost, &Cost)| {
+        let ns = after.ns_per_run_since(before)?;
+        after.program.starts_with("forged").then(|| (after.program, after.n_runs - before.n_runs, ns))
+    };
+    let ran: Vec<_> = before.iter().zip(&after).filter_map(ran).collect();
+    println!("what holds it, runs, ns a run: {ran:?}");
+    // What is refused once is refused by the socket from then on.
+    assert!(matches!(ran[..], [("forged_in", 2.., _), ("forged_out", 2, _)]), "both hold: {ran:?}");
 }
 
 /// The same, where what was written down of the sequence number is wiped: what holds it back is the comparison, and nothing else.
