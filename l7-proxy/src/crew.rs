@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     accept::{Lane, QUEUE, Workers},
+    fair::Turns,
     proxy::Proxy,
     tuning::{MAX_WORKERS, Tuning},
     worker,
@@ -67,7 +68,8 @@ impl Crew {
 
     /// Starts the one that accepts.
     pub(crate) fn add_acceptor(&mut self, life: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-        self.threads.push((Who::Acceptor, spawn("acceptor".to_owned(), life, (Who::Acceptor, self.ends.clone()))?));
+        let end = (Who::Acceptor, self.ends.clone());
+        self.threads.push((Who::Acceptor, spawn("acceptor".to_owned(), life, || {}, end)?));
         Ok(())
     }
 
@@ -79,9 +81,11 @@ impl Crew {
             let number = self.next;
             self.next += 1;
             let (queue, fresh) = mpsc::channel(QUEUE);
-            let life = placed(self.proxy.clone(), number, worker::work(self.proxy.clone(), fresh));
+            let turns = Arc::<Turns>::default();
+            let rests = turns.rests();
+            let life = placed(self.proxy.clone(), number, worker::work(self.proxy.clone(), fresh, turns));
             let who = Who::Worker(number);
-            self.threads.push((who, spawn(format!("worker-{number}"), life, (who, self.ends.clone()))?));
+            self.threads.push((who, spawn(format!("worker-{number}"), life, rests, (who, self.ends.clone()))?));
             workers.add(Lane::new(who, queue));
         }
         while workers.len() > n_wanted.max(1) {
@@ -128,10 +132,11 @@ async fn placed(proxy: Arc<Proxy>, number: usize, life: impl Future<Output = ()>
     }
 }
 
-/// A thread with a runtime of its own; tells of its end however it ends.
+/// A thread with a runtime of its own, which calls `rests` whenever it has nothing to do; tells of its end however it ends.
 fn spawn(
     name: String,
     life: impl Future<Output = ()> + Send + 'static,
+    rests: impl Fn() + Send + Sync + 'static,
     end: (Who, mpsc::Sender<Who>),
 ) -> io::Result<JoinHandle<()>> {
     struct Ending((Who, mpsc::Sender<Who>));
@@ -144,7 +149,8 @@ fn spawn(
             }
         }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().enable_time().on_thread_park(rests).build()?;
     let ending = Ending(end);
     thread::Builder::new().name(name).spawn(move || {
         runtime.block_on(life);

@@ -3,7 +3,8 @@
 //! Deficit round robin, in nanoseconds. A workload may run as long as its quantum lasts; then its tasks wait in a queue of
 //! its own, outside the runtime's, until a new round gives all workloads their quantum again. So a workload with a thousand
 //! ready connections delays another's one by a quantum and a poll, and not by a thousand polls. While nobody's quantum is
-//! spent, a poll costs two looks at the clock, and no lock.
+//! spent, a poll costs two looks at the clock, and no lock. A worker with nothing to do has polled everybody who was ready: then
+//! a new round begins by itself, so that who is alone, or lets others come, never waits for one.
 
 mod line;
 
@@ -53,6 +54,14 @@ impl Default for Turns {
 impl Turns {
     pub(crate) fn by_clock(now: fn() -> Instant) -> Self {
         Self { now, shared: Arc::default(), lines: Mutex::default() }
+    }
+
+    /// Begins a new round: for the worker's runtime to call whenever its thread has nothing to do.
+    pub(crate) fn rests(&self) -> impl Fn() + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move || {
+            shared.round.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// `life`, lived in the turns of the workload that this account is of.

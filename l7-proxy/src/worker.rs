@@ -46,8 +46,7 @@ impl Worker {
 }
 
 /// Serves what the acceptor gives, and ends after its queue was closed and the last connection has ended.
-pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>) {
-    let turns = Arc::<Turns>::default();
+pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>, turns: Arc<Turns>) {
     let pool = Arc::new(Pool::new(turns.clone()));
     let worker = Arc::new(Worker {
         proxy: proxy.clone(),

@@ -153,3 +153,32 @@ async fn one_ready_task_waits_for_a_quantum_of_another_workload_and_not_for_all_
     tasks.shutdown().await;
     assert!(waited > 0 && waited <= 2 * 10, "{waited} polls of the flood lay between, of 2000 that were ready");
 }
+
+/// Who has the worker for itself, or leaves it time to rest, is never sent into a queue, however much it works.
+#[test]
+fn a_worker_that_rests_sends_nobody_into_a_queue() {
+    let accounts = Accounts::new(Budget::new(0));
+    let (turns, account) = (Arc::new(Turns::by_clock(now)), accounts.of(&pod("alone")));
+    let work = || async {
+        for _ in 0..100 {
+            busy(Duration::from_micros(150));
+            // The thread has nothing to do until then.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let run = |builder: &mut tokio::runtime::Builder| {
+        let before = account.n_turns_waited();
+        let runtime = builder.enable_time().build().unwrap();
+        runtime.block_on(async {
+            tokio::select! {
+                () = turns.pace() => {}
+                () = turns.schedule(&account, work()) => {}
+            }
+        });
+        account.n_turns_waited() - before
+    };
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let never_rests = run(&mut builder);
+    assert!(never_rests > 10, "where no round begins by itself it waits for one again and again: {never_rests}");
+    assert_eq!(run(builder.on_thread_park(turns.rests())), 0);
+}
