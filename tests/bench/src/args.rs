@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::load::Load;
+use crate::{bare::Bare, load::Load};
 
 /// Measures the mesh.
 #[derive(Debug, Parser)]
@@ -23,6 +23,9 @@ pub enum Task {
     /// A server in a pod; started by `run`
     #[command(hide = true)]
     Serve,
+    /// The least that a proxy can do, in a pod; started by `run`
+    #[command(subcommand, hide = true)]
+    Bare(Bare),
     /// A client in a pod; started by `run`
     #[command(hide = true)]
     Load {

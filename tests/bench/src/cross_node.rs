@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    console,
     figure::{Better, Figure, Goal},
     load::{Load, Measured},
     peer::envoy::Way,
-    rounds::{Contest, Rounds, Surroundings, best},
+    rounds::{Behind, Contest, Rounds, Surroundings, best},
     serve::{ECHO, HTTP, SINK},
     stage::{Route, Stage},
     stats::median,
@@ -45,6 +46,18 @@ pub(crate) const REST: Duration = Duration::from_secs(12);
 
 /// Of one core, what must be idle at the rate at which latency is compared.
 const IDLE: f64 = 1.0 / 3.0;
+
+/// So much above the rate of the rounds is what an Envoy must hold when that is looked for.
+const MARGIN: f64 = 1.15;
+
+/// How often what is left to look through is halved: to a sixteenth of what was asked for.
+const HALVINGS: usize = 4;
+
+/// Of the rate, what is left when an Envoy has fallen behind in a round all the same.
+const LOWER: f64 = 0.8;
+
+/// How often that may be: an Envoy that holds less than a third of what it held before is not what is to be measured.
+const LOWERED: usize = 5;
 
 /// A figure's samples of one route.
 pub(crate) type Samples = (Route, Vec<f64>);
@@ -169,32 +182,41 @@ impl Session<'_> {
         self.latency_of((&name, Goal::at_most(0.7, 0.5)), asked, &routes)
     }
 
-    /// p50 and p99 at a fixed rate by these routes.
+    /// p50 and p99 at a fixed rate by these routes. Where an Envoy falls behind in a round, all begins again at a lower rate.
     pub(crate) fn latency_of(
         &mut self,
         (name, goal): (&str, Goal),
         asked: u32,
         routes: &[Route],
     ) -> Result<Vec<Figure>> {
-        let (rate, held) = self.rate_held(asked, routes)?;
+        let (mut rate, held) = self.rate_held(asked, routes)?;
         let window = if asked <= 1000 { SLOW } else { WINDOW };
         // One that falls behind has no latency but its queue's.
         let routes: Vec<Route> =
             routes.iter().copied().filter(|route| !route.is_envoy() || held.contains(route)).collect();
-        let contest = Contest {
-            what: name,
-            port: HTTP,
-            load: Load::Open { connections: CONNECTIONS, rate },
-            times: [WARM, window],
-            n_rounds: self.n_rounds(),
+        let mut n_lowered = 0;
+        let rounds = loop {
+            let contest = Contest {
+                what: &format!("{name}, {rate}/s"),
+                port: HTTP,
+                load: Load::Open { connections: CONNECTIONS, rate },
+                times: [WARM, window],
+                n_rounds: self.n_rounds(),
+            };
+            match self.rounds(&contest, &routes) {
+                Err(error) if error.is::<Behind>() && n_lowered < LOWERED => {
+                    console::progress(&format!("{name}: {error:#}"));
+                    (rate, n_lowered) = (scaled(rate, LOWER), n_lowered + 1);
+                }
+                rounds => break rounds?,
+            }
         };
-        let rounds = self.rounds(&contest, &routes)?;
         let mut figures = Vec::new();
         for (case, value) in [("p50", (|m| m.p50_us) as fn(&Measured) -> f64), ("p99", |m| m.p99_us)] {
             let all: Vec<Samples> = routes.iter().map(|route| (*route, rounds.of(*route, value))).collect();
             let mut found = against_all(name, "us", goal, &all, case)?;
             if rate != asked {
-                let why = format!("at {rate}/s: the Envoys do not hold {asked}/s with a third of a core idle");
+                let why = format!("at {rate}/s: no Envoy holds {asked}/s with a third of a core idle");
                 found = found.into_iter().map(|figure| figure.note(&why)).collect();
             }
             figures.extend(found);
@@ -202,22 +224,38 @@ impl Session<'_> {
         Ok(figures)
     }
 
-    /// The rate asked for, or the highest below it, in steps of a tenth, that the better Envoys hold with a third of a core idle; and
-    /// which Envoys hold it so.
+    /// The rate asked for, or about the highest below it that the better Envoys hold with a third of a core idle, and which of them do. It is
+    /// looked for at a higher one, by [`MARGIN`]: what is held once is not held in every round.
     fn rate_held(&self, asked: u32, routes: &[Route]) -> Result<(u32, Vec<Route>)> {
-        for tenths in (1..=10).rev() {
-            let rate = asked / 10 * tenths;
-            let load = Load::Open { connections: CONNECTIONS, rate };
+        let envoys: Vec<Route> = routes.iter().copied().filter(|route| route.is_envoy()).collect();
+        let holding = |rate: u32| -> Vec<Route> {
+            let load = Load::Open { connections: CONNECTIONS, rate: scaled(rate, MARGIN) };
             let holds = |route: &Route| {
                 let measured = self.stage.run(*route, HTTP, load, [WARM, WINDOW]);
                 measured.is_ok_and(|measured| measured.cpu.idle / measured.seconds >= IDLE)
             };
-            let held: Vec<Route> = routes.iter().copied().filter(|route| route.is_envoy()).filter(holds).collect();
-            if !held.is_empty() {
-                return Ok((rate, held));
+            envoys.iter().copied().filter(holds).collect()
+        };
+        let held = holding(asked);
+        if !held.is_empty() {
+            return Ok((asked, held));
+        }
+        // The lower end is known to be held, the upper one not to be.
+        let (mut low, mut high, mut found) = (asked / 10, asked, Vec::new());
+        for _ in 0..HALVINGS {
+            let middle = low.midpoint(high);
+            let held = holding(middle);
+            if held.is_empty() {
+                high = middle;
+            } else {
+                (low, found) = (middle, held);
             }
         }
-        bail!("the Envoys hold not even {}/s", asked / 10)
+        if found.is_empty() {
+            found = holding(low);
+        }
+        ensure!(!found.is_empty(), "the Envoys hold not even {low}/s");
+        Ok((low, found))
     }
 
     /// `cross-node.memory`: idle, as they started, and after a run of every load.
@@ -257,6 +295,12 @@ impl Session<'_> {
         let further = further.case(case).against(&format!("{whom}, shared pages by their share"));
         Ok(vec![figure.note(&format!("both nodes: {}", each.join(", "))), further])
     }
+}
+
+fn scaled(rate: u32, by: f64) -> u32 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate of some thousands")]
+    let scaled = (f64::from(rate) * by) as u32;
+    scaled
 }
 
 fn per_second(measured: &Measured) -> f64 {

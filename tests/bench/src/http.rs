@@ -8,6 +8,7 @@ use crate::{
     figure::{Figure, Goal},
     load::{Load, Measured},
     peer::envoy::Way,
+    recorded,
     rounds::Contest,
     serve::{HTTP, HTTP2},
     stage::Route,
@@ -17,7 +18,7 @@ use crate::{
 const STREAMS: usize = 100;
 
 /// Those that one measurement yields.
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 9] = [
     "http1.two-nodes.memory", // First, while nothing has run yet.
     "http1.one-hop.cpu",
     "http1.one-hop.latency-5k",
@@ -26,6 +27,7 @@ pub const NAMES: [&str; 8] = [
     "http1.two-nodes.latency-5k",
     "http2.two-nodes.cpu",
     "grpc.two-nodes.cpu",
+    recorded::NAME,
 ];
 
 /// CPU of one kind of requests: by which routes, and beyond which.
@@ -38,12 +40,19 @@ struct Cost {
     routes: Vec<Route>,
 }
 
+/// The floor too, as a further row.
+fn with(floor: Route, mut routes: Vec<Route>) -> Vec<Route> {
+    routes.push(floor);
+    routes
+}
+
 impl Session<'_> {
     /// The figure of this name, one of [`NAMES`], and its further rows.
     pub fn requests(&mut self, name: &str) -> Result<Vec<Figure>> {
         let load = Load::Http { connections: CONNECTIONS };
         match name {
             "http1.two-nodes.memory" => self.requests_memory(),
+            recorded::NAME => self.recorded(),
             // The aim is 1.2 of haproxy's, whose row stands below.
             "http1.one-hop.cpu" => self.cost(&Cost {
                 name: "http1.one-hop.cpu",
@@ -51,7 +60,7 @@ impl Session<'_> {
                 port: HTTP,
                 load,
                 base: Route::NearDirect,
-                routes: self.within(),
+                routes: with(Route::NearBare, self.within()),
             }),
             "http1.one-hop.latency-5k" => {
                 let routes = self.within();
@@ -63,7 +72,7 @@ impl Session<'_> {
                 port: HTTP,
                 load,
                 base: Route::Direct,
-                routes: self.between(Way::Http),
+                routes: with(Route::Bare, self.between(Way::Http)),
             }),
             "http1.two-nodes.latency-1k" => {
                 let routes = self.between(Way::Http);
@@ -79,7 +88,7 @@ impl Session<'_> {
                 port: HTTP2,
                 load: Load::Http2 { streams: STREAMS },
                 base: Route::Direct,
-                routes: self.between(Way::Http2),
+                routes: with(Route::Bare, self.between(Way::Http2)),
             }),
             _ => self.cost(&Cost {
                 name: "grpc.two-nodes.cpu",
@@ -87,7 +96,7 @@ impl Session<'_> {
                 port: HTTP2,
                 load: Load::Grpc { streams: STREAMS },
                 base: Route::Direct,
-                routes: self.between(Way::Http2),
+                routes: with(Route::Bare, self.between(Way::Http2)),
             }),
         }
     }

@@ -15,6 +15,7 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Task::Serve => serve::run(|| console::say("listening"))?,
+        Task::Bare(bare) => bare.run(|| console::say("listening"))?,
         Task::Load { target, warm, window, load } => {
             let [warm, window] = [warm, window].map(Duration::from_secs_f64);
             console::say(&stage::load(load::Task { target, warm, window }, load)?);

@@ -46,7 +46,7 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    fn before_round(&mut self) -> Result<()> {
+    pub(crate) fn before_round(&mut self) -> Result<()> {
         let others = others()?;
         self.rounds += 1;
         self.busy_rounds += usize::from(others > BUSY);
@@ -74,6 +74,16 @@ pub struct Rounds {
     given_up: Vec<Route>,
 }
 
+/// An Envoy did not answer as often as it was asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Behind(Route);
+
+impl std::fmt::Display for Behind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} fell behind", self.0.name())
+    }
+}
+
 impl Contest<'_> {
     /// Runs all rounds.
     pub fn run(&self, stage: &Stage, routes: &[Route], surroundings: &mut Surroundings) -> Result<Rounds> {
@@ -92,6 +102,9 @@ impl Contest<'_> {
                         console::progress(&format!("{}: left out: {error:#}", route.name()));
                         rounds.given_up.push(*route);
                         continue;
+                    }
+                    Err(error) if route.is_envoy() && matches!(self.load, Load::Open { .. }) => {
+                        return Err(error.context(Behind(*route)));
                     }
                     measured => measured?,
                 };

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -20,6 +20,7 @@ use millrace_lab::{
 use serde_json::{Value, json};
 
 use crate::{
+    bare,
     load::{Load, Measured, Task},
     machine::Memory,
     peer::{
@@ -84,6 +85,10 @@ pub enum Route {
     NearEnvoy(u16),
     /// Within the node through one haproxy, without TLS.
     NearHaproxy,
+    /// Within the node through the least that a proxy can do.
+    NearBare,
+    /// To the other node through a pair of them, with TLS between.
+    Bare,
 }
 
 impl Route {
@@ -109,6 +114,8 @@ impl Route {
             Self::NearEnvoy(n) => format!("an Envoy, {n} workers"),
             Self::NearHaproxy => "a haproxy, 2 threads".to_owned(),
             Self::Haproxy => "two haproxys, 2 threads".to_owned(),
+            Self::NearBare => "the floor: bytes passed on".to_owned(),
+            Self::Bare => "the floor: bytes carried by one TLS".to_owned(),
         }
     }
 }
@@ -213,6 +220,9 @@ impl Stage {
         Ok(())
     }
 
+    /// The port of a service that answers HTTP/1.1 within the node and has no route, for what is to be told to somebody.
+    pub const LISTENER: (&'static str, u16) = ("near", HTTP);
+
     /// The lab that has the mesh.
     pub fn mesh(&self) -> &Lab {
         &self.mesh
@@ -266,6 +276,8 @@ impl Stage {
             Route::Requests(n_workers, way) => (&self.plain, local(envoy::requests_port(n_workers, port, way))),
             Route::NearEnvoy(n_workers) => (&self.plain, local(envoy::near_port(n_workers))),
             Route::NearHaproxy => (&self.plain, local(haproxy::NEAR)),
+            Route::NearBare => (&self.plain, local(bare::NEAR)),
+            Route::Bare => (&self.plain, local(bare::CLIENT + (port - SINK))),
         })
     }
 
@@ -311,6 +323,7 @@ impl Stage {
                 self.requests.push((n_workers, pids));
             }
         }
+        self.start_bare(both, &certificates)?;
         if let Some(program) = &programs.haproxy {
             let n_threads = 2;
             let near = haproxy::client(both, n_threads, &certificates);
@@ -323,6 +336,28 @@ impl Stage {
                 self.start_other(command, &format!("haproxy-{end}"), pod, haproxy::port(ECHO))?;
             }
             self.has_haproxy = true;
+        }
+        Ok(())
+    }
+
+    /// The floor: one within the node, and a pair for each protocol between nodes.
+    fn start_bare(&mut self, [near, far]: [IpAddr; 2], certificates: &Certificates) -> Result<()> {
+        let at = |address: IpAddr, port: u16| SocketAddr::new(address, port).to_string();
+        let local: IpAddr = Ipv4Addr::LOCALHOST.into();
+        let file = |name: &str| certificates.path(name).display().to_string();
+        let mut all = vec![(CLIENT, "plain", vec![at(local, bare::NEAR), at(near, HTTP)])];
+        for port in [HTTP, HTTP2] {
+            let of = port - SINK;
+            let (here, middle) = (at(local, bare::CLIENT + of), at(far, bare::SERVER + of));
+            all.push((FAR, "server", vec![middle.clone(), at(local, port), file("bare-both.pem")]));
+            all.push((CLIENT, "client", vec![here, middle, file("root.pem")]));
+        }
+        for (number, (pod, kind, arguments)) in all.into_iter().enumerate() {
+            let mut command = self.plain.place(pod)?.command(&self.own)?;
+            command.args(["bare", kind]).args(arguments);
+            let mut process = Process::start(command, &format!("bare-{number}-{kind}"), &self.plain.logs())?;
+            process.says("listening", READY)?;
+            self.plain.adopt(process);
         }
         Ok(())
     }

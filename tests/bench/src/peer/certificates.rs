@@ -1,4 +1,4 @@
-//! Certificates for the other proxies, of the kind the mesh uses: ECDSA P-256, an authority and two leaves with a SPIFFE name each.
+//! Certificates for the other proxies, of the kind the mesh uses: ECDSA P-256, an authority and two leaves with a SPIFFE name each; a third for [`bare`].
 
 use std::{
     fs,
@@ -11,6 +11,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType,
 };
+
+use crate::bare;
 
 /// The client's end.
 pub const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
@@ -33,11 +35,17 @@ impl Certificates {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let root = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         fs::write(directory.join("root.pem"), root.pem())?;
-        for (name, uri) in [("client", CLIENT), ("server", SERVER)] {
+        let uri = |uri: &str| -> Result<SanType> { Ok(SanType::URI(uri.try_into()?)) };
+        let leaves = [
+            ("client", uri(CLIENT)?),
+            ("server", uri(SERVER)?),
+            (bare::NAME, SanType::DnsName(bare::NAME.try_into()?)),
+        ];
+        for (name, is) in leaves {
             let mut params = CertificateParams::default();
             // With its issuer's name for its own it would be taken for self-signed.
             params.distinguished_name.push(DnType::CommonName, name);
-            params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+            params.subject_alt_names = vec![is];
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             let key = KeyPair::generate()?;
