@@ -1,3 +1,5 @@
+//! Bytes come back to who sent them, however many share what carries them.
+
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
