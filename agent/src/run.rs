@@ -178,7 +178,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let admin = Admin {
             ready: ready_seen,
             metrics: registry,
-            config: Arc::new(move || status::config(&config, &mesh.borrow())),
+            config: Arc::new(move |to| {
+                let mesh = mesh.borrow().clone();
+                admin::configuration(status::config(&config), &mesh.snapshot, to)
+            }),
             log_level,
             routes: routes(flows, status_seen, (words, known_seen)),
         };

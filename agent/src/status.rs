@@ -2,11 +2,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use millrace_model::{Membership, Mesh, UdpMode};
+use millrace_model::{Membership, UdpMode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -201,8 +200,8 @@ pub fn unready(generation: u64, proxy: Option<&Proxy>) -> Vec<String> {
     reasons
 }
 
-/// What the agent works by: its settings and the Snapshot. No secret is in either.
-pub fn config(config: &Config, mesh: &Arc<Mesh>) -> Value {
+/// What the agent works by, beside the Snapshot: its settings. No secret is in either.
+pub fn config(config: &Config) -> Value {
     let Config {
         node,
         control,
@@ -235,6 +234,5 @@ pub fn config(config: &Config, mesh: &Arc<Mesh>) -> Value {
         "anti_spoofing": on(anti_spoofing),
         "kernel_log": on(kernel_log),
         "force_missing": force_missing,
-        "snapshot": &*mesh.snapshot,
     })
 }

@@ -11,7 +11,7 @@ use std::{
 
 use millrace_model::Mesh;
 use millrace_node::{
-    admin::Admin,
+    admin::{self, Admin},
     clock,
     drain::{Drain, Trigger},
     telemetry::LogLevel,
@@ -151,16 +151,16 @@ impl Parts {
     /// What an operator may ask.
     fn admin(&self, log_level: LogLevel) -> Admin {
         let proxy = self.proxy.clone();
-        let config = move || {
+        let config = move |to: &mut dyn io::Write| {
             let snapshot = proxy.current().snapshot.clone();
-            json!({
+            let settings = json!({
                 "generation": snapshot.generation,
                 "identities": proxy.keys.identities(),
                 "descriptors": { "limit": proxy.descriptors.limit(), "left": proxy.descriptors.left() },
                 "tuning": proxy.in_force().into_iter().map(|row| (row.field, row.value)).collect::<BTreeMap<_, _>>(),
                 "draining": proxy.drain.deadline().is_some(),
-                "snapshot": *snapshot,
-            })
+            });
+            admin::configuration(settings, &snapshot, to)
         };
         Admin {
             ready: self.proxy.readiness(),

@@ -12,6 +12,9 @@ use crate::mesh as pb;
 
 mod profile;
 mod telemetry;
+mod texts;
+
+use texts::Texts;
 
 pub use profile::{limits, limits_from};
 
@@ -109,33 +112,34 @@ pub fn delta(update: pb::Update) -> Result<model::Delta, Undecodable> {
         telemetry,
         telemetry_gone,
     } = update;
+    let said = &mut Texts::default();
     Ok(model::Delta {
         from,
         to,
-        trust_domain: trust_domain.into(),
-        workloads: change(workloads, workloads_gone, |w| {
-            let w = workload_from(w)?;
+        trust_domain: said.one(&trust_domain),
+        workloads: change(workloads, workloads_gone, said, |w, said| {
+            let w = workload_from(w, said)?;
             Ok((w.name.clone(), w))
         })?,
-        services: change(services, services_gone, |s| {
-            let s = service_from(s)?;
+        services: change(services, services_gone, said, |s, said| {
+            let s = service_from(s, said)?;
             Ok((s.name.clone(), s))
         })?,
-        endpoints: change(endpoints, endpoints_gone, |e| {
-            let e = endpoints_from(e)?;
+        endpoints: change(endpoints, endpoints_gone, said, |e, said| {
+            let e = endpoints_from(e, said)?;
             Ok((e.service.clone(), e))
         })?,
-        policies: change(policies, policies_gone, |p| {
-            let p = policy_from(p)?;
+        policies: change(policies, policies_gone, said, |p, said| {
+            let p = policy_from(p, said)?;
             Ok((p.name.clone(), p))
         })?,
         profiles: profile::change(profiles, profiles_gone)?,
-        routes: change(routes, routes_gone, |r| {
-            let r = route::routes_from(r)?;
+        routes: change(routes, routes_gone, said, |r, said| {
+            let r = route::routes_from(r, said)?;
             Ok((r.service.clone(), r))
         })?,
-        telemetry: change(telemetry, telemetry_gone, |t| {
-            let t = telemetry::telemetry_from(t)?;
+        telemetry: change(telemetry, telemetry_gone, said, |t, said| {
+            let t = telemetry::telemetry_from(t, said)?;
             Ok((t.name.clone(), t))
         })?,
     })
@@ -144,15 +148,23 @@ pub fn delta(update: pb::Update) -> Result<model::Delta, Undecodable> {
 fn change<P, M>(
     set: Vec<P>,
     gone: Vec<pb::ObjectName>,
-    mut read: impl FnMut(P) -> Result<(model::ObjectName, M), Undecodable>,
+    said: &mut Texts,
+    read: impl Fn(P, &mut Texts) -> Result<(model::ObjectName, M), Undecodable>,
 ) -> Result<model::Change<M>, Undecodable> {
     Ok(model::Change {
-        set: set
-            .into_iter()
-            .map(|item| read(item).map(|(name, item)| (name, Arc::new(item))))
-            .collect::<Result<_, _>>()?,
-        gone: gone.into_iter().map(|n| name_from(Some(n), "gone.name")).collect::<Result<_, _>>()?,
+        set: each(set, |item| read(item, said).map(|(name, item)| (name, Arc::new(item))))?,
+        gone: each(gone, |n| said.name(Some(n), "gone.name"))?,
     })
+}
+
+/// Each of these, read, in a list that has room for no more: one that is collected of what may fail has room for four where it holds
+/// one, and most lists of a mesh hold one.
+fn each<P, M>(items: Vec<P>, mut read: impl FnMut(P) -> Result<M, Undecodable>) -> Result<Vec<M>, Undecodable> {
+    let mut all = Vec::with_capacity(items.len());
+    for item in items {
+        all.push(read(item)?);
+    }
+    Ok(all)
 }
 
 /// An object's name on the wire.
@@ -163,11 +175,7 @@ pub fn name(name: &model::ObjectName) -> pb::ObjectName {
 
 /// An object's name off the wire; `field` is named where it is missing or empty.
 pub fn name_from(name: Option<pb::ObjectName>, field: &'static str) -> Result<model::ObjectName, Undecodable> {
-    let pb::ObjectName { namespace, name } = name.ok_or_else(|| bad(field, "missing"))?;
-    if namespace.is_empty() || name.is_empty() {
-        return Err(bad(field, "empty"));
-    }
-    Ok(model::ObjectName::new(&namespace, &name))
+    Texts::default().name(name, field)
 }
 
 fn address(address: &IpAddr) -> Vec<u8> {
@@ -240,7 +248,7 @@ fn workload(workload: &model::Workload) -> pb::Workload {
     }
 }
 
-fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable> {
+fn workload_from(workload: pb::Workload, said: &mut Texts) -> Result<model::Workload, Undecodable> {
     let pb::Workload {
         name,
         instance,
@@ -257,12 +265,12 @@ fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable>
     } = workload;
     let pb::Encryption { default, ports, udp } = encryption.ok_or_else(|| bad("workload.encryption", "missing"))?;
     Ok(model::Workload {
-        name: name_from(name, "workload.name")?,
+        name: said.name(name, "workload.name")?,
         instance: instance.into(),
-        identity: identity.parse().map_err(|why| bad("workload.identity", why))?,
-        addresses: addresses.iter().map(|a| address_from(a, "workload.addresses")).collect::<Result<_, _>>()?,
-        node: node.into(),
-        zone: zone.map(Into::into),
+        identity: said.identity(&identity, "workload.identity")?,
+        addresses: each(addresses, |a| address_from(&a, "workload.addresses"))?,
+        node: said.one(&node),
+        zone: zone.map(|zone| said.one(&zone)),
         netns: netns.map(Into::into),
         membership: match pb::Membership::try_from(membership) {
             Ok(pb::Membership::Outside) => model::Membership::Outside,
@@ -283,12 +291,12 @@ fn workload_from(workload: pb::Workload) -> Result<model::Workload, Undecodable>
                 Ok(pb::UdpMode::Unspecified) | Err(_) => return Err(bad("workload.encryption.udp", udp)),
             },
         },
-        policies: policies.into_iter().map(|n| name_from(Some(n), "workload.policies")).collect::<Result<_, _>>()?,
+        policies: policies.into_iter().map(|n| said.name(Some(n), "workload.policies")).collect::<Result<_, _>>()?,
         probe_ports: probe_ports
             .into_iter()
             .map(|port| port_from(port, "workload.probe_ports"))
             .collect::<Result<_, _>>()?,
-        telemetry: telemetry.map(|name| name_from(Some(name), "workload.telemetry")).transpose()?,
+        telemetry: telemetry.map(|name| said.name(Some(name), "workload.telemetry")).transpose()?,
     })
 }
 
@@ -340,21 +348,18 @@ fn service(service: &model::Service) -> pb::Service {
     }
 }
 
-fn service_from(service: pb::Service) -> Result<model::Service, Undecodable> {
+fn service_from(service: pb::Service, said: &mut Texts) -> Result<model::Service, Undecodable> {
     let pb::Service { name, addresses, ports, traffic } = service;
     Ok(model::Service {
-        name: name_from(name, "service.name")?,
-        addresses: addresses.iter().map(|a| address_from(a, "service.addresses")).collect::<Result<_, _>>()?,
-        ports: ports
-            .into_iter()
-            .map(|pb::ServicePort { port, protocol, name }| {
-                Ok(model::ServicePort {
-                    port: port_from(port, "service.ports.port")?,
-                    protocol: protocol_from(protocol, "service.ports.protocol")?,
-                    name: name.into(),
-                })
+        name: said.name(name, "service.name")?,
+        addresses: each(addresses, |a| address_from(&a, "service.addresses"))?,
+        ports: each(ports, |pb::ServicePort { port, protocol, name }| {
+            Ok(model::ServicePort {
+                port: port_from(port, "service.ports.port")?,
+                protocol: protocol_from(protocol, "service.ports.protocol")?,
+                name: said.one(&name),
             })
-            .collect::<Result<_, Undecodable>>()?,
+        })?,
         traffic: traffic::traffic_from(traffic)?,
     })
 }
@@ -383,19 +388,19 @@ fn endpoint(endpoint: &model::Endpoint) -> pb::Endpoint {
     }
 }
 
-fn endpoints_from(endpoints: pb::Endpoints) -> Result<model::Endpoints, Undecodable> {
+fn endpoints_from(endpoints: pb::Endpoints, said: &mut Texts) -> Result<model::Endpoints, Undecodable> {
     let pb::Endpoints { service, endpoints } = endpoints;
     Ok(model::Endpoints {
-        service: name_from(service, "endpoints.service")?,
-        endpoints: endpoints.into_iter().map(endpoint_from).collect::<Result<_, _>>()?,
+        service: said.name(service, "endpoints.service")?,
+        endpoints: each(endpoints, |one| endpoint_from(one, said))?,
     })
 }
 
-fn endpoint_from(endpoint: pb::Endpoint) -> Result<model::Endpoint, Undecodable> {
+fn endpoint_from(endpoint: pb::Endpoint, said: &mut Texts) -> Result<model::Endpoint, Undecodable> {
     let pb::Endpoint { address, workload, ports, weight, readiness, place } = endpoint;
     Ok(model::Endpoint {
         address: address_from(&address, "endpoint.address")?,
-        workload: workload.map(|n| name_from(Some(n), "endpoint.workload")).transpose()?,
+        workload: workload.map(|n| said.name(Some(n), "endpoint.workload")).transpose()?,
         ports: ports
             .into_iter()
             .map(|pb::TargetPort { port, protocol, target }| {
@@ -406,7 +411,7 @@ fn endpoint_from(endpoint: pb::Endpoint) -> Result<model::Endpoint, Undecodable>
             .collect::<Result<_, Undecodable>>()?,
         weight,
         readiness: traffic::readiness_from(readiness)?,
-        place: traffic::place_from(place)?,
+        place: traffic::place_from(place, said)?,
     })
 }
 
@@ -439,33 +444,30 @@ fn source(source: &model::Source) -> pb::Source {
     }
 }
 
-fn policy_from(policy: pb::Policy) -> Result<model::Policy, Undecodable> {
+fn policy_from(policy: pb::Policy, said: &mut Texts) -> Result<model::Policy, Undecodable> {
     let pb::Policy { name, action, rules } = policy;
     Ok(model::Policy {
-        name: name_from(name, "policy.name")?,
+        name: said.name(name, "policy.name")?,
         action: match pb::PolicyAction::try_from(action) {
             Ok(pb::PolicyAction::Allow) => model::Action::Allow,
             Ok(pb::PolicyAction::Deny) => model::Action::Deny,
             Ok(pb::PolicyAction::Unspecified) | Err(_) => return Err(bad("policy.action", action)),
         },
-        rules: rules
-            .into_iter()
-            .map(|pb::Rule { from, ports }| {
-                Ok(model::Rule {
-                    from: from.into_iter().map(source_from).collect::<Result<_, _>>()?,
-                    ports: ports.into_iter().map(|p| port_from(p, "policy.rules.ports")).collect::<Result<_, _>>()?,
-                })
+        rules: each(rules, |pb::Rule { from, ports }| {
+            Ok(model::Rule {
+                from: each(from, |source| source_from(source, said))?,
+                ports: ports.into_iter().map(|p| port_from(p, "policy.rules.ports")).collect::<Result<_, _>>()?,
             })
-            .collect::<Result<_, Undecodable>>()?,
+        })?,
     })
 }
 
-fn source_from(source: pb::Source) -> Result<model::Source, Undecodable> {
+fn source_from(source: pb::Source, said: &mut Texts) -> Result<model::Source, Undecodable> {
     match source.kind {
         Some(pb::source::Kind::Identity(id)) => {
-            Ok(model::Source::Identity(id.parse().map_err(|why| bad("policy.rules.from.identity", why))?))
+            Ok(model::Source::Identity(said.identity(&id, "policy.rules.from.identity")?))
         }
-        Some(pb::source::Kind::Namespace(namespace)) => Ok(model::Source::Namespace(namespace.into())),
+        Some(pb::source::Kind::Namespace(namespace)) => Ok(model::Source::Namespace(said.one(&namespace))),
         Some(pb::source::Kind::Block(block)) => {
             Ok(model::Source::Block(block.parse().map_err(|why| bad("policy.rules.from.block", why))?))
         }

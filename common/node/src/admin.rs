@@ -6,8 +6,12 @@
 mod body;
 mod routes;
 mod serve;
+mod written;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -15,9 +19,13 @@ use tokio::sync::watch;
 use crate::telemetry::LogLevel;
 
 pub use body::{Body, Request, Response, json, stream, text};
+pub use written::configuration;
 
 /// What answers one extra route.
 pub type Answer = Arc<dyn Fn(Request) -> BoxFuture<'static, Response> + Send + Sync>;
+
+/// Writes a configuration.
+pub type Config = Arc<dyn Fn(&mut dyn io::Write) -> io::Result<()> + Send + Sync>;
 
 /// One route beyond the common ones.
 #[derive(Clone)]
@@ -37,8 +45,8 @@ pub struct Admin {
     pub ready: watch::Receiver<Vec<String>>,
     /// Its metrics.
     pub metrics: Arc<Mutex<prometheus_client::registry::Registry>>,
-    /// What it works by now, without any secret.
-    pub config: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// Writes what it works by now as JSON, without any secret. A Snapshot is in it, which as a value of JSON takes five times its room.
+    pub config: Config,
     /// Its log level.
     pub log_level: LogLevel,
     /// Routes that only this process has.

@@ -2,14 +2,14 @@
 
 mod filter;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use millrace_model::route::{
     Bound, Clients, Host, PathMatch, RequestMatch, RouteBackend, RouteKind, RouteName, RouteRule, Routes, Speaks,
     Target, Text, Timeouts, Unresolved, ValueMatch,
 };
 
-use super::{Undecodable, bad, name, name_from, port_from};
+use super::{Texts, Undecodable, bad, each, name, port_from};
 use crate::mesh as pb;
 
 pub(super) fn routes(routes: &Routes) -> pb::Routes {
@@ -17,12 +17,9 @@ pub(super) fn routes(routes: &Routes) -> pb::Routes {
     pb::Routes { service: Some(name(service)), bound: bound.iter().map(bound_to).collect() }
 }
 
-pub(super) fn routes_from(routes: pb::Routes) -> Result<Routes, Undecodable> {
+pub(super) fn routes_from(routes: pb::Routes, said: &mut Texts) -> Result<Routes, Undecodable> {
     let pb::Routes { service, bound } = routes;
-    Ok(Routes {
-        service: name_from(service, "routes.service")?,
-        bound: bound.into_iter().map(bound_from).collect::<Result<_, _>>()?,
-    })
+    Ok(Routes { service: said.name(service, "routes.service")?, bound: each(bound, |one| bound_from(one, said))? })
 }
 
 fn bound_to(bound: &Bound) -> pb::BoundRoute {
@@ -44,7 +41,7 @@ fn bound_to(bound: &Bound) -> pb::BoundRoute {
     }
 }
 
-fn bound_from(bound: pb::BoundRoute) -> Result<Bound, Undecodable> {
+fn bound_from(bound: pb::BoundRoute, said: &mut Texts) -> Result<Bound, Undecodable> {
     let pb::BoundRoute { kind, name, clients, ports, hosts, rules } = bound;
     let kind = match pb::RouteKind::try_from(kind) {
         Ok(pb::RouteKind::Http) => RouteKind::Http,
@@ -52,11 +49,11 @@ fn bound_from(bound: pb::BoundRoute) -> Result<Bound, Undecodable> {
         Ok(pb::RouteKind::Unspecified) | Err(_) => return Err(bad("routes.bound.kind", kind)),
     };
     Ok(Bound {
-        route: RouteName { kind, name: name_from(name, "routes.bound.name")? },
-        clients: clients.map_or(Clients::All, |namespace| Clients::Namespace(namespace.into())),
+        route: RouteName { kind, name: said.name(name, "routes.bound.name")? },
+        clients: clients.map_or(Clients::All, |namespace| Clients::Namespace(said.one(&namespace))),
         ports: ports.into_iter().map(|port| port_from(port, "routes.bound.ports")).collect::<Result<_, _>>()?,
-        hosts: hosts.into_iter().map(host_from).collect::<Result<_, _>>()?,
-        rules: rules.into_iter().map(rule_from).collect::<Result<_, _>>()?,
+        hosts: each(hosts, |host| host_from(host, said))?,
+        rules: each(rules, |rule| rule_from(rule, said))?,
     })
 }
 
@@ -68,10 +65,10 @@ fn host(host: &Host) -> pb::RouteHost {
     pb::RouteHost { kind: Some(kind) }
 }
 
-fn host_from(host: pb::RouteHost) -> Result<Host, Undecodable> {
+fn host_from(host: pb::RouteHost, said: &mut Texts) -> Result<Host, Undecodable> {
     match host.kind.ok_or_else(|| bad("routes.hosts", "missing"))? {
-        pb::route_host::Kind::Exact(text) => Ok(Host::Exact(text.into())),
-        pb::route_host::Kind::Below(text) => Ok(Host::Below(text.into())),
+        pb::route_host::Kind::Exact(text) => Ok(Host::Exact(said.one(&text))),
+        pb::route_host::Kind::Below(text) => Ok(Host::Below(said.one(&text))),
     }
 }
 
@@ -87,16 +84,16 @@ fn rule(rule: &RouteRule) -> pb::RouteRule {
     }
 }
 
-fn rule_from(rule: pb::RouteRule) -> Result<RouteRule, Undecodable> {
+fn rule_from(rule: pb::RouteRule, said: &mut Texts) -> Result<RouteRule, Undecodable> {
     let pb::RouteRule { name, matches, filters, backends, request_timeout_ms, backend_timeout_ms } = rule;
     if matches.is_empty() {
         return Err(bad("routes.rules.matches", "missing"));
     }
     Ok(RouteRule {
-        name: name.map(Into::into),
-        matches: matches.into_iter().map(request_match_from).collect::<Result<_, _>>()?,
-        filters: filters.into_iter().map(filter::filter_from).collect::<Result<_, _>>()?,
-        backends: backends.into_iter().map(backend_from).collect::<Result<_, _>>()?,
+        name: name.map(|name| said.one(&name)),
+        matches: each(matches, |one| request_match_from(one, said))?,
+        filters: each(filters, |filter| filter::filter_from(filter, said))?,
+        backends: each(backends, |backend| backend_from(backend, said))?,
         timeouts: Timeouts {
             request: request_timeout_ms.map(Duration::from_millis),
             backend_request: backend_timeout_ms.map(Duration::from_millis),
@@ -127,22 +124,22 @@ fn request_match(one: &RequestMatch) -> pb::RequestMatch {
     }
 }
 
-fn request_match_from(one: pb::RequestMatch) -> Result<RequestMatch, Undecodable> {
+fn request_match_from(one: pb::RequestMatch, said: &mut Texts) -> Result<RequestMatch, Undecodable> {
     let pb::RequestMatch { path, method, headers, query } = one;
     let path = match path.and_then(|path| path.kind).ok_or_else(|| bad("routes.path", "missing"))? {
-        pb::path_match::Kind::Exact(text) => PathMatch::Exact(text.into()),
-        pb::path_match::Kind::Prefix(text) => PathMatch::Prefix(text.into()),
-        pb::path_match::Kind::Regex(text) => PathMatch::Regex(text.into()),
+        pb::path_match::Kind::Exact(text) => PathMatch::Exact(said.one(&text)),
+        pb::path_match::Kind::Prefix(text) => PathMatch::Prefix(said.one(&text)),
+        pb::path_match::Kind::Regex(text) => PathMatch::Regex(said.one(&text)),
         pb::path_match::Kind::Grpc(pb::GrpcMethod { service, method }) => PathMatch::Grpc {
-            service: service.map(|text| text_from(Some(text))).transpose()?,
-            method: method.map(|text| text_from(Some(text))).transpose()?,
+            service: service.map(|text| text_from(Some(text), said)).transpose()?,
+            method: method.map(|text| text_from(Some(text), said)).transpose()?,
         },
     };
     Ok(RequestMatch {
         path,
-        method: method.map(Into::into),
-        headers: headers.into_iter().map(value_from).collect::<Result<_, _>>()?,
-        query: query.into_iter().map(value_from).collect::<Result<_, _>>()?,
+        method: method.map(|method| said.one(&method)),
+        headers: each(headers, |one| value_from(one, said))?,
+        query: each(query, |one| value_from(one, said))?,
     })
 }
 
@@ -154,10 +151,10 @@ fn text(text: &Text) -> pb::TextMatch {
     pb::TextMatch { kind: Some(kind) }
 }
 
-fn text_from(text: Option<pb::TextMatch>) -> Result<Text, Undecodable> {
+fn text_from(text: Option<pb::TextMatch>, said: &mut Texts) -> Result<Text, Undecodable> {
     match text.and_then(|text| text.kind).ok_or_else(|| bad("routes.text", "missing"))? {
-        pb::text_match::Kind::Exact(text) => Ok(Text::Exact(text.into())),
-        pb::text_match::Kind::Regex(text) => Ok(Text::Regex(text.into())),
+        pb::text_match::Kind::Exact(text) => Ok(Text::Exact(said.one(&text))),
+        pb::text_match::Kind::Regex(text) => Ok(Text::Regex(said.one(&text))),
     }
 }
 
@@ -166,9 +163,9 @@ fn value(one: &ValueMatch) -> pb::ValueMatch {
     pb::ValueMatch { name: name.to_string(), value: Some(text(value)) }
 }
 
-fn value_from(one: pb::ValueMatch) -> Result<ValueMatch, Undecodable> {
+fn value_from(one: pb::ValueMatch, said: &mut Texts) -> Result<ValueMatch, Undecodable> {
     let pb::ValueMatch { name, value } = one;
-    Ok(ValueMatch { name: Arc::from(name), value: text_from(value)? })
+    Ok(ValueMatch { name: said.one(&name), value: text_from(value, said)? })
 }
 
 fn backend(backend: &RouteBackend) -> pb::RouteBackend {
@@ -176,12 +173,12 @@ fn backend(backend: &RouteBackend) -> pb::RouteBackend {
     pb::RouteBackend { weight: *weight, to: Some(target(to)), filters: filters.iter().map(filter::filter).collect() }
 }
 
-fn backend_from(backend: pb::RouteBackend) -> Result<RouteBackend, Undecodable> {
+fn backend_from(backend: pb::RouteBackend, said: &mut Texts) -> Result<RouteBackend, Undecodable> {
     let pb::RouteBackend { weight, to, filters } = backend;
     Ok(RouteBackend {
         weight,
-        to: target_from(to)?,
-        filters: filters.into_iter().map(filter::filter_from).collect::<Result<_, _>>()?,
+        to: target_from(to, said)?,
+        filters: each(filters, |filter| filter::filter_from(filter, said))?,
     })
 }
 
@@ -209,10 +206,10 @@ fn target(target: &Target) -> pb::RouteTarget {
     pb::RouteTarget { kind: Some(kind) }
 }
 
-fn target_from(target: Option<pb::RouteTarget>) -> Result<Target, Undecodable> {
+fn target_from(target: Option<pb::RouteTarget>, said: &mut Texts) -> Result<Target, Undecodable> {
     match target.and_then(|target| target.kind).ok_or_else(|| bad("routes.target", "missing"))? {
         pb::route_target::Kind::Service(pb::ServicePortTarget { name, port, speaks }) => Ok(Target::Service {
-            name: name_from(name, "routes.target.service.name")?,
+            name: said.name(name, "routes.target.service.name")?,
             port: port_from(port, "routes.target.service.port")?,
             speaks: match pb::Speaks::try_from(speaks) {
                 Ok(pb::Speaks::Http1) => Speaks::Http1,

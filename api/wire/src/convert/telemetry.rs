@@ -10,7 +10,7 @@ use millrace_model::{
     },
 };
 
-use super::{Undecodable, bad, name, name_from, pb, port_from};
+use super::{Texts, Undecodable, bad, each, name, pb, port_from};
 
 pub(super) fn telemetry(telemetry: &Telemetry) -> pb::Telemetry {
     let Telemetry { name: own_name, metrics, logs, tracing, tap } = telemetry;
@@ -23,15 +23,15 @@ pub(super) fn telemetry(telemetry: &Telemetry) -> pb::Telemetry {
     }
 }
 
-pub(super) fn telemetry_from(telemetry: pb::Telemetry) -> Result<Telemetry, Undecodable> {
+pub(super) fn telemetry_from(telemetry: pb::Telemetry, said: &mut Texts) -> Result<Telemetry, Undecodable> {
     let pb::Telemetry { name, metrics, tap, logs, tracing } = telemetry;
     let switch = |is_on| if is_on { Switch::On } else { Switch::Off };
     Ok(Telemetry {
-        name: name_from(name, "telemetry.name")?,
+        name: said.name(name, "telemetry.name")?,
         metrics: switch(metrics),
         tap: switch(tap),
         logs: logs.map(log_from).transpose()?,
-        tracing: tracing.map(tracing_from).transpose()?,
+        tracing: tracing.map(|tracing| tracing_from(tracing, said)).transpose()?,
     })
 }
 
@@ -72,19 +72,17 @@ fn log_from(log: pb::AccessLog) -> Result<AccessLog, Undecodable> {
     let pb::AccessLog { format, share, only } = log;
     let field = |text: String| text.parse::<Field>().map_err(|why| bad("telemetry.logs.field", why));
     let format = match format.ok_or_else(|| bad("telemetry.logs.format", "missing"))? {
-        pb::access_log::Format::Json(pb::LogFields { fields }) => {
-            LogFormat::Json(fields.into_iter().map(field).collect::<Result<_, _>>()?)
-        }
+        pb::access_log::Format::Json(pb::LogFields { fields }) => LogFormat::Json(each(fields, field)?),
         pb::access_log::Format::Text(pb::LogPieces { pieces }) => {
             let piece = |pb::LogPiece { kind }| match kind {
                 Some(pb::log_piece::Kind::Text(text)) => Ok(Piece::Text(text.into())),
                 Some(pb::log_piece::Kind::Field(text)) => Ok(Piece::Field(field(text)?)),
                 None => Err(bad("telemetry.logs.piece", "missing")),
             };
-            LogFormat::Text(pieces.into_iter().map(piece).collect::<Result<_, _>>()?)
+            LogFormat::Text(each(pieces, piece)?)
         }
     };
-    let only = only.into_iter().map(condition_from).collect::<Result<_, _>>()?;
+    let only = each(only, condition_from)?;
     Ok(AccessLog { format, share: share_from(share)?, only })
 }
 
@@ -117,7 +115,7 @@ fn condition_from(condition: pb::LogCondition) -> Result<Condition, Undecodable>
         Ok(pb::Blame::Upstream) => Ok(Blame::Upstream),
         Ok(pb::Blame::Unspecified) | Err(_) => Err(bad("telemetry.logs.faults", side)),
     };
-    let faults = faults.map(|pb::Blames { sides }| sides.into_iter().map(side).collect::<Result<Vec<_>, _>>());
+    let faults = faults.map(|pb::Blames { sides }| each(sides, side));
     Ok(Condition {
         min_status: status(min_status)?,
         max_status: status(max_status)?,
@@ -149,7 +147,7 @@ fn tracing_to(tracing: &Tracing) -> pb::Tracing {
     }
 }
 
-fn tracing_from(tracing: pb::Tracing) -> Result<Tracing, Undecodable> {
+fn tracing_from(tracing: pb::Tracing, said: &mut Texts) -> Result<Tracing, Undecodable> {
     let pb::Tracing { share, begins, collector } = tracing;
     Ok(Tracing {
         share: share_from(share)?,
@@ -159,14 +157,14 @@ fn tracing_from(tracing: pb::Tracing) -> Result<Tracing, Undecodable> {
             Ok(pb::TraceFormat::B3Multi) => TraceFormat::B3Multi,
             Ok(pb::TraceFormat::Unspecified) | Err(_) => return Err(bad("telemetry.tracing.begins", begins)),
         },
-        collector: collector.map(collector_from).transpose()?,
+        collector: collector.map(|collector| collector_from(collector, said)).transpose()?,
     })
 }
 
-fn collector_from(collector: pb::Collector) -> Result<Collector, Undecodable> {
+fn collector_from(collector: pb::Collector, said: &mut Texts) -> Result<Collector, Undecodable> {
     let pb::Collector { service, port, protocol } = collector;
     Ok(Collector {
-        service: name_from(service, "telemetry.tracing.collector.service")?,
+        service: said.name(service, "telemetry.tracing.collector.service")?,
         port: port_from(port, "telemetry.tracing.collector.port")?,
         protocol: match pb::SpanProtocol::try_from(protocol) {
             Ok(pb::SpanProtocol::OtlpHttp) => SpanProtocol::OtlpHttp,

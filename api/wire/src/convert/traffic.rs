@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millrace_model::{self as model, outlier::Bounds, service::Readiness};
 
-use super::{Undecodable, bad};
+use super::{Texts, Undecodable, bad};
 use crate::mesh as pb;
 
 pub(super) fn traffic(traffic: &model::Traffic) -> pb::Traffic {
@@ -96,11 +96,11 @@ pub(super) fn place(place: &model::Place) -> pb::Place {
     }
 }
 
-pub(super) fn place_from(place: Option<pb::Place>) -> Result<model::Place, Undecodable> {
+pub(super) fn place_from(place: Option<pb::Place>, said: &mut Texts) -> Result<model::Place, Undecodable> {
     let pb::Place { node, for_nodes, for_zones } = place.ok_or_else(|| bad("endpoint.place", "missing"))?;
     Ok(model::Place {
-        node: node.map(Into::into),
-        for_nodes: for_nodes.into_iter().map(Into::into).collect(),
-        for_zones: for_zones.into_iter().map(Into::into).collect(),
+        node: node.map(|node| said.one(&node)),
+        for_nodes: for_nodes.iter().map(|node| said.one(node)).collect(),
+        for_zones: for_zones.iter().map(|zone| said.one(zone)).collect(),
     })
 }

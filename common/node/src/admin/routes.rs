@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use http::{Method, StatusCode};
 
-use super::{Admin, Request, Response, body, json, text};
+use super::{Admin, Request, Response, body, text, written};
 
 /// What Prometheus expects of this text format.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -16,7 +16,10 @@ impl Admin {
             (&Method::GET, "/healthz") => text(StatusCode::OK, "alive\n"),
             (&Method::GET, "/readyz") => self.readiness(),
             (&Method::GET, "/metrics") => self.exposition(),
-            (&Method::GET, "/config") => json(StatusCode::OK, &(self.config)()),
+            (&Method::GET, "/config") => {
+                let config = self.config.clone();
+                written::json(move |to| config(to))
+            }
             (&Method::GET, "/log-level") => text(StatusCode::OK, self.log_level.get() + "\n"),
             (&Method::PUT, "/log-level") => self.set_log_level(&request),
             (method, path) => match self.routes.iter().find(|r| r.method == method.as_str() && r.path == path) {

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http::StatusCode;
+use millrace_model::{ObjectName, Service, Snapshot, Traffic};
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use serde_json::json;
 use tokio::{
@@ -19,7 +20,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Admin, Request, Route, stream as streamed, text};
+use super::{Admin, Request, Route, configuration, stream as streamed, text};
 use crate::{handover::Peer, telemetry};
 
 struct Running {
@@ -33,6 +34,16 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Longer than several pieces of an answer.
+fn world() -> Snapshot {
+    let service = |index: usize| {
+        let name = ObjectName::new("shop", &format!("s{index}"));
+        let (ports, traffic) = (vec![], Traffic::default());
+        (name.clone(), Arc::new(Service { name, addresses: vec![], ports, traffic }))
+    };
+    Snapshot { services: (0..2_000).map(service).collect(), ..Snapshot::default() }
 }
 
 async fn running() -> Running {
@@ -73,7 +84,7 @@ async fn running() -> Running {
     let admin = Admin {
         ready: receiver,
         metrics: Arc::new(Mutex::new(metrics)),
-        config: Arc::new(|| json!({"node": "a"})),
+        config: Arc::new(|to| configuration(json!({"node": "a"}), &world(), to)),
         log_level: telemetry::init("test"),
         routes: vec![who, flows, slow],
     };
@@ -114,6 +125,48 @@ async fn every_process_says_how_it_is() {
     let (status, body) = get(&running, "/nothing").await;
     assert_eq!(status, 404);
     assert!(body.contains("/flows") && body.contains("/metrics"), "{body}");
+}
+
+/// A chunked body, put together.
+fn joined(chunked: &str) -> String {
+    let (mut rest, mut whole) = (chunked, String::new());
+    while let Some((length, after)) = rest.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).unwrap();
+        let (piece, behind) = after.split_at(length);
+        whole.push_str(piece);
+        rest = behind.trim_start();
+    }
+    whole
+}
+
+#[tokio::test]
+async fn a_configuration_of_many_pieces_comes_whole() {
+    let running = running().await;
+    let (status, body) = get(&running, "/config").await;
+    let shown: serde_json::Value = serde_json::from_str(&joined(&body)).unwrap();
+    assert_eq!((status, &shown["node"]), (200, &json!("a")));
+    let snapshot: Snapshot = serde_json::from_value(shown["snapshot"].clone()).unwrap();
+    assert_eq!(snapshot, world());
+}
+
+/// Who asks and goes away leaves no writer behind: the admin's runtime could not end beside one that waits.
+#[tokio::test]
+async fn a_configuration_that_nobody_reads_is_given_up() {
+    let held = Arc::new(());
+    let writes = held.clone();
+    let response = super::written::json(move |to| {
+        let _writes = writes;
+        loop {
+            to.write_all(&[b' '; 1024])?;
+        }
+    });
+    drop(response);
+    let ended = async {
+        while Arc::strong_count(&held) > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), ended).await.expect("the writer ends");
 }
 
 #[tokio::test]

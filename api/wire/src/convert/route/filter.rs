@@ -6,7 +6,7 @@ use millrace_model::route::{
     Cors, Credentials, Filter, Header, HeaderEdit, InjectedFault, Mirror, PathEdit, Redirect, Rewrite, Scheme, Share,
 };
 
-use super::{Undecodable, bad, ms, port_from, target, target_from};
+use super::{Texts, Undecodable, bad, ms, port_from, target, target_from};
 use crate::mesh as pb;
 
 pub(super) fn filter(filter: &Filter) -> pb::RouteFilter {
@@ -28,29 +28,26 @@ pub(super) fn filter(filter: &Filter) -> pb::RouteFilter {
     pb::RouteFilter { kind: Some(kind) }
 }
 
-pub(super) fn filter_from(filter: pb::RouteFilter) -> Result<Filter, Undecodable> {
+pub(super) fn filter_from(filter: pb::RouteFilter, said: &mut Texts) -> Result<Filter, Undecodable> {
     Ok(match filter.kind.ok_or_else(|| bad("routes.filter", "missing"))? {
-        pb::route_filter::Kind::RequestHeaders(edit) => Filter::RequestHeaders(header_edit_from(edit)),
-        pb::route_filter::Kind::ResponseHeaders(edit) => Filter::ResponseHeaders(header_edit_from(edit)),
-        pb::route_filter::Kind::Redirect(redirect) => Filter::Redirect(redirect_from(redirect)?),
+        pb::route_filter::Kind::RequestHeaders(edit) => Filter::RequestHeaders(header_edit_from(edit, said)),
+        pb::route_filter::Kind::ResponseHeaders(edit) => Filter::ResponseHeaders(header_edit_from(edit, said)),
+        pb::route_filter::Kind::Redirect(redirect) => Filter::Redirect(redirect_from(redirect, said)?),
         pb::route_filter::Kind::Rewrite(pb::Rewrite { host, path }) => {
-            Filter::Rewrite(Rewrite { host: host.map(Into::into), path: path.map(path_edit_from).transpose()? })
+            let path = path.map(|path| path_edit_from(path, said)).transpose()?;
+            Filter::Rewrite(Rewrite { host: host.map(|host| said.one(&host)), path })
         }
         pb::route_filter::Kind::Mirror(pb::Mirror { to, share }) => {
-            Filter::Mirror(Mirror { to: target_from(to)?, share: share_from(share, "routes.mirror.share")? })
+            Filter::Mirror(Mirror { to: target_from(to, said)?, share: share_from(share, "routes.mirror.share")? })
         }
-        pb::route_filter::Kind::Cors(cors) => Filter::Cors(cors_from(cors)),
+        pb::route_filter::Kind::Cors(cors) => Filter::Cors(cors_from(cors, said)),
         pb::route_filter::Kind::Fault(fault) => Filter::Fault(fault_from(fault)?),
-        pb::route_filter::Kind::Refuse(why) => Filter::Refuse(why.into()),
+        pb::route_filter::Kind::Refuse(why) => Filter::Refuse(said.one(&why)),
     })
 }
 
 fn texts(list: &[Arc<str>]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
-}
-
-fn texts_from(list: Vec<String>) -> Vec<Arc<str>> {
-    list.into_iter().map(Into::into).collect()
 }
 
 fn header_edit(edit: &HeaderEdit) -> pb::HeaderEdit {
@@ -61,12 +58,13 @@ fn header_edit(edit: &HeaderEdit) -> pb::HeaderEdit {
     pb::HeaderEdit { set: headers(set), add: headers(add), remove: texts(remove) }
 }
 
-fn header_edit_from(edit: pb::HeaderEdit) -> HeaderEdit {
+fn header_edit_from(edit: pb::HeaderEdit, said: &mut Texts) -> HeaderEdit {
     let pb::HeaderEdit { set, add, remove } = edit;
-    let headers = |list: Vec<pb::Header>| {
-        list.into_iter().map(|pb::Header { name, value }| (name.into(), value.into())).collect()
+    let mut headers = |list: Vec<pb::Header>| {
+        // By reference: a list that is made of another's items takes its room too, which is four items' where it held one.
+        list.iter().map(|pb::Header { name, value }| (said.one(name), said.one(value))).collect()
     };
-    HeaderEdit { set: headers(set), add: headers(add), remove: texts_from(remove) }
+    HeaderEdit { set: headers(set), add: headers(add), remove: said.all(&remove) }
 }
 
 fn redirect_to(redirect: &Redirect) -> pb::Redirect {
@@ -85,7 +83,7 @@ fn redirect_to(redirect: &Redirect) -> pb::Redirect {
     }
 }
 
-fn redirect_from(redirect: pb::Redirect) -> Result<Redirect, Undecodable> {
+fn redirect_from(redirect: pb::Redirect, said: &mut Texts) -> Result<Redirect, Undecodable> {
     let pb::Redirect { scheme, host, path, port, status } = redirect;
     Ok(Redirect {
         scheme: match pb::Scheme::try_from(scheme) {
@@ -94,8 +92,8 @@ fn redirect_from(redirect: pb::Redirect) -> Result<Redirect, Undecodable> {
             Ok(pb::Scheme::Https) => Some(Scheme::Https),
             Err(_) => return Err(bad("routes.redirect.scheme", scheme)),
         },
-        host: host.map(Into::into),
-        path: path.map(path_edit_from).transpose()?,
+        host: host.map(|host| said.one(&host)),
+        path: path.map(|path| path_edit_from(path, said)).transpose()?,
         port: port.map(|port| port_from(port, "routes.redirect.port")).transpose()?,
         status: status_from(status, "routes.redirect.status")?,
     })
@@ -116,10 +114,10 @@ fn path_edit(edit: &PathEdit) -> pb::PathEdit {
     pb::PathEdit { kind: Some(kind) }
 }
 
-fn path_edit_from(edit: pb::PathEdit) -> Result<PathEdit, Undecodable> {
+fn path_edit_from(edit: pb::PathEdit, said: &mut Texts) -> Result<PathEdit, Undecodable> {
     match edit.kind.ok_or_else(|| bad("routes.path_edit", "missing"))? {
-        pb::path_edit::Kind::Full(text) => Ok(PathEdit::Full(text.into())),
-        pb::path_edit::Kind::Prefix(text) => Ok(PathEdit::Prefix(text.into())),
+        pb::path_edit::Kind::Full(text) => Ok(PathEdit::Full(said.one(&text))),
+        pb::path_edit::Kind::Prefix(text) => Ok(PathEdit::Prefix(said.one(&text))),
     }
 }
 
@@ -150,13 +148,13 @@ fn cors_to(cors: &Cors) -> pb::Cors {
     }
 }
 
-fn cors_from(cors: pb::Cors) -> Cors {
+fn cors_from(cors: pb::Cors, said: &mut Texts) -> Cors {
     let pb::Cors { origins, methods, headers, expose, credentials, max_age_s } = cors;
     Cors {
-        origins: texts_from(origins),
-        methods: texts_from(methods),
-        headers: texts_from(headers),
-        expose: texts_from(expose),
+        origins: said.all(&origins),
+        methods: said.all(&methods),
+        headers: said.all(&headers),
+        expose: said.all(&expose),
         credentials: if credentials { Credentials::Allowed } else { Credentials::Omitted },
         max_age_s,
     }
