@@ -1,6 +1,6 @@
-//! Raises the process's own limits to what it may have, and lowers those by which its memory could leave it.
+//! Raises the process's own limits to what it may have.
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Has the process open as many descriptors as it may: a pod takes up to thirteen, and the usual soft limit of 1,024 is kept
 /// low for programs that still call select(2). One that cannot be raised is told, and lived with.
@@ -12,22 +12,9 @@ pub fn raise_descriptors() {
     }
 }
 
-/// Has no core file hold what this process remembers, and nobody without the right to trace any process read it: keys are in it.
-pub fn keep_memory() -> std::io::Result<()> {
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
-}
-
 #[cfg(test)]
 mod tests {
-    use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit, setrlimit};
-
-    #[test]
-    fn memory_is_neither_dumped_nor_read_by_others() {
-        super::keep_memory().unwrap();
-        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
-        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
-    }
+    use rustix::process::{Resource, getrlimit, setrlimit};
 
     #[test]
     fn as_many_descriptors_are_had_as_may_be() {

@@ -18,7 +18,6 @@ use millrace_node::{
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::timeout,
 };
 
 use crate::{
@@ -42,9 +41,6 @@ use crate::{
     status::{self, Status},
     trust,
 };
-
-/// How long no change must have come before memory is given back: a roll-out's come closer together.
-const BETWEEN_CHANGES: Duration = Duration::from_secs(3);
 
 /// Nothing is drained: connections are the kernel's and the proxy's.
 const GRACE: Duration = Duration::ZERO;
@@ -71,7 +67,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let dir = StateDir::open(&config.state_dir).context("--state-dir")?;
 
     limits::raise_descriptors();
-    limits::keep_memory().context("the memory can't be kept from others")?;
+    memory::keep().context("the memory can't be kept from others")?;
     let held = control::load(&dir);
     let options = options(&config, held.profiles.get(&config.node).map(|profile| &**profile))?;
     // Before an older agent is told to go: programs that this kernel does not take must not leave the node without one.
@@ -188,10 +184,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         async move { admin.serve(&path, ADMIN_MODE).await.context("the admin socket can't be served") }
     });
 
-    parts.spawn(give_back_between_changes(mesh_seen.clone()));
+    parts.spawn({
+        let mesh = mesh_seen.clone();
+        async move {
+            memory::give_back_between(mesh).await;
+            // Nobody hears of changes any more: the agent is ending, and not for this.
+            std::future::pending().await
+        }
+    });
 
     // To load the programs takes the kernel's types, parsed whole: none of it is used again.
-    memory::give_back();
+    memory::give_back_all();
     let inputs = Inputs {
         mesh: mesh_seen,
         keys: keys_seen,
@@ -215,17 +218,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!("the agent ends; the kernel's programs stay");
     Ok(())
-}
-
-/// Gives the kernel back what it took to take changes in, once none has come for a while: a whole Snapshot is decoded, planned and
-/// kept at three times its size, and what the last of its versions leaves lies between what is used.
-async fn give_back_between_changes(mut mesh: watch::Receiver<Arc<Mesh>>) -> anyhow::Result<()> {
-    while mesh.changed().await.is_ok() {
-        while timeout(BETWEEN_CHANGES, mesh.changed()).await.is_ok_and(|changed| changed.is_ok()) {}
-        tokio::task::spawn_blocking(memory::give_back).await?;
-    }
-    // Nobody hears of changes any more: the agent is ending, and not for this.
-    std::future::pending().await
 }
 
 /// Takes kernel programs and pins out of the node.

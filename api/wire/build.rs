@@ -9,6 +9,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(&files, ["proto"])?;
     tonic_prost_build::configure()
         .bytes(".millrace.node.v1")
+        // Pieces of what was received, without a copy.
+        .bytes(".millrace.mesh.v1.Update")
         // It holds a private key: its Debug is written by hand, and shows none.
         .skip_debug([".millrace.node.v1.KeyMaterial"])
         .compile_fds(descriptors)?;

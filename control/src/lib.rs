@@ -13,7 +13,6 @@ pub mod diagnostic;
 pub mod generation;
 pub mod issue;
 pub mod listening;
-pub mod memory;
 pub mod metrics;
 pub mod nodes;
 pub mod publish;

@@ -4,10 +4,10 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use millrace_control::{
     config::{Args, Config},
-    memory,
     run::Control,
     telemetry,
 };
+use millrace_node::memory;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use millrace_node::memory;
 use millrace_wire::control::control_server::ControlServer;
 use rustls::{ServerConfig, crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::PrivateKeyDer;
@@ -191,6 +192,14 @@ impl Control {
             match admin.serve(admin_socket).await {
                 Ok(never) => match never {},
                 Err(error) => Err(error).context("the admin socket"),
+            }
+        });
+        tasks.spawn({
+            let history = history_end.clone();
+            async move {
+                memory::give_back_between(history).await;
+                // The publisher has ended, and says so itself.
+                std::future::pending().await
             }
         });
         let (halt, halted) = watch::channel(());

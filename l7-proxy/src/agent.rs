@@ -251,12 +251,12 @@ impl Agent {
     /// Turns to a Snapshot: a whole one, or by its difference to the one that is served by.
     fn snapshot(&self, from: u64, descriptors: &[OwnedFd]) -> Result<from_proxy::Kind, Ended> {
         let memory = descriptors.first().ok_or(Ended::Unusable("Snapshot without its memory"))?;
-        let bytes = handover::unseal(memory.as_fd(), MAX_SNAPSHOT).map_err(Ended::Unreadable)?;
+        let bytes = handover::unseal(memory.as_fd(), MAX_SNAPSHOT).map_err(Ended::Unreadable)?.into();
         let held = self.mesh.borrow().clone();
         let snapshot: Snapshot = if from == 0 {
-            wire::decode_snapshot(&bytes).map_err(Ended::Undecodable)?
+            wire::decode_snapshot(bytes).map_err(Ended::Undecodable)?
         } else {
-            let delta = wire::decode_update(&bytes).map_err(Ended::Undecodable)?;
+            let delta = wire::decode_update(bytes).map_err(Ended::Undecodable)?;
             // The agent that is come back to gives the whole.
             if delta.from != from || from != held.snapshot.generation {
                 return Err(Ended::Unusable("a difference to another snapshot than is served by"));

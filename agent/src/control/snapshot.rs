@@ -3,6 +3,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use millrace_model::{Delta, Mesh, Snapshot, name::stable_id};
 use millrace_node::wire::{decode_snapshot, decode_update, encode_snapshot, encode_update};
 use tokio::{sync::watch, task::JoinError};
@@ -25,7 +26,7 @@ const MOST: usize = 4096;
 pub fn load(dir: &StateDir) -> Snapshot {
     let whole = match dir.read(FILE) {
         Ok(None) => return Snapshot::default(),
-        Ok(Some(bytes)) => decode_snapshot(&bytes).unwrap_or_else(|why| {
+        Ok(Some(bytes)) => decode_snapshot(bytes.into()).unwrap_or_else(|why| {
             tracing::warn!(error = &why as &dyn std::error::Error, "the snapshot on disk can't be read");
             Snapshot::default()
         }),
@@ -46,7 +47,7 @@ pub fn load(dir: &StateDir) -> Snapshot {
 /// What a Snapshot becomes by a journal, as far as that goes: to the first entry that was cut short, or is of another Snapshot.
 fn replay(mut snapshot: Snapshot, mut journal: &[u8]) -> Snapshot {
     while let Some((entry, rest)) = entry(journal) {
-        let Ok(delta) = decode_update(entry) else { return snapshot };
+        let Ok(delta) = decode_update(Bytes::copy_from_slice(entry)) else { return snapshot };
         // One from the empty Snapshot would fit any: it has no place in a journal.
         if delta.from == 0 || delta.from != snapshot.generation {
             return snapshot;

@@ -5,8 +5,9 @@ mod traffic;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use bytes::Bytes;
 use millrace_model as model;
-use prost::Message as _;
+use prost::Message;
 
 use crate::mesh as pb;
 
@@ -46,8 +47,8 @@ pub fn encode_snapshot(snapshot: &model::Snapshot) -> Vec<u8> {
     update(&model::Delta::between(&model::Snapshot::default(), snapshot)).encode_to_vec()
 }
 
-/// The Snapshot in these bytes.
-pub fn decode_snapshot(bytes: &[u8]) -> Result<model::Snapshot, Undecodable> {
+/// The Snapshot in these bytes, of which it takes no copy.
+pub fn decode_snapshot(bytes: Bytes) -> Result<model::Snapshot, Undecodable> {
     let delta = delta(pb::Update::decode(bytes)?)?;
     model::Snapshot::default().apply(&delta).map_err(|wrong| Undecodable::NotWhole(wrong.from))
 }
@@ -58,7 +59,7 @@ pub fn encode_update(delta: &model::Delta) -> Vec<u8> {
 }
 
 /// The Delta in these bytes.
-pub fn decode_update(bytes: &[u8]) -> Result<model::Delta, Undecodable> {
+pub fn decode_update(bytes: Bytes) -> Result<model::Delta, Undecodable> {
     delta(pb::Update::decode(bytes)?)
 }
 
@@ -70,21 +71,21 @@ pub fn update(delta: &model::Delta) -> pb::Update {
         from: *from,
         to: *to,
         trust_domain: trust_domain.to_string(),
-        workloads: workloads.set.iter().map(|(_, w)| workload(w)).collect(),
+        workloads: workloads.set.iter().map(|(_, w)| encoded(&workload(w))).collect(),
         workloads_gone: workloads.gone.iter().map(name).collect(),
-        services: services.set.iter().map(|(_, s)| service(s)).collect(),
+        services: services.set.iter().map(|(_, s)| encoded(&service(s))).collect(),
         services_gone: services.gone.iter().map(name).collect(),
-        endpoints: endpoints.set.iter().map(|(_, e)| endpoints_to(e)).collect(),
+        endpoints: endpoints.set.iter().map(|(_, e)| encoded(&endpoints_to(e))).collect(),
         endpoints_gone: endpoints.gone.iter().map(name).collect(),
-        policies: policies.set.iter().map(|(_, p)| policy(p)).collect(),
+        policies: policies.set.iter().map(|(_, p)| encoded(&policy(p))).collect(),
         policies_gone: policies.gone.iter().map(name).collect(),
         profiles: profiles.set.iter().map(|(node, p)| profile::to(node, p)).collect(),
         profiles_gone: profiles.gone.iter().map(ToString::to_string).collect(),
-        routes: routes.set.iter().map(|(_, r)| route::routes(r)).collect(),
+        routes: routes.set.iter().map(|(_, r)| encoded(&route::routes(r))).collect(),
         routes_gone: routes.gone.iter().map(name).collect(),
         trust: None,
 
-        telemetry: telemetry.set.iter().map(|(_, t)| telemetry::telemetry(t)).collect(),
+        telemetry: telemetry.set.iter().map(|(_, t)| encoded(&telemetry::telemetry(t))).collect(),
         telemetry_gone: telemetry.gone.iter().map(name).collect(),
     }
 }
@@ -145,14 +146,21 @@ pub fn delta(update: pb::Update) -> Result<model::Delta, Undecodable> {
     })
 }
 
-fn change<P, M>(
-    set: Vec<P>,
+fn encoded(message: &impl Message) -> Bytes {
+    message.encode_to_vec().into()
+}
+
+fn change<P: Message + Default, M>(
+    set: Vec<Bytes>,
     gone: Vec<pb::ObjectName>,
     said: &mut Texts,
     read: impl Fn(P, &mut Texts) -> Result<(model::ObjectName, M), Undecodable>,
 ) -> Result<model::Change<M>, Undecodable> {
     Ok(model::Change {
-        set: each(set, |item| read(item, said).map(|(name, item)| (name, Arc::new(item))))?,
+        set: each(set, |item| {
+            let (name, item) = read(P::decode(item)?, said)?;
+            Ok((name, Arc::new(item)))
+        })?,
         gone: each(gone, |n| said.name(Some(n), "gone.name"))?,
     })
 }

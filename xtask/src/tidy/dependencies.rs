@@ -23,7 +23,7 @@ const OURS: &[(&str, &[&str])] = &[
     ("millrace-routes", &["millrace-model"]),
     ("millrace-agent", &["millrace-node", "millrace-model", "millrace-wire", "millrace-abi"]),
     ("millrace-l7-proxy", &["millrace-node", "millrace-model", "millrace-routes", "millrace-abi"]),
-    ("millrace-control", &["millrace-model", "millrace-crd", "millrace-routes", "millrace-wire"]),
+    ("millrace-control", &["millrace-node", "millrace-model", "millrace-crd", "millrace-routes", "millrace-wire"]),
     ("millrace-cli", &["millrace-model", "millrace-routes", "millrace-wire", "millrace-crd"]),
     ("millrace-ebpf", &["millrace-abi"]),
 ];

@@ -86,7 +86,7 @@ mod tests {
             snapshot.endpoints.insert(name, endpoints);
         }
         let whole = encode_update(&model::Delta::between(&model::Snapshot::default(), &snapshot));
-        let model::Delta { services, endpoints, .. } = decode_update(&whole).unwrap();
+        let model::Delta { services, endpoints, .. } = decode_update(whole.into()).unwrap();
         let of_services = services.set.iter().flat_map(|(key, service)| [key, &service.name]);
         let of_endpoints = endpoints.set.iter().flat_map(|(key, endpoints)| [key, &endpoints.service]);
         let names: Vec<&model::ObjectName> = of_services.chain(of_endpoints).collect();
@@ -101,7 +101,7 @@ mod tests {
         let (name, service, _) = service("a");
         snapshot.services.insert(name, service);
         let whole = encode_update(&model::Delta::between(&model::Snapshot::default(), &snapshot));
-        let services = decode_update(&whole).unwrap().services;
+        let services = decode_update(whole.into()).unwrap().services;
         assert_eq!((services.set.len(), services.set.capacity()), (1, 1));
         assert_eq!(services.set[0].1.addresses.capacity(), 1);
     }
