@@ -166,7 +166,7 @@ fn has_nothing(pid: u32) {
             assert_eq!(status.get(field).map(String::as_str), Some(value), "{field}");
         }
     }
-    assert_eq!(n_threads, 4, "main, acceptor, two workers");
+    assert_eq!(n_threads, 5, "main, acceptor, two workers, and who wrote /config");
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"]);
