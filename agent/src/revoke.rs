@@ -158,7 +158,12 @@ fn denial_of(have: &State, pod: &Pod, dest: &Dest, port: u16) -> Option<Verdict>
 }
 
 fn verdict(have: &State, source: u64, dest: &Dest, port: u16) -> Option<Verdict> {
-    let exact = VerdictKey { source, group: dest.group, port: port.to_be_bytes(), reserved: [0; 6] };
+    verdict_by(have, source, dest, (port, [0; 6]))
+}
+
+/// The same, of a protocol.
+fn verdict_by(have: &State, source: u64, dest: &Dest, (port, reserved): (u16, [u8; 6])) -> Option<Verdict> {
+    let exact = VerdictKey { source, group: dest.group, port: port.to_be_bytes(), reserved };
     have.verdicts.get(&exact).or_else(|| have.verdicts.get(&VerdictKey { port: [0; 2], ..exact })).copied()
 }
 

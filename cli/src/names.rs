@@ -217,6 +217,7 @@ pub(crate) mod tests {
             policies: [].into(),
             probe_ports: [].into(),
             telemetry: None,
+            network: None,
         };
         let service = |name: &str, addresses| Service {
             name: ObjectName::new("shop", name),

@@ -14,6 +14,7 @@ mod again;
 mod bound;
 mod endpoint;
 mod index;
+mod network;
 mod place;
 mod policy;
 mod profile;

@@ -20,6 +20,8 @@ pub enum Kind {
     Service,
     /// discovery.k8s.io/v1
     EndpointSlice,
+    /// networking.k8s.io/v1
+    NetworkPolicy,
     /// millrace.dev/v1alpha1
     AccessPolicy,
     /// millrace.dev/v1alpha1
@@ -42,13 +44,14 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order in which messages list them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
         Self::Pod,
         Self::Service,
         Self::EndpointSlice,
+        Self::NetworkPolicy,
         Self::AccessPolicy,
         Self::EncryptionPolicy,
         Self::NodeProfile,
@@ -69,6 +72,7 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::NetworkPolicy => "NetworkPolicy",
             Self::AccessPolicy => "AccessPolicy",
             Self::EncryptionPolicy => "EncryptionPolicy",
             Self::NodeProfile => "NodeProfile",
@@ -86,6 +90,7 @@ impl Kind {
         match self {
             Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::AccessPolicy
             | Self::EncryptionPolicy
             | Self::NodeProfile
@@ -120,6 +125,7 @@ impl Kind {
             | Self::Pod
             | Self::Service
             | Self::EndpointSlice
+            | Self::NetworkPolicy
             | Self::AccessPolicy
             | Self::EncryptionPolicy
             | Self::TelemetryPolicy

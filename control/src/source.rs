@@ -47,6 +47,8 @@ pub enum Object {
     Service(Arc<crate::world::Service>),
     /// discovery.k8s.io/v1
     Slice(Arc<crate::world::Slice>),
+    /// networking.k8s.io/v1
+    Network(Arc<crate::world::network::NetworkPolicy>),
     /// millrace.dev/v1alpha1
     Access(Arc<crate::world::AccessPolicy>),
     /// millrace.dev/v1alpha1
@@ -89,6 +91,7 @@ impl Objects {
             Object::Pod(pod) => drop(self.pods.insert(name, pod)),
             Object::Service(service) => drop(self.services.insert(name, service)),
             Object::Slice(slice) => drop(self.slices.insert(name, slice)),
+            Object::Network(policy) => drop(self.network.insert(name, policy)),
             Object::Access(policy) => drop(self.access.insert(name, policy)),
             Object::Encryption(policy) => drop(self.encryption.insert(name, policy)),
             Object::Profile(profile) => drop(self.profiles.insert(name.name, profile)),

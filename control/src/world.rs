@@ -13,6 +13,7 @@ use millrace_model::{
 };
 use serde::{Deserialize, Serialize};
 
+pub mod network;
 pub mod route;
 
 /// What holds for the whole mesh.
@@ -55,6 +56,8 @@ pub struct Objects {
     pub services: Map<ObjectName, Arc<Service>>,
     /// EndpointSlices.
     pub slices: Map<ObjectName, Arc<Slice>>,
+    /// NetworkPolicies.
+    pub network: Map<ObjectName, Arc<network::NetworkPolicy>>,
     /// AccessPolicies.
     pub access: Map<ObjectName, Arc<AccessPolicy>>,
     /// EncryptionPolicies.
@@ -87,6 +90,8 @@ pub enum Wish {
 pub struct Namespace {
     /// What its label asks for its pods.
     pub mesh: Option<Wish>,
+    /// Its labels, its own name among them.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A node.
@@ -337,7 +342,7 @@ pub struct NodeProfile {
     pub asks: millrace_model::NodeProfile,
 }
 
-/// One thing that must hold of a node's labels.
+/// One thing that must hold of an object's labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LabelRule {
     /// The label is there, with one of these values.

@@ -31,6 +31,23 @@ metadata:
   labels:
     topology.kubernetes.io/zone: z1
 ";
+const NETWORK: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: inward
+  namespace: shop
+spec:
+  podSelector:
+    matchExpressions:
+    - {key: app, operator: In, values: [web]}
+  policyTypes: [Ingress]
+  ingress:
+  - from:
+    - podSelector: {matchLabels: {app: cart}}
+    ports:
+    - {protocol: TCP, port: 8080}
+";
 const ACCOUNT: &str = "
 apiVersion: v1
 kind: ServiceAccount
@@ -240,8 +257,8 @@ spec:
 ";
 
 /// All of them, in the order in which they stand in the file.
-const GOOD: [&str; 12] =
-    [NAMESPACE, NODE, ACCOUNT, POD, SERVICE, SLICE, DB, ACCESS, ENCRYPTION, TRAFFIC, TELEMETRY, PROFILE];
+const GOOD: [&str; 13] =
+    [NAMESPACE, NODE, ACCOUNT, POD, SERVICE, SLICE, DB, ACCESS, ENCRYPTION, TRAFFIC, TELEMETRY, PROFILE, NETWORK];
 
 /// One bad manifest: an edit of a good one, and what the message must say.
 struct Case {
@@ -263,6 +280,7 @@ const fn case(
     Case { good, from, to, object, field, problem, mend }
 }
 
+const NETWORK_NAME: &str = "NetworkPolicy shop/inward";
 const POD_NAME: &str = "Pod shop/web-1";
 const SERVICE_NAME: &str = "Service shop/web";
 const SLICE_NAME: &str = "EndpointSlice shop/db-1";
@@ -297,6 +315,12 @@ const CASES: &[Case] = &[
     case(NAMESPACE, ("mesh: enabled", "mesh: \"true\""), "Namespace shop", ("metadata.labels.millrace.dev/mesh", "\"true\" is not one of its values", "write enabled or disabled")),
     case(POD, ("mesh: enabled", "mesh: disable"), POD_NAME, ("metadata.labels.millrace.dev/mesh", "\"disable\" is not", "write enabled or disabled")),
     case(POD, ("  name: web-1\n", "  name: web-1\n  creationTimestamp: yesterday\n"), POD_NAME, ("metadata.creationTimestamp", "it is no time", "write a time such as 2026-01-31T12:00:00Z")),
+    // NetworkPolicies: what is fatal leaves nobody to be bound by it; all else lets less through.
+    case(NETWORK, ("spec:\n", "other:\n"), NETWORK_NAME, ("spec", "it is missing", "podSelector")),
+    case(NETWORK, ("[Ingress]", "[Inbound]"), NETWORK_NAME, ("spec.policyTypes[0]", "\"Inbound\" is not one of its values", "write Ingress or Egress")),
+    case(NETWORK, ("operator: In", "operator: Is"), NETWORK_NAME, ("spec.podSelector.matchExpressions[0].operator", "\"Is\" is not one of its values", "write In, NotIn")),
+    case(NETWORK, ("values: [web]", "values: []"), NETWORK_NAME, ("spec.podSelector.matchExpressions[0].values", "there are none", "name at least one")),
+    case(NETWORK, ("port: 8080", "port: [8080]"), NETWORK_NAME, ("spec.ingress[0].ports[0].port", "does not fit", "write")),
     // YAML itself.
     case(SERVICE, ("spec:\n", "spec: [\n"), "what seems to be Service shop/web", ("", "not YAML that can be read", "correct the text at that line")),
     case(SERVICE, ("    port: 80\n", "\t  port: 80\n"), "what seems to be Service shop/web", ("", "not YAML that can be read", "correct the text at that line")),

@@ -34,6 +34,7 @@ pub(super) fn workload(name: &str, last: u8) -> Workload {
         policies: [].into(),
         probe_ports: [].into(),
         telemetry: None,
+        network: None,
     }
 }
 

@@ -72,6 +72,7 @@ mod tests {
             policies: [].into(),
             probe_ports: [].into(),
             telemetry: None,
+            network: None,
         };
         Mesh::new(Arc::new(Snapshot { workloads: [(name, Arc::new(far))].into(), ..Snapshot::default() }))
     }

@@ -190,6 +190,7 @@ mod tests {
             policies: [].into(),
             probe_ports: [].into(),
             telemetry: None,
+            network: None,
         })
     }
 

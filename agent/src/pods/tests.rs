@@ -23,6 +23,7 @@ fn workload(name: &str, membership: Membership) -> Arc<Workload> {
         policies: [].into(),
         probe_ports: [].into(),
         telemetry: None,
+        network: None,
     })
 }
 

@@ -41,6 +41,7 @@ fn web() -> Pod {
         policies: [].into(),
         probe_ports: [].into(),
         telemetry: None,
+        network: None,
     };
     let mut pod = Pod::new(Arc::new(workload)).found_at(7);
     pod.listeners = listener::kinds(&pod.workload).map(|kind| (kind, descriptor())).collect();

@@ -8,15 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_abi::{
     Addr, Dest, DestKind, Pod, PodKind, Port, Reason, Verdict,
-    udp::{self, AskKey, NO_STRANGERS, STRANGER_FIXED_BITS, Stranger, StrangerKey},
+    udp::{self, AskKey, STRANGER_FIXED_BITS, Stranger, StrangerKey},
 };
 
-use super::{Connection, Revoked, Seen, Side, Why, is_own, verdict};
+use super::{Connection, Revoked, Seen, Side, Why, is_own, verdict_by};
 use crate::kernel::{State, plan::addr};
 
 /// True where somebody of the mesh may refuse datagrams, so that a socket could be revoked.
 pub fn may_revoke(have: &State) -> bool {
-    have.dests.values().any(|dest| dest.group != 0 || dest.udp == NO_STRANGERS)
+    have.dests.values().any(|dest| dest.group != 0 || udp::takes_no_strangers(dest))
 }
 
 /// The addresses that are a workload's, and are to be nobody's or another's.
@@ -64,14 +64,14 @@ fn judged(have: &State, pod: &Pod, connection: &Connection, was_asked: impl Fn(&
     let (verdict, reason) = if was_asked(&ask.reversed()) {
         let (to, from) = (have.dests.get(&own)?, have.dests.get(&other));
         let verdict = match from.filter(|from| is_local(from)) {
-            Some(from) => verdict(have, from.id, to, connection.local.port()),
+            Some(from) => verdict_by(have, from.id, to, (connection.local.port(), udp::of_datagrams(to))),
             None => stranger(have, to, own_port, &other),
         };
         (verdict, udp::arrival(Some(to), from, verdict.as_ref()))
     } else {
         let to = have.dests.get(&other)?;
         let verdict = match is_local(to) {
-            true => verdict(have, pod.id, to, connection.remote.port()),
+            true => verdict_by(have, pod.id, to, (connection.remote.port(), udp::of_datagrams(to))),
             false => stranger(have, to, other_port, &own),
         };
         (verdict, udp::send(pod.id, Some(to), true, verdict.as_ref()))

@@ -1,5 +1,6 @@
 //! Converts between the model and its protobufs by full destructuring; what can't be read is named by its path.
 
+mod network;
 mod route;
 mod traffic;
 
@@ -17,6 +18,7 @@ mod texts;
 
 use texts::Texts;
 
+use network::{policy, policy_from};
 pub use profile::{limits, limits_from};
 
 /// A message that this version can't read.
@@ -224,6 +226,7 @@ fn workload(workload: &model::Workload) -> pb::Workload {
         policies,
         probe_ports,
         telemetry,
+        network,
     } = workload;
     let model::Encryption { default, ports, udp } = encryption;
     pb::Workload {
@@ -253,6 +256,7 @@ fn workload(workload: &model::Workload) -> pb::Workload {
         policies: policies.iter().map(name).collect(),
         probe_ports: probe_ports.iter().map(|port| u32::from(*port)).collect(),
         telemetry: telemetry.as_ref().map(name),
+        network: network.as_deref().map(network::network),
     }
 }
 
@@ -270,6 +274,7 @@ fn workload_from(workload: pb::Workload, said: &mut Texts) -> Result<model::Work
         policies,
         probe_ports,
         telemetry,
+        network,
     } = workload;
     let pb::Encryption { default, ports, udp } = encryption.ok_or_else(|| bad("workload.encryption", "missing"))?;
     Ok(model::Workload {
@@ -305,6 +310,7 @@ fn workload_from(workload: pb::Workload, said: &mut Texts) -> Result<model::Work
             .map(|port| port_from(port, "workload.probe_ports"))
             .collect::<Result<_, _>>()?,
         telemetry: telemetry.map(|name| said.name(Some(name), "workload.telemetry")).transpose()?,
+        network: network.map(|one| network::network_from(one, said)).transpose()?.map(Into::into),
     })
 }
 
@@ -421,64 +427,4 @@ fn endpoint_from(endpoint: pb::Endpoint, said: &mut Texts) -> Result<model::Endp
         readiness: traffic::readiness_from(readiness)?,
         place: traffic::place_from(place, said)?,
     })
-}
-
-fn policy(policy: &model::Policy) -> pb::Policy {
-    let model::Policy { name: own_name, action, rules } = policy;
-    pb::Policy {
-        name: Some(name(own_name)),
-        action: match action {
-            model::Action::Allow => pb::PolicyAction::Allow,
-            model::Action::Deny => pb::PolicyAction::Deny,
-        }
-        .into(),
-        rules: rules
-            .iter()
-            .map(|model::Rule { from, ports }| pb::Rule {
-                from: from.iter().map(source).collect(),
-                ports: ports.iter().map(|p| u32::from(*p)).collect(),
-            })
-            .collect(),
-    }
-}
-
-fn source(source: &model::Source) -> pb::Source {
-    pb::Source {
-        kind: Some(match source {
-            model::Source::Identity(identity) => pb::source::Kind::Identity(identity.to_string()),
-            model::Source::Namespace(namespace) => pb::source::Kind::Namespace(namespace.to_string()),
-            model::Source::Block(block) => pb::source::Kind::Block(block.to_string()),
-        }),
-    }
-}
-
-fn policy_from(policy: pb::Policy, said: &mut Texts) -> Result<model::Policy, Undecodable> {
-    let pb::Policy { name, action, rules } = policy;
-    Ok(model::Policy {
-        name: said.name(name, "policy.name")?,
-        action: match pb::PolicyAction::try_from(action) {
-            Ok(pb::PolicyAction::Allow) => model::Action::Allow,
-            Ok(pb::PolicyAction::Deny) => model::Action::Deny,
-            Ok(pb::PolicyAction::Unspecified) | Err(_) => return Err(bad("policy.action", action)),
-        },
-        rules: each(rules, |pb::Rule { from, ports }| {
-            Ok(model::Rule {
-                from: each(from, |source| source_from(source, said))?,
-                ports: ports.into_iter().map(|p| port_from(p, "policy.rules.ports")).collect::<Result<_, _>>()?,
-            })
-        })?,
-    })
-}
-
-fn source_from(source: pb::Source, said: &mut Texts) -> Result<model::Source, Undecodable> {
-    match source.kind {
-        Some(pb::source::Kind::Identity(id)) => {
-            Ok(model::Source::Identity(said.identity(&id, "policy.rules.from.identity")?))
-        }
-        Some(pb::source::Kind::Namespace(namespace)) => Ok(model::Source::Namespace(said.one(&namespace))),
-        Some(pb::source::Kind::Block(block)) => {
-            Ok(model::Source::Block(block.parse().map_err(|why| bad("policy.rules.from.block", why))?))
-        }
-        None => Err(bad("policy.rules.from", "a kind of source that this version does not know")),
-    }
 }

@@ -13,7 +13,8 @@ use ipnet::IpNet;
 use millrace_model::{
     Action, Affinity, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Map, Membership,
     NodeProfile, ObjectName, Outliers, Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source,
-    Traffic, UdpMode, Workload,
+    Tier, Traffic, UdpMode, Workload,
+    network::Network,
     outlier::Bounds,
     profile::{PodSettings, ProxySettings, WorkloadLimits},
     service::Readiness,
@@ -72,12 +73,13 @@ fn workload() -> impl Strategy<Value = Workload> {
             prop::collection::btree_set(name(), 0..4),
             prop::collection::btree_set(port(), 0..4),
             prop::option::of(name()),
+            prop::option::of(network()),
         ),
     );
     (whom, rest).prop_map(
         |(
             (name, instance, identity, addresses, node),
-            (zone, netns, membership, (default, ports, udp), (policies, probe_ports, telemetry)),
+            (zone, netns, membership, (default, ports, udp), (policies, probe_ports, telemetry, network)),
         )| Workload {
             name,
             instance: instance.into(),
@@ -91,6 +93,7 @@ fn workload() -> impl Strategy<Value = Workload> {
             policies,
             probe_ports,
             telemetry,
+            network: network.map(Into::into),
         },
     )
 }
@@ -151,15 +154,30 @@ fn block() -> impl Strategy<Value = IpNet> {
         .prop_filter_map("a prefix no longer than the address", |(address, length)| IpNet::new(address, length).ok())
 }
 
+fn network() -> impl Strategy<Value = Network> {
+    let names = prop::collection::btree_set(name(), 0..3);
+    let ids = prop::collection::btree_set(any::<u64>(), 0..3);
+    (names, ids, any::<u64>(), any::<bool>()).prop_map(|(egress, peers, class, is_host)| Network {
+        egress,
+        peers,
+        class,
+        is_host,
+    })
+}
+
 fn policy() -> impl Strategy<Value = Policy> {
     let source = prop_oneof![
         identity().prop_map(Source::Identity),
         text().prop_map(Source::Namespace),
         block().prop_map(Source::Block),
+        any::<u64>().prop_map(Source::Peers),
     ];
-    let rule = (few(source), prop::collection::btree_set(port(), 0..4)).prop_map(|(from, ports)| Rule { from, ports });
+    let rule = (few(source), prop::collection::btree_set(port(), 0..4), prop::option::of(protocol()))
+        .prop_map(|(from, ports, protocol)| Rule { from, ports, protocol })
+        .boxed();
+    let tier = prop_oneof![Just(Tier::Access), few(rule.clone()).prop_map(|egress| Tier::Network { egress })];
     let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
-    (name(), action, few(rule)).prop_map(|(name, action, rules)| Policy { name, action, rules })
+    (name(), action, few(rule), tier).prop_map(|(name, action, rules, tier)| Policy { name, action, rules, tier })
 }
 
 fn profile() -> impl Strategy<Value = (Arc<str>, NodeProfile)> {
@@ -309,6 +327,7 @@ fn update() -> pb::Update {
         policies: BTreeSet::from([object.clone()]),
         probe_ports: [8080].into(),
         telemetry: None,
+        network: None,
     };
     let service = Service {
         name: object.clone(),
@@ -327,7 +346,12 @@ fn update() -> pb::Update {
     let policy = Policy {
         name: object.clone(),
         action: Action::Allow,
-        rules: vec![Rule { from: vec![Source::Identity(Identity::new("td", "shop", "web"))], ports: [8080].into() }],
+        rules: vec![Rule {
+            from: vec![Source::Identity(Identity::new("td", "shop", "web"))],
+            ports: [8080].into(),
+            protocol: None,
+        }],
+        tier: Tier::Access,
     };
     convert::update(&Delta {
         from: 0,

@@ -28,10 +28,11 @@ const KERNELS: [Least; 2] = [
     ((6, 6), false, "what pods send in another's name is not dropped there"),
 ];
 /// What the control plane can't do without: verb, group, resource, and the root namespace or every one.
-const RIGHTS: [Right; 10] = [
+const RIGHTS: [Right; 11] = [
     ("list", "", "pods", false),
     ("watch", "", "services", false),
     ("watch", "discovery.k8s.io", "endpointslices", false),
+    ("watch", "networking.k8s.io", "networkpolicies", false),
     ("watch", "millrace.dev", "accesspolicies", false),
     ("patch", "millrace.dev", "accesspolicies/status", false),
     ("patch", "gateway.networking.k8s.io", "httproutes/status", false),

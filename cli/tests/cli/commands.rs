@@ -41,6 +41,7 @@ fn snapshot() -> Value {
         policies: [].into(),
         probe_ports: [].into(),
         telemetry: None,
+        network: None,
     };
     let name = ObjectName::new("shop", "reviews");
     let service = Service {

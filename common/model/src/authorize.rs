@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Identity, Mesh, ObjectName, Policy, Rule, Source, Workload};
+use crate::{Action, Identity, Mesh, ObjectName, Policy, Protocol, Rule, Source, Tier, Workload, network};
 
 /// What is known of a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,14 +63,34 @@ impl Ground {
     }
 }
 
-/// The verdict on a call with these facts to `workload`: deny wins; one Allow that selects it closes it to all others.
+/// The verdict on a TCP connection with these facts to `workload`.
 pub fn authorize(mesh: &Mesh, workload: &Workload, facts: &Facts) -> Verdict {
+    authorize_by(mesh, workload, facts, Protocol::Tcp)
+}
+
+/// The verdict on a call by this protocol: access policies and network policies must both let it through.
+pub fn authorize_by(mesh: &Mesh, workload: &Workload, facts: &Facts, protocol: Protocol) -> Verdict {
+    let access = by_access(mesh, workload, facts);
+    if !access.allows() {
+        return access;
+    }
+    match network::judge(mesh, workload, facts, protocol) {
+        Some(verdict) if !verdict.allows() || *access.ground() == Ground::Unselected => verdict,
+        Some(_) | None => access,
+    }
+}
+
+/// What access policies say: deny wins; one Allow that selects it closes it to all others.
+fn by_access(mesh: &Mesh, workload: &Workload, facts: &Facts) -> Verdict {
     let mut first_allow: Option<&ObjectName> = None;
     let mut allowed_by: Option<&ObjectName> = None;
     for name in &workload.policies {
         let Some(policy) = mesh.snapshot.policies.get(name) else {
             return Verdict::Deny(Ground::Missing(name.clone()));
         };
+        if policy.tier != Tier::Access {
+            continue;
+        }
         match (policy.action, matches(policy, facts, &mesh.snapshot.trust_domain)) {
             (Action::Deny, true) => return Verdict::Deny(Ground::Policy(name.clone())),
             (Action::Deny, false) => {}
@@ -86,7 +106,7 @@ pub fn authorize(mesh: &Mesh, workload: &Workload, facts: &Facts) -> Verdict {
 }
 
 fn matches(policy: &Policy, facts: &Facts, trust_domain: &Arc<str>) -> bool {
-    policy.rules.iter().any(|Rule { from, ports }| {
+    policy.rules.iter().any(|Rule { from, ports, protocol: _ }| {
         (ports.is_empty() || ports.contains(&facts.port))
             && (from.is_empty() || from.iter().any(|source| is_from(source, facts, trust_domain)))
     })
@@ -99,6 +119,8 @@ fn is_from(source: &Source, facts: &Facts, trust_domain: &Arc<str>) -> bool {
             facts.identity.as_ref().is_some_and(|id| id.namespace == *namespace && id.trust_domain == *trust_domain)
         }
         Source::Block(block) => block.contains(&facts.address),
+        // Of network policies alone.
+        Source::Peers(_) => false,
     }
 }
 

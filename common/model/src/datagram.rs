@@ -7,7 +7,10 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::{Action, Ground, Membership, Mesh, ObjectName, Policy, Rule, Service, Source, UdpMode, Verdict, Workload};
+use crate::{
+    Action, Facts, Ground, Membership, Mesh, ObjectName, Policy, Protocol, Rule, Service, Source, Tier, UdpMode,
+    Verdict, Workload, network,
+};
 
 /// What becomes of datagrams of a caller without identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,14 +29,28 @@ pub fn stranger(mesh: &Mesh, workload: &Workload, address: IpAddr, port: u16) ->
     }
 }
 
-/// What its access policies alone say of that.
+/// What its policies alone say of that. Whom the sender may call is its own node's CNI's to say: no datagram between nodes is captured.
 pub fn authorize_stranger(mesh: &Mesh, workload: &Workload, address: IpAddr, port: u16) -> Verdict {
+    let access = by_access(mesh, workload, address, port);
+    if !access.allows() {
+        return access;
+    }
+    match network::ingress(mesh, workload, &Facts { identity: None, address, port }, Protocol::Udp) {
+        Some(verdict) if !verdict.allows() || *access.ground() == Ground::Unselected => verdict,
+        Some(_) | None => access,
+    }
+}
+
+fn by_access(mesh: &Mesh, workload: &Workload, address: IpAddr, port: u16) -> Verdict {
     let mut first_allow: Option<&ObjectName> = None;
     let mut allowed_by: Option<&ObjectName> = None;
     for name in &workload.policies {
         let Some(policy) = mesh.snapshot.policies.get(name) else {
             return Verdict::Deny(Ground::Missing(name.clone()));
         };
+        if policy.tier != Tier::Access {
+            continue;
+        }
         match (policy.action, matches(policy, address, port)) {
             (Action::Deny, true) => return Verdict::Deny(Ground::Policy(name.clone())),
             (Action::Deny, false) => {}
@@ -49,7 +66,7 @@ pub fn authorize_stranger(mesh: &Mesh, workload: &Workload, address: IpAddr, por
 }
 
 fn matches(policy: &Policy, address: IpAddr, port: u16) -> bool {
-    policy.rules.iter().any(|Rule { from, ports }| {
+    policy.rules.iter().any(|Rule { from, ports, protocol: _ }| {
         (ports.is_empty() || ports.contains(&port))
             && (from.is_empty() || from.iter().any(|source| is_from(source, policy.action, address)))
     })
@@ -59,6 +76,8 @@ fn is_from(source: &Source, action: Action, address: IpAddr) -> bool {
     match source {
         Source::Identity(_) | Source::Namespace(_) => action == Action::Deny,
         Source::Block(block) => block.contains(&address),
+        // Of network policies alone.
+        Source::Peers(_) => false,
     }
 }
 
@@ -71,7 +90,7 @@ pub struct Part {
     pub address: IpAddr,
 }
 
-/// All addresses of a family, in parts by the blocks that `workload`'s policies name. A smaller part within another counts for
+/// All addresses of a family, in parts by the blocks and callers that `workload`'s policies name. A smaller part within another counts for
 /// itself.
 pub fn parts(mesh: &Mesh, workload: &Workload, is_v4: bool) -> Vec<Part> {
     let root = if is_v4 { IpNet::from(Ipv4Net::default()) } else { IpNet::from(Ipv6Net::default()) };
@@ -79,9 +98,10 @@ pub fn parts(mesh: &Mesh, workload: &Workload, is_v4: bool) -> Vec<Part> {
     let sources = policies.flat_map(|policy| &policy.rules).flat_map(|rule| &rule.from);
     let blocks = sources.filter_map(|source| match source {
         Source::Block(block) => Some(*block),
-        Source::Identity(_) | Source::Namespace(_) => None,
+        Source::Identity(_) | Source::Namespace(_) | Source::Peers(_) => None,
     });
-    let mut all: Vec<IpNet> = blocks.filter(|block| root.contains(block)).chain([root]).collect();
+    let peers = network::addresses(mesh, workload).into_iter().map(IpNet::from);
+    let mut all: Vec<IpNet> = blocks.chain(peers).filter(|block| root.contains(block)).chain([root]).collect();
     all.sort();
     all.dedup();
     all.iter()

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Destination, Ejected, Facts, Ground, Identity, Membership, Mesh, ObjectName, Protocol, Verdict, Workload,
-    authorize, port,
+    authorize_by, port,
     resolve::{self, Hop, Standing, hears_plaintext, resolve_by, survey_by},
 };
 
@@ -314,7 +314,7 @@ fn authorized(mesh: &Mesh, from: &Workload, to: &Workload, address: SocketAddr) 
     if port::is_mesh(address.port()) {
         return Answer::MeshPort;
     }
-    verdict(mesh, from, Some(from.identity.clone()), to, address)
+    verdict(mesh, from, Some(from.identity.clone()), to, (address, Protocol::Tcp))
 }
 
 /// What the callee's node says of a caller from outside the mesh: an address never yields an identity.
@@ -324,15 +324,21 @@ fn plain_text(mesh: &Mesh, from: &Workload, to: &Workload, address: SocketAddr) 
         Membership::Outside | Membership::Host => Answer::Unasked,
         Membership::Pending => Answer::NotEnrolled,
         Membership::Enrolled if !hears_plaintext(to, address.port()) => Answer::PlainTextRefused,
-        Membership::Enrolled => verdict(mesh, from, None, to, address),
+        Membership::Enrolled => verdict(mesh, from, None, to, (address, Protocol::Tcp)),
     }
 }
 
-fn verdict(mesh: &Mesh, from: &Workload, identity: Option<Identity>, to: &Workload, address: SocketAddr) -> Answer {
+fn verdict(
+    mesh: &Mesh,
+    from: &Workload,
+    identity: Option<Identity>,
+    to: &Workload,
+    (address, protocol): (SocketAddr, Protocol),
+) -> Answer {
     let own = from.addresses.iter().find(|own| own.is_ipv4() == address.is_ipv4());
     // A pod without an address of this family can't call at all; its first address serves to answer by identity.
     let Some(own) = own.or(from.addresses.first()) else { return Answer::NotEnrolled };
-    match authorize(mesh, to, &Facts { identity, address: *own, port: address.port() }) {
+    match authorize_by(mesh, to, &Facts { identity, address: *own, port: address.port() }, protocol) {
         Verdict::Allow(ground) => Answer::Allowed(ground),
         Verdict::Deny(ground) => Answer::Denied(ground),
     }

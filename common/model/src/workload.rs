@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Identity, ObjectName};
+use crate::{Identity, ObjectName, network::Network};
 
 /// One pod, as the data plane sees it. Selectors are resolved before it is made: nothing below reads a label.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,13 +32,16 @@ pub struct Workload {
     pub membership: Membership,
     /// What it accepts in plain text.
     pub encryption: Encryption,
-    /// The access policies that select it.
+    /// The access policies and network policies that bind calls to it.
     pub policies: BTreeSet<ObjectName>,
     /// The ports that its probes name: its node's own processes reach them whatever policy and encryption say.
     pub probe_ports: BTreeSet<u16>,
     /// The policy that says what is recorded of its requests.
     #[serde(default)]
     pub telemetry: Option<ObjectName>,
+    /// What network policies make of it.
+    #[serde(default)]
+    pub network: Option<Arc<Network>>,
 }
 
 /// Whether a workload is in the mesh.
@@ -121,13 +124,18 @@ impl Workload {
         crate::name::stable_id(&[self.name.namespace.as_bytes(), self.name.name.as_bytes(), self.instance.as_bytes()])
     }
 
-    /// The id that all workloads with this same set of policies share; 0 where no policy selects it.
+    /// The id that all workloads share which are judged alike: those with this same set of policies, and class. 0 where nobody judges.
     pub fn policy_group(&self) -> u64 {
-        if self.policies.is_empty() {
+        let class = self.network.as_ref().map_or(0, |network| network.class);
+        if self.policies.is_empty() && class == 0 {
             return 0;
         }
         let names: Vec<String> = self.policies.iter().map(ToString::to_string).collect();
-        let parts: Vec<&[u8]> = names.iter().map(String::as_bytes).collect();
+        let class = class.to_be_bytes();
+        let mut parts: Vec<&[u8]> = names.iter().map(String::as_bytes).collect();
+        if class != [0; 8] {
+            parts.push(&class);
+        }
         crate::name::stable_id(&parts)
     }
 }

@@ -28,6 +28,7 @@ fn pod(name: &str, node: &str, address: [u8; 4], membership: Membership) -> Work
         policies: BTreeSet::new(),
         probe_ports: BTreeSet::new(),
         telemetry: None,
+        network: None,
     }
 }
 

@@ -9,11 +9,12 @@ use std::{
     sync::Arc,
 };
 
-use millrace_model::{Map, ObjectName, Policy, Snapshot, Telemetry, Workload, map::Differs};
+use millrace_model::{Map, ObjectName, Policy, Snapshot, Telemetry, Tier, Workload, map::Differs};
 
 use super::{
     Notes, endpoint,
     index::{Index, in_reach, within},
+    network,
     policy::{self, Bindings, selects},
     profile, route,
     telemetry::{self, Recorded},
@@ -73,7 +74,7 @@ struct Touched {
 impl Last {
     /// The whole, in which what is as in `previous` is the very same.
     pub fn whole(world: World, previous: &Snapshot) -> Self {
-        let Objects { namespaces, pods, services, slices, access, encryption, .. } = &world.objects;
+        let Objects { namespaces, pods, services, slices, network: networks, access, encryption, .. } = &world.objects;
         let of_pods = pods.keys().map(|name| &name.namespace);
         let touched = Touched {
             pods: pods.keys().chain(previous.workloads.keys()).cloned().collect(),
@@ -82,7 +83,12 @@ impl Last {
             services: services.keys().chain(previous.services.keys()).cloned().collect(),
             endpoints: services.keys().chain(previous.endpoints.keys()).cloned().collect(),
             slices: slices.keys().cloned().collect(),
-            access: access.keys().chain(previous.policies.keys()).cloned().collect(),
+            access: access
+                .keys()
+                .chain(previous.policies.keys())
+                .cloned()
+                .chain(networks.keys().map(network::name))
+                .collect(),
             encryption: encryption.keys().cloned().collect(),
             has_telemetry: true,
             has_traffic: true,
@@ -126,6 +132,7 @@ impl Last {
             pods,
             services,
             slices,
+            network,
             access,
             encryption,
             telemetry,
@@ -139,6 +146,7 @@ impl Last {
         let is_small = *settings == world.settings
             && *revoked == world.revoked
             && *nodes == now.nodes
+            && *network == now.network
             && *telemetry == now.telemetry
             && *traffic == now.traffic
             && *profiles == now.profiles;
@@ -289,9 +297,14 @@ impl Last {
             told.of(Unit::Access(name.clone()), |notes| {
                 access.into_iter().for_each(|policy| policy::check_access(policy, index, notes));
             });
-            let made =
-                |p: &Arc<AccessPolicy>| Policy { name: p.name.clone(), action: p.action, rules: p.rules.clone() };
-            put(&mut next.policies, name, access.map(made));
+            let made = |p: &Arc<AccessPolicy>| Policy {
+                name: p.name.clone(),
+                action: p.action,
+                rules: p.rules.clone(),
+                tier: Tier::Access,
+            };
+            let policy = access.map(made).or_else(|| network::policy(world, &name, index.bound.contains_key(&name)));
+            put(&mut next.policies, name, policy);
         }
         for name in touched.encryption {
             told.of(Unit::Encryption(name.clone()), |notes| {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_model::{Encryption, ObjectName, Rule, Source};
 
-use super::{Notes, index::Index};
+use super::{Notes, index::Index, network::Networks};
 use crate::{
     diagnostic::Kind,
     world::{AccessPolicy, EncryptionPolicy, Pod, Target, World},
@@ -15,6 +15,7 @@ pub(super) struct Bindings<'w> {
     root: &'w str,
     access: BTreeMap<&'w str, Vec<&'w AccessPolicy>>,
     encryption: BTreeMap<&'w str, Vec<&'w EncryptionPolicy>>,
+    pub(super) network: Networks<'w>,
 }
 
 impl<'w> Bindings<'w> {
@@ -27,7 +28,7 @@ impl<'w> Bindings<'w> {
         for policy in world.objects.encryption.values() {
             encryption.entry(&policy.name.namespace).or_default().push(policy);
         }
-        Self { root: &world.settings.root_namespace, access, encryption }
+        Self { root: &world.settings.root_namespace, access, encryption, network: Networks::new(world) }
     }
 
     /// The access policies that bind this pod.
@@ -116,7 +117,7 @@ pub(super) fn check_access(policy: &AccessPolicy, index: &Index, notes: &mut Not
         let mend = "label the pod or its namespace millrace.dev/mesh: enabled";
         notes.add(Kind::AccessPolicy, &policy.name, (selector, problem, mend));
     }
-    for (at, Rule { from, ports: _ }) in policy.rules.iter().enumerate() {
+    for (at, Rule { from, ports: _, protocol: _ }) in policy.rules.iter().enumerate() {
         for source in from {
             if let Some((problem, mend)) = fault(index, source) {
                 notes.add(Kind::AccessPolicy, &policy.name, (&format!("spec.rules[{at}].from"), problem, mend));
@@ -146,6 +147,6 @@ fn fault(index: &Index, source: &Source) -> Option<(String, &'static str)> {
         }
         Source::Namespace(namespace) => (!index.namespaces.has(&**namespace))
             .then(|| (format!("there is no Namespace {namespace}"), "correct the name, if it is not one to come")),
-        Source::Block(_) => None,
+        Source::Block(_) | Source::Peers(_) => None,
     }
 }

@@ -62,7 +62,7 @@ fn nodes(world: &World) -> BTreeSet<&Arc<str>> {
     world.objects.nodes.keys().chain(of_pods).collect()
 }
 
-fn selects(rules: &[LabelRule], labels: &BTreeMap<String, String>) -> bool {
+pub(super) fn selects(rules: &[LabelRule], labels: &BTreeMap<String, String>) -> bool {
     rules.iter().all(|rule| match rule {
         LabelRule::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
         LabelRule::NotIn(key, values) => labels.get(key).is_none_or(|value| !values.contains(value)),

@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod again;
+mod network;
 mod policies;
 mod profiles;
 mod routes;
@@ -95,6 +96,9 @@ fn pool() -> Vec<String> {
     }
     for n in 1..4 {
         pool.push(format!("{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: h{n}, namespace: shop, creationTimestamp: \"2026-01-0{}T00:00:00Z\"}}, spec: {{parentRefs: [{{group: \"\", kind: Service, name: s{}, port: 80}}], rules: [{{backendRefs: [{{name: s{n}, port: 80}}]}}]}}}}", n % 2 + 1, n % 2 + 1));
+    }
+    for n in 1..3 {
+        pool.push(format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: n{n}, namespace: shop}}, spec: {{podSelector: {{matchLabels: {{app: web-{n}}}}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: web-3}}}}}}], ports: [{{port: http}}]}}], egress: [{{to: [{{ipBlock: {{cidr: 10.0.0.{n}/32}}}}]}}]}}}}"));
     }
     pool.push("{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: h1, namespace: shop, creationTimestamp: \"2026-01-01T00:00:00Z\"}, spec: {parentRefs: [{group: \"\", kind: Service, name: s1, port: 80}], rules: [{backendRefs: [{name: s2, port: 80}]}]}}".to_owned());
     pool

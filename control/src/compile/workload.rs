@@ -97,6 +97,9 @@ impl Making<'_> {
         let has = |address: &&IpAddr| {
             pod.network == Network::Host || owners.of(**address).is_some_and(|owner| owner.name == pod.name)
         };
+        let addresses: Vec<IpAddr> = pod.addresses.iter().filter(has).copied().collect();
+        let (mut policies, network) = bindings.network.of(world, pod, &addresses);
+        policies.append(&mut bindings.access(pod));
         Some(Workload {
             name: pod.name.clone(),
             instance: pod.instance.clone(),
@@ -105,15 +108,16 @@ impl Making<'_> {
                 namespace: pod.name.namespace.clone(),
                 service_account: pod.service_account.clone(),
             },
-            addresses: pod.addresses.iter().filter(has).copied().collect(),
+            addresses,
             node: node.clone(),
             zone: world.objects.nodes.get(node).and_then(|node| node.zone.clone()),
             netns: pod.netns.clone(),
             membership: membership(world, pod, node),
             encryption: bindings.encryption(pod, notes),
-            policies: bindings.access(pod),
+            policies,
             probe_ports: pod.probe_ports.clone(),
             telemetry: recorded.of(pod, bindings, notes),
+            network,
         })
     }
 }

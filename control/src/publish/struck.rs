@@ -90,6 +90,7 @@ mod tests {
             policies: [].into(),
             probe_ports: [].into(),
             telemetry: None,
+            network: None,
         }
     }
 

@@ -31,6 +31,7 @@ fn snapshot(generation: u64) -> impl Strategy<Value = Snapshot> {
                     policies: std::collections::BTreeSet::new(),
                     probe_ports: std::collections::BTreeSet::new(),
                     telemetry: None,
+                    network: None,
                 };
                 (name, Arc::new(workload))
             })

@@ -293,6 +293,7 @@ fn name(fields: &serde_json::Map<String, Value>, kind: Option<Kind>, problems: &
             | Kind::ServiceAccount
             | Kind::Pod
             | Kind::EndpointSlice
+            | Kind::NetworkPolicy
             | Kind::AccessPolicy
             | Kind::EncryptionPolicy
             | Kind::NodeProfile

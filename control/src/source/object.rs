@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use gateway_api::experimental::{grpcroutes::GrpcRoute, httproutes::HttpRoute, referencegrants::ReferenceGrant};
 use k8s_openapi::{
-    api::{core::v1 as core, discovery::v1 as discovery},
+    api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking},
     serde::de::DeserializeOwned,
 };
 use millrace_model::{ObjectName, Protocol};
@@ -22,6 +22,7 @@ mod cluster;
 mod duration;
 mod fault;
 pub mod meta;
+mod network;
 mod pod;
 mod policy;
 mod profile;
@@ -32,6 +33,7 @@ mod telemetry;
 mod traffic;
 mod typed;
 
+pub use cluster::NAME_LABEL;
 pub use meta::MESH_LABEL;
 pub use pod::{NETNS_ANNOTATION, WEIGHT_ANNOTATION};
 pub(crate) use route::{asked, kind_of as route_kind};
@@ -66,6 +68,9 @@ pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Ve
         }),
         Kind::EndpointSlice => read_as(value, own, &mut problems, |slice: discovery::EndpointSlice, p| {
             Object::Slice(slice::slice(name, &slice, p).into())
+        }),
+        Kind::NetworkPolicy => read_as(value, own, &mut problems, |policy: networking::NetworkPolicy, p| {
+            Object::Network(network::network(name, &policy, p).into())
         }),
         Kind::AccessPolicy => read_as(value, own, &mut problems, |policy: millrace_crd::AccessPolicy, p| {
             Object::Access(policy::access(name, &policy, settings, p).into())

@@ -62,7 +62,7 @@ pub struct Dest {
     pub group: u64,
     /// A [`DestKind`].
     pub kind: u32,
-    /// [`crate::udp::NO_STRANGERS`], or 0: datagrams of callers without identity are judged by policy.
+    /// [`crate::udp::NO_STRANGERS`] and [`crate::udp::JUDGED_APART`], or 0: datagrams of callers without identity are judged by policy.
     pub udp: u32,
 }
 
@@ -216,7 +216,7 @@ pub struct VerdictKey {
     pub group: u64,
     /// The application's port; 0: every port without an entry of its own.
     pub port: Port,
-    /// Zero.
+    /// Zero; of datagrams that are judged apart, [`crate::udp::of_datagrams`].
     pub reserved: [u8; 6],
 }
 

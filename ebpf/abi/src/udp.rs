@@ -24,6 +24,24 @@ pub const FLOWS_PER_POD: u32 = 32;
 /// A [`Dest`]'s `udp`: no datagram of a caller without identity is taken, whatever access policies say.
 pub const NO_STRANGERS: u32 = 1;
 
+/// A [`Dest`]'s `udp`: VERDICTS has entries of their own for datagrams ([`of_datagrams`]), since a policy tells protocols apart.
+pub const JUDGED_APART: u32 = 2;
+
+/// IPPROTO_UDP, in the first of a [`crate::VerdictKey`]'s reserved bytes.
+pub const APART: [u8; 6] = [17, 0, 0, 0, 0, 0];
+
+/// True where `dest` takes no datagram of a caller without identity.
+#[inline(always)]
+pub const fn takes_no_strangers(dest: &Dest) -> bool {
+    dest.udp & NO_STRANGERS != 0
+}
+
+/// The reserved bytes of the keys by which datagrams to `dest` are judged in VERDICTS.
+#[inline(always)]
+pub const fn of_datagrams(dest: &Dest) -> [u8; 6] {
+    if dest.udp & JUDGED_APART != 0 { APART } else { [0; 6] }
+}
+
 /// One service that a socket sends to, and who answers for it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,7 +292,7 @@ pub fn ask(asker: u64, is_attested: bool, dest: &Dest, verdict: Option<&Verdict>
         return Reason::NotEnrolled;
     }
     let is_within = is_local && is_attested;
-    if !is_within && dest.udp == NO_STRANGERS {
+    if !is_within && takes_no_strangers(dest) {
         return Reason::UdpBetweenNodes;
     }
     if dest.group != 0 {
@@ -339,7 +357,7 @@ pub fn is_tracked(own: Option<&Dest>, other: Option<&Dest>) -> bool {
 /// True where somebody may be refused.
 #[inline(always)]
 const fn is_bound(dest: &Dest) -> bool {
-    dest.group != 0 || dest.udp == NO_STRANGERS
+    dest.group != 0 || takes_no_strangers(dest)
 }
 
 /// True for a refusal that an answer is spared.

@@ -65,14 +65,19 @@ pub fn dest(addr: &Addr) -> Option<&'static Dest> {
 /// What is written of an ask of this pod, by its id and address, to `dest`.
 #[inline(always)]
 fn of_pod(id: u64, own: &Addr, dest: &Dest, port: Port) -> Option<&'static Verdict> {
-    if udp::is_pod_of_this_node(dest) { connect::verdict(id, dest, port) } else { of_stranger(own, dest, port) }
+    if !udp::is_pod_of_this_node(dest) {
+        return of_stranger(own, dest, port);
+    }
+    connect::verdict_by(id, dest, port, udp::of_datagrams(dest))
 }
 
 /// What is written of an ask that arrives at `own`.
 #[inline(always)]
 fn of_arrival(from: Option<&Dest>, peer: &Addr, own: &Dest, port: Port) -> Option<&'static Verdict> {
     match from {
-        Some(from) if udp::is_pod_of_this_node(from) => connect::verdict(from.id, own, port),
+        Some(from) if udp::is_pod_of_this_node(from) => {
+            connect::verdict_by(from.id, own, port, udp::of_datagrams(own))
+        }
         _ => of_stranger(peer, own, port),
     }
 }

@@ -178,10 +178,16 @@ pub fn service_key(asked: &Endpoint, protocol: u8) -> ServiceKey {
 /// What is written of this caller and callee; None where nothing is, and where nobody asks.
 #[inline(always)]
 pub fn verdict(source: u64, dest: &Dest, port: Port) -> Option<&'static Verdict> {
+    verdict_by(source, dest, port, [0; 6])
+}
+
+/// The same, of a protocol.
+#[inline(always)]
+pub fn verdict_by(source: u64, dest: &Dest, port: Port, reserved: [u8; 6]) -> Option<&'static Verdict> {
     if dest.group == 0 {
         return None;
     }
-    let exact = VerdictKey { source, group: dest.group, port, reserved: [0; 6] };
+    let exact = VerdictKey { source, group: dest.group, port, reserved };
     // SAFETY: read at once, by the caller's caller.
     if let Some(verdict) = unsafe { VERDICTS.get(exact) } {
         return Some(verdict);

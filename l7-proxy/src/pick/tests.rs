@@ -32,6 +32,7 @@ fn workload(name: &str, address: &str, node: &str, membership: Membership) -> Wo
         policies: Default::default(),
         probe_ports: Default::default(),
         telemetry: None,
+        network: None,
     }
 }
 

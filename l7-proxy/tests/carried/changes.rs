@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_model::{Action, Identity, Policy, Rule, Source};
+use millrace_model::{Action, Identity, Policy, Rule, Source, Tier};
 use millrace_node::wire::node::ListenerKind;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -52,6 +52,7 @@ fn deny_all() -> Policy {
         name: millrace_model::ObjectName::new("shop", "closed"),
         action: Action::Deny,
         rules: vec![Rule::default()],
+        tier: Tier::Access,
     }
 }
 
@@ -65,8 +66,13 @@ async fn an_open_connection_that_policy_now_denies_is_reset_within_a_second() {
     is_alive(&mut second).await;
     // A policy that goes on allowing them leaves them alone.
     let of_all = Source::Block("127.0.0.0/8".parse().unwrap());
-    let rules = vec![Rule { from: vec![of_all], ports: Default::default() }];
-    let open = Policy { name: millrace_model::ObjectName::new("shop", "open"), action: Action::Allow, rules };
+    let rules = vec![Rule { from: vec![of_all], ports: Default::default(), protocol: None }];
+    let open = Policy {
+        name: millrace_model::ObjectName::new("shop", "open"),
+        action: Action::Allow,
+        rules,
+        tier: Tier::Access,
+    };
     stage.publish_policy(open).await;
     is_alive(&mut first).await;
     is_alive(&mut second).await;
@@ -223,9 +229,9 @@ async fn listeners_are_replaced_under_open_connections() {
 async fn a_caller_that_the_snapshot_does_not_know_is_judged_by_its_certificate() {
     let mut stage = Stage::new().await;
     let stranger = Source::Identity(Identity::new("cluster.local", "shop", "stranger"));
-    let rules = vec![Rule { from: vec![stranger], ports: Default::default() }];
+    let rules = vec![Rule { from: vec![stranger], ports: Default::default(), protocol: None }];
     let name = millrace_model::ObjectName::new("shop", "for-strangers");
-    stage.publish_policy(Policy { name, action: Action::Allow, rules }).await;
+    stage.publish_policy(Policy { name, action: Action::Allow, rules, tier: Tier::Access }).await;
     let _listener = stage.api_listens(8080);
     let tried = stage.web_tries(asked(stage.api_at(8080))).await;
     assert_eq!(refused(tried).await, ErrorKind::ConnectionReset);

@@ -11,7 +11,7 @@ use h2::client::SendRequest;
 use http::{Method, Request};
 use millrace_l7_proxy::maps::Asked;
 use millrace_model::{
-    Action, Endpoint, Endpoints, Identity, ObjectName, Policy, Protocol, Rule, Service, ServicePort, Source,
+    Action, Endpoint, Endpoints, Identity, ObjectName, Policy, Protocol, Rule, Service, ServicePort, Source, Tier,
     service::Readiness,
 };
 use millrace_node::{
@@ -46,7 +46,8 @@ fn allow(name: &str, from: Source) -> Policy {
     Policy {
         name: ObjectName::new("shop", name),
         action: Action::Allow,
-        rules: vec![Rule { from: vec![from], ports: Default::default() }],
+        rules: vec![Rule { from: vec![from], ports: Default::default(), protocol: None }],
+        tier: Tier::Access,
     }
 }
 

@@ -140,6 +140,7 @@ pub(crate) fn workload(name: &str, address: IpAddr, node: &str) -> Workload {
         policies: Default::default(),
         probe_ports: Default::default(),
         telemetry: None,
+        network: None,
     }
 }
 

@@ -197,6 +197,15 @@ pub fn access_policy(name: &str, action: &str, app: &str, rules: &[Rule]) -> Res
     }))
 }
 
+/// A NetworkPolicy `namespace/name` with this spec.
+pub fn network_policy(name: &str, spec: &Value) -> Result<Value> {
+    let (namespace, name) = name.split_once('/').context("a policy has a namespace and a name")?;
+    Ok(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": namespace, "name": name}, "spec": spec,
+    }))
+}
+
 /// An EncryptionPolicy `namespace/name` with `mode` `Strict` or `Permissive` on pods with the label `app`.
 pub fn encryption_policy(name: &str, mode: &str, app: &str) -> Result<Value> {
     let (namespace, name) = name.split_once('/').context("a policy has a namespace and a name")?;

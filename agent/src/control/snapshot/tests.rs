@@ -2,7 +2,7 @@
 
 use std::{fs, sync::Arc};
 
-use millrace_model::{ObjectName, Policy, Snapshot, policy::Action};
+use millrace_model::{ObjectName, Policy, Snapshot, Tier, policy::Action};
 use proptest::{collection::vec, prelude::*};
 
 use super::{FILE, JOURNAL, Kept, MOST, StateDir, Step, load};
@@ -11,7 +11,7 @@ use super::{FILE, JOURNAL, Kept, MOST, StateDir, Step, load};
 fn snapshot(generation: u64, policies: &[u8]) -> Snapshot {
     let policy = |n: &u8| {
         let name = ObjectName::new("shop", &format!("p{n}"));
-        (name.clone(), Arc::new(Policy { name, action: Action::Allow, rules: Vec::new() }))
+        (name.clone(), Arc::new(Policy { name, action: Action::Allow, rules: Vec::new(), tier: Tier::Access }))
     };
     Snapshot { generation, policies: policies.iter().map(policy).collect(), ..Snapshot::default() }
 }

@@ -18,7 +18,9 @@ use millrace_abi::{
     ProbeKey, VerdictKey,
     udp::{STRANGER_FIXED_BITS, Stranger, StrangerKey},
 };
-use millrace_model::{Ejected, Mesh, ObjectName, Protocol, Service, Workload, map::Differs};
+use millrace_model::{
+    Ejected, Mesh, ObjectName, Protocol, Service, Source, Tier, Workload, map::Differs, network::PREFIX,
+};
 
 use super::{
     slots_of,
@@ -177,12 +179,17 @@ impl By {
         let call_alike =
             self.sources.len() == sources.len() && self.sources.iter().zip(sources).all(|(a, b)| calls_as(a, b));
         let is_same_place = before.zone_of(view.node) == now.zone_of(view.node);
-        if !call_alike || !is_same_place || before.snapshot.trust_domain != now.snapshot.trust_domain {
+        if !call_alike
+            || !are_named_alike(before, now, sources)
+            || !is_same_place
+            || before.snapshot.trust_domain != now.snapshot.trust_domain
+        {
             return None;
         }
         let mut touched = Touched::default();
         touched.by_workloads(before, now);
         touched.by_policies(before, now);
+        touched.by_callers(before, now);
         for name in self.departed.symmetric_difference(view.departed) {
             touched.addresses.extend(now.snapshot.workloads.get(name).into_iter().flat_map(|left| &left.addresses));
         }
@@ -198,8 +205,23 @@ fn calls_as(one: &Arc<Workload>, other: &Arc<Workload>) -> bool {
             && one.instance == other.instance
             && one.identity == other.identity
             && one.addresses == other.addresses
+            && one.network == other.network
     };
     Arc::ptr_eq(one, other) || is_same()
+}
+
+/// True where those who call are whom their addresses say, as before, and what binds their calls says the same.
+fn are_named_alike(before: &Mesh, now: &Mesh, sources: &[&Arc<Workload>]) -> bool {
+    let named = |mesh: &Mesh, at: &IpAddr| {
+        let owner = mesh.workload_at(*at)?;
+        Some((owner.identity.clone(), owner.node.clone(), owner.network.clone()))
+    };
+    let by_address = || sources.iter().flat_map(|one| &one.addresses).all(|at| named(before, at) == named(now, at));
+    // Whoever has a source's address is its caller: what binds that one's calls is asked.
+    let owners = sources.iter().flat_map(|one| &one.addresses).filter_map(|at| now.workload_at(*at));
+    let mut binding = owners.flat_map(|one| &one.network).flat_map(|network| &network.egress);
+    let mut by_policy = || binding.all(|name| before.snapshot.policies.get(name) == now.snapshot.policies.get(name));
+    by_address() && by_policy()
 }
 
 impl Touched {
@@ -229,6 +251,41 @@ impl Touched {
             return;
         }
         let is_bound = |workload: &&Arc<Workload>| differ.iter().any(|policy| workload.policies.contains(policy.key));
+        let bound = now.snapshot.workloads.values().filter(is_bound);
+        self.addresses.extend(bound.flat_map(|workload| &workload.addresses));
+    }
+
+    /// Whoever is bound by a network policy that knows a caller who is another by his address.
+    fn by_callers(&mut self, before: &Mesh, now: &Mesh) {
+        let mut ids = BTreeSet::new();
+        for Differs { key: _, before: one, now: other } in
+            before.snapshot.workloads.differences(&now.snapshot.workloads)
+        {
+            let alike = |(one, other): (&Arc<Workload>, &Arc<Workload>)| {
+                one.addresses == other.addresses && one.network == other.network
+            };
+            if one.zip(other).is_some_and(alike) {
+                continue;
+            }
+            let addresses = || one.into_iter().chain(other).flat_map(|workload| &workload.addresses);
+            let had = addresses().filter_map(|at| before.workload_at(*at));
+            let has = addresses().filter_map(|at| now.workload_at(*at));
+            let all = had.chain(has).chain(one).chain(other).filter_map(|workload| workload.network.as_ref());
+            ids.extend(all.flat_map(|network| network.peers.iter().copied()));
+        }
+        if ids.is_empty() {
+            return;
+        }
+        let mut naming = BTreeSet::new();
+        for (name, policy) in now.snapshot.policies.iter().filter(|(_, policy)| policy.tier != Tier::Access) {
+            let mut sources = policy.rules.iter().flat_map(|rule| &rule.from);
+            if sources.any(|source| matches!(source, Source::Peers(id) if ids.contains(id))) {
+                naming.insert(name);
+            }
+        }
+        let is_bound = |workload: &&Arc<Workload>| {
+            workload.policies.iter().any(|name| name.name.starts_with(PREFIX) && naming.contains(name))
+        };
         let bound = now.snapshot.workloads.values().filter(is_bound);
         self.addresses.extend(bound.flat_map(|workload| &workload.addresses));
     }

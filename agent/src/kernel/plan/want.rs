@@ -11,14 +11,15 @@ use std::{
 use millrace_abi::{
     Addr, Dest, DestKind, ListenerKey, ListenerKind, Pod, PodKind, ProbeKey, ServiceKey, ServiceValue, SlotKey,
     SlotValue, Verdict, VerdictKey, service_flag,
-    udp::{self as abi_udp, NO_STRANGERS, STRANGER_FIXED_BITS, StrangerKey},
+    udp::{self as abi_udp, JUDGED_APART, NO_STRANGERS, STRANGER_FIXED_BITS, StrangerKey},
 };
 use millrace_model::{
     Affinity, Destination, Ejected, Facts, Membership, Mesh, ObjectName, Protocol, Reach, Service, ServicePort, Source,
-    Traffic, UdpMode, Workload, authorize,
+    Tier, Traffic, UdpMode, Workload, authorize_by,
     balance::alias_table,
     datagram::{self, Part},
     name::stable_id,
+    network,
     resolve::{Backend, Hop, hop, resolve_by},
 };
 
@@ -176,12 +177,17 @@ impl<'v> Sight<'v> {
             Hop::Tunnel(_) => DestKind::Remote,
             Hop::Pending(_) => DestKind::Pending,
         };
+        let is_apart = workload.judges_protocols(mesh);
+        // What this node's own pods get of network policies is said of pods of this node alone.
+        let is_here = is_apart && base != 0 && *workload.node == *node;
+        let base = if is_here { stable_id(&[&base.to_be_bytes(), b"here"]) } else { base };
         let group = group(mesh, workload, base, address);
         let id = group.as_ref().map_or(0, |group| group.id);
         let udp = match workload.encryption.udp {
             UdpMode::Allow => 0,
             UdpMode::Deny => NO_STRANGERS,
         };
+        let udp = if is_apart { udp | JUDGED_APART } else { udp };
         state.dests.insert(addr(address), Dest { id: workload.id(), group: id, kind: kind as u32, udp });
         if *workload.node == *node {
             state.probes.extend(probes(workload, address));
@@ -299,7 +305,9 @@ fn group(mesh: &Mesh, workload: &Arc<Workload>, base: u64, address: IpAddr) -> O
     let policies = || workload.policies.iter().filter_map(|name| mesh.snapshot.policies.get(name));
     let rules = || policies().flat_map(|policy| &policy.rules);
     let ports = rules().flat_map(|rule| rule.ports.iter().copied()).chain([0]).collect();
-    let asks_address = rules().flat_map(|rule| &rule.from).any(|source| matches!(source, Source::Block(_)));
+    // A network policy knows every caller by its address.
+    let asks_address = rules().flat_map(|rule| &rule.from).any(|source| matches!(source, Source::Block(_)))
+        || policies().any(|policy| policy.tier != Tier::Access);
     let (id, family) = match (asks_address, address) {
         (false, _) => (base, None),
         (true, IpAddr::V4(_)) => (base, Some(Family::V4)),
@@ -309,7 +317,7 @@ fn group(mesh: &Mesh, workload: &Arc<Workload>, base: u64, address: IpAddr) -> O
     Some(Group { id, workload: workload.clone(), family, ports })
 }
 
-/// Writes the verdicts on everything that `source` could call in `group`. `model::authorize` is the only judge.
+/// Writes the verdicts on everything that `source` could call in `group`. `model::authorize_by` is the only judge.
 fn judge(mesh: &Mesh, source: &Workload, group: &Group, verdicts: &mut BTreeMap<VerdictKey, Verdict>) {
     let of_family = |address: &&IpAddr| match group.family {
         None => true,
@@ -318,15 +326,18 @@ fn judge(mesh: &Mesh, source: &Workload, group: &Group, verdicts: &mut BTreeMap<
     };
     // Without an address of the family it calls nobody there; what is not written is refused.
     let Some(address) = source.addresses.iter().find(of_family) else { return };
-    for port in &group.ports {
-        // No rule names port 0, so that it is judged as any port that none of them names.
-        let facts = Facts { identity: Some(source.identity.clone()), address: *address, port: *port };
-        let verdict = authorize(mesh, &group.workload, &facts);
-        let policy = verdict.ground().policy().map_or(0, ObjectName::id);
-        verdicts.insert(
-            VerdictKey { source: source.id(), group: group.id, port: port.to_be_bytes(), reserved: [0; 6] },
-            Verdict { policy, allow: u32::from(verdict.allows()), reserved: 0 },
-        );
+    let apart = group.workload.judges_protocols(mesh).then_some((Protocol::Udp, abi_udp::APART));
+    for (protocol, reserved) in [(Protocol::Tcp, [0; 6])].into_iter().chain(apart) {
+        for port in group.ports.union(&network::egress_ports(mesh, source)) {
+            // No rule names port 0, so that it is judged as any port that none of them names.
+            let facts = Facts { identity: Some(source.identity.clone()), address: *address, port: *port };
+            let verdict = authorize_by(mesh, &group.workload, &facts, protocol);
+            let policy = verdict.ground().policy().map_or(0, ObjectName::id);
+            verdicts.insert(
+                VerdictKey { source: source.id(), group: group.id, port: port.to_be_bytes(), reserved },
+                Verdict { policy, allow: u32::from(verdict.allows()), reserved: 0 },
+            );
+        }
     }
 }
 

@@ -26,6 +26,7 @@ fn workload(name: &str, membership: Membership, addresses: &[IpAddr]) -> Workloa
         policies: [].into(),
         probe_ports: [].into(),
         telemetry: None,
+        network: None,
     }
 }
 

@@ -3,14 +3,16 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Facts, Ground, Verdict, authorize};
-use crate::{Action, Encryption, Identity, Membership, Mesh, ObjectName, Policy, Rule, Snapshot, Source, Workload};
+use crate::{
+    Action, Encryption, Identity, Membership, Mesh, ObjectName, Policy, Rule, Snapshot, Source, Tier, Workload,
+};
 
 fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Policy {
-    Policy { name: ObjectName::new("shop", name), action, rules }
+    Policy { name: ObjectName::new("shop", name), action, rules, tier: Tier::Access }
 }
 
 fn from(source: Source) -> Vec<Rule> {
-    vec![Rule { from: vec![source], ports: BTreeSet::new() }]
+    vec![Rule { from: vec![source], ports: BTreeSet::new(), protocol: None }]
 }
 
 fn verdict(policies: Vec<Policy>, facts: &Facts) -> Verdict {
@@ -33,6 +35,7 @@ fn verdict(policies: Vec<Policy>, facts: &Facts) -> Verdict {
         policies: names,
         probe_ports: [].into(),
         telemetry: None,
+        network: None,
     };
     authorize(&Mesh::new(Arc::new(snapshot)), &workload, facts)
 }
@@ -83,7 +86,7 @@ fn an_allow_without_rules_denies_all() {
 
 #[test]
 fn a_rule_binds_only_the_ports_it_names() {
-    let on_80 = policy("p", Action::Allow, vec![Rule { from: vec![], ports: BTreeSet::from([80]) }]);
+    let on_80 = policy("p", Action::Allow, vec![Rule { from: vec![], ports: BTreeSet::from([80]), protocol: None }]);
     assert!(verdict(vec![on_80.clone()], &web()).allows());
     assert!(!verdict(vec![on_80], &Facts { port: 81, ..web() }).allows());
 }

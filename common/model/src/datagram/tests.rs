@@ -6,13 +6,13 @@ use proptest::prelude::*;
 
 use super::{Part, Stranger, parts, stranger};
 use crate::{
-    Action, Encryption, Ground, Identity, Membership, Mesh, ObjectName, Policy, Rule, Snapshot, Source, UdpMode,
+    Action, Encryption, Ground, Identity, Membership, Mesh, ObjectName, Policy, Rule, Snapshot, Source, Tier, UdpMode,
     Verdict, Workload,
 };
 
 fn policy(name: &str, action: Action, from: Vec<Source>, ports: &[u16]) -> Policy {
-    let rules = vec![Rule { from, ports: ports.iter().copied().collect() }];
-    Policy { name: ObjectName::new("shop", name), action, rules }
+    let rules = vec![Rule { from, ports: ports.iter().copied().collect(), protocol: None }];
+    Policy { name: ObjectName::new("shop", name), action, rules, tier: Tier::Access }
 }
 
 fn identity() -> Source {
@@ -37,6 +37,7 @@ fn mesh(policies: Vec<Policy>, udp: UdpMode) -> (Mesh, Workload) {
         policies: policies.iter().map(|p| p.name.clone()).collect(),
         probe_ports: [].into(),
         telemetry: None,
+        network: None,
     };
     let snapshot = Snapshot {
         trust_domain: "td".into(),
@@ -132,8 +133,8 @@ proptest! {
         };
         let policies = [("a", Action::Allow, &allowed), ("d", Action::Deny, &denied)].map(|(name, action, blocks)| {
             // Without blocks a rule is for everybody: such a policy has no rule here.
-            let rules = (!blocks.is_empty()).then(|| Rule { from: blocks.iter().map(block).collect(), ports: [].into() });
-            Policy { name: ObjectName::new("shop", name), action, rules: rules.into_iter().collect() }
+            let rules = (!blocks.is_empty()).then(|| Rule { from: blocks.iter().map(block).collect(), ports: [].into(), protocol: None });
+            Policy { name: ObjectName::new("shop", name), action, rules: rules.into_iter().collect(), tier: Tier::Access }
         });
         let (mesh, workload) = mesh(policies.to_vec(), UdpMode::Allow);
         let all = parts(&mesh, &workload, true);

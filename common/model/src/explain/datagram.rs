@@ -41,7 +41,7 @@ fn route(mesh: &Mesh, from: &Workload, address: SocketAddr, hop: Hop, share: f64
         }
         Hop::Local(to) | Hop::Pending(to) if to.name == from.name => (Some(to), Way::Own, Answer::Unasked),
         Hop::Local(to) => {
-            let answer = verdict(mesh, from, Some(from.identity.clone()), &to, address);
+            let answer = verdict(mesh, from, Some(from.identity.clone()), &to, (address, Protocol::Udp));
             (Some(to), Way::Direct, answer)
         }
         Hop::Tunnel(resolve::Peer { workload: to, .. }) => {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use super::{Absence, Answer, Explanation, Outcome, Way, explain, explain_datagram};
 use crate::{
     Action, Encryption, EncryptionMode, Endpoint, Endpoints, Ground, Identity, Membership, Mesh, ObjectName, Policy,
-    Protocol, Rule, Service, ServicePort, Snapshot, Source, UdpMode, Workload, service::Readiness,
+    Protocol, Rule, Service, ServicePort, Snapshot, Source, Tier, UdpMode, Workload, service::Readiness,
 };
 
 fn shop(name: &str) -> ObjectName {
@@ -26,6 +26,7 @@ fn workload(name: &str, node: &str, last: u8) -> Workload {
         policies: [].into(),
         probe_ports: [].into(),
         telemetry: None,
+        network: None,
     }
 }
 
@@ -56,7 +57,12 @@ fn mesh(endpoints: Vec<Endpoint>, change: impl FnOnce(&mut BTreeMap<&str, Worklo
     let allow = |name: &str, account: &str| Policy {
         name: shop(name),
         action: Action::Allow,
-        rules: vec![Rule { from: vec![Source::Identity(Identity::new("td", "shop", account))], ports: [].into() }],
+        rules: vec![Rule {
+            from: vec![Source::Identity(Identity::new("td", "shop", account))],
+            ports: [].into(),
+            protocol: None,
+        }],
+        tier: Tier::Access,
     };
     let service = Service {
         name: shop("store"),

@@ -1,7 +1,10 @@
 //! Puts an explanation into sentences, in the order in which things happen.
 
 use super::{Absence, Answer, Explanation, Outcome, Party, Route, Step, Way};
-use crate::{Ground, Membership, Protocol};
+use crate::{
+    Ground, Membership, Protocol,
+    network::{PREFIX, written},
+};
 
 pub(super) fn steps(explanation: &Explanation) -> Vec<Step> {
     let mut steps = vec![step("caller", caller(&explanation.caller)), step("address", address(explanation))];
@@ -102,17 +105,20 @@ fn policy(explanation: &Explanation, route: &Route) -> String {
     match answer {
         Answer::Unasked => "None is asked.".to_owned(),
         Answer::Allowed(ground) => match ground {
-            Ground::Policy(name) => format!("AccessPolicy {name} allows {as_whom} to call {callee}."),
+            Ground::Policy(name) => format!("{} allows {as_whom} to call {callee}.", written(name)),
             Ground::Unselected => format!("No AccessPolicy selects {callee}: everybody may call it."),
             // authorize() never allows on these; said plainly all the same.
             Ground::NoneAllows(name) | Ground::Missing(name) => format!("Allowed by {name}."),
         },
         Answer::Denied(ground) => match ground {
-            Ground::Policy(name) => format!("AccessPolicy {name} denies {as_whom}."),
+            Ground::Policy(name) => format!("{} denies {as_whom}.", written(name)),
+            Ground::NoneAllows(name) if name.name.starts_with(PREFIX) => {
+                format!("{} binds this call, and neither it nor another lets it through.", written(name))
+            }
             Ground::NoneAllows(name) => {
                 format!("AccessPolicy {name} selects {callee}, and neither it nor another allows {as_whom}.")
             }
-            Ground::Missing(name) => format!("AccessPolicy {name} selects {callee} and can't be read: all is denied."),
+            Ground::Missing(name) => format!("{} binds this call and can't be read: all is denied.", written(name)),
             Ground::Unselected => "Denied.".to_owned(),
         },
         Answer::NotEnrolled => format!("{callee} is not enrolled yet: its node has not opened its listeners."),
@@ -126,6 +132,9 @@ fn policy(explanation: &Explanation, route: &Route) -> String {
             )
         }
         Answer::NoIdentity(ground) => match ground.policy() {
+            Some(name) if name.name.starts_with(PREFIX) => {
+                format!("{} binds this call, and neither it nor another lets it through.", written(name))
+            }
             Some(name) => {
                 format!("Between nodes datagrams have no identity, and AccessPolicy {name} lets in nobody without.")
             }

@@ -39,6 +39,7 @@ fn workload(n: usize, (addresses, node, zone): (Vec<u8>, u8, Option<u8>)) -> (Ob
         policies: [].into(),
         probe_ports: [].into(),
         telemetry: None,
+        network: None,
     };
     (name, Arc::new(workload))
 }

@@ -34,6 +34,11 @@ fn slots() -> Vec<Vec<String>> {
             "{{apiVersion: millrace.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{{spec}}}}}"
         )
     };
+    let network = |name: &str, spec: &str| {
+        format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}, namespace: shop}}, spec: {{{spec}}}}}"
+        )
+    };
     let route = |kind: &str, name: &str, parent: &str, backend: &str| {
         format!(
             "{{apiVersion: gateway.networking.k8s.io/v1, kind: {kind}, metadata: {{name: {name}, namespace: shop, creationTimestamp: \"2026-01-01T00:00:00Z\"}}, spec: {{parentRefs: [{{group: \"\", kind: Service, name: {parent}, port: 80}}], rules: [{{backendRefs: [{{name: {backend}, port: 80}}]}}]}}}}"
@@ -44,7 +49,7 @@ fn slots() -> Vec<Vec<String>> {
         vec![
             namespace("shop", "millrace.dev/mesh: enabled"),
             namespace("shop", "millrace.dev/mesh: disabled"),
-            namespace("shop", ""),
+            namespace("shop", "team: far"),
         ],
         vec!["{apiVersion: v1, kind: Node, metadata: {name: a, labels: {topology.kubernetes.io/zone: z1}}}".to_owned()],
         vec!["{apiVersion: v1, kind: ServiceAccount, metadata: {name: sa1, namespace: shop}}".to_owned()],
@@ -86,6 +91,16 @@ fn slots() -> Vec<Vec<String>> {
         vec![
             ours("AccessPolicy", "root", "p2", "selector: {matchLabels: {app: web-2}}, rules: [{}]"),
             ours("AccessPolicy", "root", "p2", "action: Deny, rules: [{from: [{namespaces: [shop]}]}]"),
+        ],
+        vec![
+            network(
+                "n1",
+                "podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: far}}}], ports: [{port: http}]}]",
+            ),
+            network(
+                "n1",
+                "podSelector: {matchLabels: {app: web-1}}, egress: [{to: [{podSelector: {matchLabels: {app: web-2}}}]}]",
+            ),
         ],
         vec![
             ours("EncryptionPolicy", "shop", "e1", "mode: Strict"),
@@ -225,7 +240,7 @@ fn pods_slices_services_policies_and_routes_do_not_take_the_whole_to_be_compiled
         let mut choice = nothing.clone();
         choice.ways[thing] = 1;
         let takes_whole = empty.clone().again(&choice.world(&slots)).is_none();
-        let is_rare = ["kind: Node,", "NodeProfile", "TelemetryPolicy", "TrafficPolicy"];
+        let is_rare = ["kind: Node,", "NetworkPolicy", "NodeProfile", "TelemetryPolicy", "TrafficPolicy"];
         assert_eq!(takes_whole, is_rare.iter().any(|kind| slot[0].contains(kind)), "{}", slot[0]);
     }
 }

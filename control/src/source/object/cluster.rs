@@ -8,11 +8,16 @@ use crate::{
     world::{Namespace, Node},
 };
 
+/// By which a selector names one namespace.
+pub const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 pub(super) fn namespace(namespace: &core::Namespace, problems: &mut Problems) -> Namespace {
-    meta::check(&namespace.metadata, problems);
-    Namespace { mesh: meta::wish(&namespace.metadata, problems) }
+    let mut labels = meta::labels(namespace.metadata.labels.as_ref(), "metadata.labels", problems);
+    // The API server gives it to every namespace; a file may leave it out.
+    labels.extend(namespace.metadata.name.clone().map(|name| (NAME_LABEL.to_owned(), name)));
+    Namespace { mesh: meta::wish(&namespace.metadata, problems), labels }
 }
 
 pub(super) fn node(node: &core::Node, problems: &mut Problems) -> Node {

@@ -103,7 +103,7 @@ fn rule(rule: &crd::AccessRule, field: &str, settings: &Settings, problems: &mut
             ports.extend(application_port(i32::from(*port), &format!("{field}.ports[{index}]"), problems));
         }
     }
-    Rule { from: sources, ports }
+    Rule { from: sources, ports, protocol: None }
 }
 
 fn source(

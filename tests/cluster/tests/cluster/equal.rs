@@ -48,6 +48,16 @@ fn generated(shop: &str) -> Vec<Value> {
                 "spec": {"targetRefs": [{"kind": "Service", "name": name}], "outlierEjection": {"interval": "9s"}},
             }));
         }
+        if app % 6 == 0 {
+            objects.push(json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name, "namespace": shop},
+                "spec": {
+                    "podSelector": {"matchLabels": {"app": name}},
+                    "ingress": [{"from": [{"namespaceSelector": {}}], "ports": [{"port": 8080, "endPort": 8090}]}],
+                    "egress": [{"to": [{"ipBlock": {"cidr": "10.7.0.0/16", "except": ["10.7.3.0/24"]}}]}],
+                },
+            }));
+        }
         if app % 3 == 0 {
             objects.push(access(shop, &format!("{name}-deny"), &name, "Deny"));
             objects.push(encryption(shop, &format!("{name}-a"), &name, "Strict"));
@@ -77,7 +87,7 @@ async fn a_world_is_the_same_snapshot_from_a_directory_and_from_an_api_server() 
     let by_server = watched.until("all pods are read", |snapshot| snapshot.workloads.len() == n_pods).await;
     let mut read = Mesh::over(Source::Directory(folder.path().to_owned())).await;
     let by_directory = read.until("all pods are read", |snapshot| snapshot.workloads.len() == n_pods).await;
-    assert!(by_server.services.len() == 12 && by_server.policies.len() == 16, "{by_server:#?}");
+    assert!(by_server.services.len() == 12 && by_server.policies.len() == 18, "{by_server:#?}");
     let (by_server, by_directory) = (without_generation(by_server), without_generation(by_directory));
     let differs = by_server.lines().zip(by_directory.lines()).find(|(a, b)| a != b);
     assert!(by_server == by_directory, "the first difference: {differs:?}");

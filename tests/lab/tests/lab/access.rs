@@ -22,7 +22,7 @@ const CALLERS: [&str; 4] = ["shop/client", "other/stranger", "shop/caller", "oth
 const SERVERS: [&str; 2] = ["shop/near", "shop/far"];
 
 /// Waits until each caller stands as expected with both servers, on both families; how long that took.
-fn stands(lab: &Lab, port: u16, allowed: &[&str]) -> Result<Duration> {
+pub(crate) fn stands(lab: &Lab, port: u16, allowed: &[&str]) -> Result<Duration> {
     let start = clock::now();
     for server in SERVERS {
         for caller in CALLERS {

@@ -2,6 +2,7 @@
 //! closed when it turns.
 
 mod left;
+mod network;
 
 use std::{net::SocketAddr, time::Duration};
 

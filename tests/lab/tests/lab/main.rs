@@ -47,6 +47,8 @@ mod members;
 #[cfg(test)]
 mod mistakes;
 #[cfg(test)]
+mod network_policy;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod outliers;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use millrace_abi::{DestKind, PodKind, ProbeKey, Reason};
 use millrace_model::{
     Action, Encryption, Endpoint, Endpoints, Identity, Membership, Mesh, ObjectName, Policy, Protocol, Rule, Service,
-    ServicePort, Snapshot, Source, Traffic, Workload, service::Readiness,
+    ServicePort, Snapshot, Source, Tier, Traffic, Workload, service::Readiness,
 };
 use proptest::prelude::*;
 
@@ -33,12 +33,13 @@ fn workload(pod: &str, node: &str, addresses: &[&str]) -> Workload {
         policies: BTreeSet::new(),
         probe_ports: BTreeSet::new(),
         telemetry: None,
+        network: None,
     }
 }
 
 fn only(policy: &str, action: Action, from: Source, ports: &[u16]) -> Policy {
-    let rules = vec![Rule { from: vec![from], ports: ports.iter().copied().collect() }];
-    Policy { name: name(policy), action, rules }
+    let rules = vec![Rule { from: vec![from], ports: ports.iter().copied().collect(), protocol: None }];
+    Policy { name: name(policy), action, rules, tier: Tier::Access }
 }
 
 fn mesh(workloads: Vec<Workload>, policies: Vec<Policy>, services: Vec<(Service, Vec<Endpoint>)>) -> Mesh {
@@ -125,6 +126,7 @@ fn the_host_may_reach_the_probes_of_its_own_nodes_workloads() {
     let probed = |pod: &str, node: &str, addresses: &[&str]| Workload {
         probe_ports: [8080, 9090].into(),
         telemetry: None,
+        network: None,
         ..workload(pod, node, addresses)
     };
     let outside = Workload { membership: Membership::Outside, ..probed("old", "a", &["10.0.0.9"]) };
@@ -209,8 +211,14 @@ fn meshes() -> impl Strategy<Value = State> {
                 3 => Source::Block("10.0.0.0/31".parse().unwrap()),
                 n => Source::Identity(Identity::new("td", "shop", &format!("w{n}"))),
             };
-            let rules = rules.into_iter().map(|(caller, ports)| Rule { from: vec![source(caller)], ports });
-            Policy { name: id(n), action: if is_deny { Action::Deny } else { Action::Allow }, rules: rules.collect() }
+            let rules =
+                rules.into_iter().map(|(caller, ports)| Rule { from: vec![source(caller)], ports, protocol: None });
+            Policy {
+                name: id(n),
+                action: if is_deny { Action::Deny } else { Action::Allow },
+                rules: rules.collect(),
+                tier: Tier::Access,
+            }
         });
         let backends = [("10.0.0.1", 1, Readiness::Ready), ("10.0.0.2", 2, Readiness::Ready)];
         want(&mesh(workloads, policies.collect(), vec![service("10.96.0.1", &backends)]), "a", &known)

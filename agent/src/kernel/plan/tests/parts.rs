@@ -10,8 +10,9 @@ use std::{
 use millrace_abi::DestKind;
 use millrace_model::{
     Action, Affinity, Ejected, Encryption, Endpoint, Endpoints, Identity, Membership, Mesh, ObjectName, Place, Policy,
-    Protocol, Reach, RouteKind, RouteName, Routes, Rule, Service, ServicePort, Snapshot, Source, Traffic, UdpMode,
-    Workload,
+    Protocol, Reach, RouteKind, RouteName, Routes, Rule, Service, ServicePort, Snapshot, Source, Tier, Traffic,
+    UdpMode, Workload,
+    network::{Network, PREFIX},
     outlier::Pool,
     route::{Bound, Clients},
     service::Readiness,
@@ -43,7 +44,7 @@ fn virtual_address(n: usize) -> IpAddr {
 }
 
 /// Whether a policy denies; from whom, at which ports.
-type Said = (bool, Vec<(usize, BTreeSet<u16>)>);
+type Said = (bool, Vec<(usize, BTreeSet<u16>)>, bool);
 
 /// An endpoint's address, weight and readiness.
 type Behind = (usize, u32, usize);
@@ -71,7 +72,11 @@ struct Pod {
     is_probed: bool,
     takes_datagrams: bool,
     has_zone: bool,
+    network: Option<Named>,
 }
+
+/// What network policies make of a pod: whose policies bind its calls, which selectors select it, and whether it has its node's address.
+type Named = (BTreeSet<usize>, BTreeSet<u64>, bool);
 
 #[derive(Clone, Debug)]
 struct Front {
@@ -107,11 +112,19 @@ impl World {
         match step {
             Step::Workload(n, None) => drop(now.workloads.remove(&name("w", n))),
             Step::Workload(n, Some(pod)) => drop(now.workloads.insert(name("w", n), Arc::new(workload(n, &pod)))),
-            Step::Policy(n, None) => drop(now.policies.remove(&name("p", n))),
-            Step::Policy(n, Some((is_deny, rules))) => {
-                let rules = rules.into_iter().map(|(from, ports)| Rule { from: vec![source(from)], ports }).collect();
-                let action = if is_deny { Action::Deny } else { Action::Allow };
-                now.policies.insert(name("p", n), Arc::new(Policy { name: name("p", n), action, rules }));
+            Step::Policy(n, None) => {
+                now.policies.remove(&policy(n, false));
+                now.policies.remove(&policy(n, true));
+            }
+            Step::Policy(n, Some((is_deny, rules, is_network))) => {
+                let protocol = is_network.then_some(if n == 1 { Protocol::Udp } else { Protocol::Tcp });
+                let rules: Vec<Rule> =
+                    rules.into_iter().map(|(from, ports)| Rule { from: vec![source(from)], ports, protocol }).collect();
+                now.policies.remove(&policy(n, !is_network));
+                let tier = if is_network { Tier::Network { egress: rules.clone() } } else { Tier::Access };
+                let action = if is_deny && !is_network { Action::Deny } else { Action::Allow };
+                let made = Policy { name: policy(n, is_network), action, rules, tier };
+                now.policies.insert(made.name.clone(), Arc::new(made));
             }
             Step::Service(n, None) => drop(now.services.remove(&name("s", n))),
             Step::Service(n, Some(front)) => drop(now.services.insert(name("s", n), Arc::new(service(n, &front)))),
@@ -146,7 +159,8 @@ impl World {
 }
 
 fn workload(n: usize, pod: &Pod) -> Workload {
-    let Pod { addresses, membership, is_local, instance, policies, is_probed, takes_datagrams, has_zone } = pod;
+    let Pod { addresses, membership, is_local, instance, policies, is_probed, takes_datagrams, has_zone, network } =
+        pod;
     let udp = if *takes_datagrams { UdpMode::Allow } else { UdpMode::Deny };
     Workload {
         name: name("w", n),
@@ -158,16 +172,26 @@ fn workload(n: usize, pod: &Pod) -> Workload {
         netns: None,
         membership: MEMBERSHIPS[*membership],
         encryption: Encryption { udp, ..Encryption::default() },
-        policies: policies.iter().map(|n| name("p", *n)).collect(),
+        policies: policies.iter().map(|n| policy(n % 3, *n >= 3)).collect(),
         probe_ports: if *is_probed { [80, 443].into() } else { BTreeSet::new() },
         telemetry: None,
+        network: network.as_ref().map(|(egress, peers, is_host)| {
+            let class = peers.iter().fold(1, |class, id| class * 10 + id);
+            let egress = egress.iter().map(|n| policy(*n, true)).collect();
+            Arc::new(Network { egress, peers: peers.clone(), class, is_host: *is_host })
+        }),
     }
+}
+
+fn policy(n: usize, is_network: bool) -> ObjectName {
+    if is_network { name(&format!("{PREFIX}p"), n) } else { name("p", n) }
 }
 
 fn source(n: usize) -> Source {
     match n {
         3 => Source::Block("10.0.0.0/31".parse().unwrap()),
         4 => Source::Block("fd00::1/128".parse().unwrap()),
+        n if n > 4 => Source::Peers(u64::try_from(n).unwrap()),
         n => Source::Identity(Identity::new("td", "shop", &format!("w{n}"))),
     }
 }
@@ -204,10 +228,13 @@ fn endpoint((at, weight, readiness): Behind) -> Endpoint {
 }
 
 fn pod() -> impl Strategy<Value = Pod> {
-    let few = prop::collection::btree_set(0usize..3, 0..3);
+    let few = prop::collection::btree_set(0usize..6, 0..3);
+    let names = prop::collection::btree_set(0usize..3, 0..2);
+    let network = (names, prop::collection::btree_set(5u64..7, 0..2), prop::bool::weighted(0.2));
+    let network = prop::option::weighted(0.7, network);
     let flags = (any::<bool>(), prop::bool::weighted(0.2), any::<bool>(), any::<bool>(), any::<bool>());
-    (prop::collection::btree_set(0usize..6, 0..3), 0usize..4, few, flags).prop_map(
-        |(addresses, membership, policies, (is_local, instance, is_probed, takes_datagrams, has_zone))| Pod {
+    (prop::collection::btree_set(0usize..6, 0..3), 0usize..4, few, flags, network).prop_map(
+        |(addresses, membership, policies, (is_local, instance, is_probed, takes_datagrams, has_zone), network)| Pod {
             addresses,
             membership,
             is_local,
@@ -216,6 +243,7 @@ fn pod() -> impl Strategy<Value = Pod> {
             is_probed,
             takes_datagrams,
             has_zone,
+            network,
         },
     )
 }
@@ -223,14 +251,14 @@ fn pod() -> impl Strategy<Value = Pod> {
 fn step() -> impl Strategy<Value = Step> {
     let few = |most: usize| prop::collection::btree_set(0..most, 0..3);
     let ports = prop::collection::btree_set(prop::sample::select(vec![80u16, 443]), 0..2);
-    let rules = prop::collection::vec((0usize..5, ports), 0..3);
+    let rules = prop::collection::vec((0usize..7, ports), 0..3);
     let front = (few(3), any::<bool>(), any::<bool>(), prop::bool::weighted(0.2));
     let front =
         front.prop_map(|(addresses, has_udp, affinity, is_local)| Front { addresses, has_udp, affinity, is_local });
     let backends = prop::collection::vec((0usize..6, 0u32..3, 0usize..3), 0..4);
     prop_oneof![
         5 => (0usize..6, prop::option::weighted(0.85, pod())).prop_map(|(n, pod)| Step::Workload(n, pod)),
-        1 => (0usize..3, prop::option::weighted(0.8, (any::<bool>(), rules))).prop_map(|(n, p)| Step::Policy(n, p)),
+        1 => (0usize..3, prop::option::weighted(0.8, (any::<bool>(), rules, any::<bool>()))).prop_map(|(n, p)| Step::Policy(n, p)),
         3 => (0usize..4, prop::option::weighted(0.8, front)).prop_map(|(n, front)| Step::Service(n, front)),
         5 => (0usize..4, prop::option::weighted(0.8, backends)).prop_map(|(n, all)| Step::Endpoints(n, all)),
         1 => (0usize..4, any::<bool>()).prop_map(|(n, is_routed)| Step::Routes(n, is_routed)),
@@ -349,6 +377,7 @@ fn enrolled(n: usize) -> Step {
         is_probed: false,
         takes_datagrams: true,
         has_zone: false,
+        network: None,
     };
     Step::Workload(n, Some(pod))
 }

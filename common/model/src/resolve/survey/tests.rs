@@ -32,6 +32,7 @@ fn workload(node: &str, last: u8) -> Workload {
         policies: [].into(),
         probe_ports: [].into(),
         telemetry: None,
+        network: None,
     }
 }
 
