@@ -2,12 +2,13 @@
 //!
 //! Reads from [`serve`], the life of a connection; `request` is the life of a request. `heads` and `wire` let nothing through that
 //! HTTP's specification does not, before anybody parses; `tables` says which rule; `filter` what becomes of heads; `upstream` and
-//! `reach` by which connection an endpoint is asked; `forwarded` says who
+//! `reach` by which connection an endpoint is asked, `driven` in whose task that is polled; `forwarded` says who
 //! asks; `body`, `received`, `pipe` and `stream` move bytes, `unread` and `waiting` charge for those that wait; `two` is a client's
 //! HTTP/2, `upgrade` what is HTTP no more. Nothing here decides policy or a route.
 
 mod body;
 mod counts;
+mod driven;
 mod endpoint;
 mod expect;
 mod fault;
@@ -48,6 +49,7 @@ use socket2::SockRef;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 use crate::{accept::Accepted, fault::Why, rarely::Rarely, record::Record, unrouted, worker::Worker};
+use driven::Both;
 use fault::Fault;
 use heads::{Bad, Version};
 use received::Received;
@@ -181,13 +183,15 @@ async fn one(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
     tokio::pin!(draining);
     let mut draining = Rarely::new(draining);
     let mut is_draining = false;
+    let both = Both::at(&callers.desk);
     let ended = std::future::poll_fn(|cx| {
         if !is_draining && Pin::new(&mut draining).poll(cx).is_ready() {
             is_draining = true;
             // Nobody has asked for so long: it closes now, or with the answer that is under way.
             Pin::new(&mut connection).graceful_shutdown();
+            both.look();
         }
-        connection.poll_without_shutdown(cx)
+        both.poll(cx, |cx| connection.poll_without_shutdown(cx))
     })
     .await;
     let parts = connection.into_parts();

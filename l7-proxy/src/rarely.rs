@@ -24,10 +24,38 @@ pub(crate) struct Rarely<F> {
     told: Option<Waker>,
 }
 
+/// Whether something has to say something, and who is told.
 #[derive(Debug)]
-struct Word {
+pub(crate) struct Word {
     is_out: AtomicBool,
     task: AtomicWaker,
+}
+
+impl Word {
+    /// One that is out: whatever it is for was not polled yet.
+    pub(crate) fn out() -> Arc<Self> {
+        Arc::new(Self { is_out: AtomicBool::new(true), task: AtomicWaker::new() })
+    }
+
+    /// Who is told of the next one. To be called before [`Self::take`] or [`Self::is_out`]: a word between the two would be lost.
+    pub(crate) fn tell(&self, whom: &Waker) {
+        self.task.register(whom);
+    }
+
+    /// Nobody is told of the next one.
+    pub(crate) fn tell_nobody(&self) {
+        drop(self.task.take());
+    }
+
+    /// Whether it is out.
+    pub(crate) fn is_out(&self) -> bool {
+        self.is_out.load(Ordering::Acquire)
+    }
+
+    /// Whether it was out; it is no more.
+    pub(crate) fn take(&self) -> bool {
+        self.is_out() && self.is_out.swap(false, Ordering::AcqRel)
+    }
 }
 
 impl Wake for Word {
@@ -44,7 +72,7 @@ impl Wake for Word {
 impl<F> Rarely<F> {
     /// Polls `inner` the first time, and then when it is woken.
     pub(crate) fn new(inner: F) -> Self {
-        Self { inner, word: Arc::new(Word { is_out: AtomicBool::new(true), task: AtomicWaker::new() }), told: None }
+        Self { inner, word: Word::out(), told: None }
     }
 }
 

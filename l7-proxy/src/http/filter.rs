@@ -16,6 +16,11 @@ const HOP_BY_HOP: &[&str] =
 
 /// Takes away what was for this connection alone.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most heads have none, and each name that is looked for is hashed anew.
+    let is_of_one_hop = |name: &HeaderName| name == TE || HOP_BY_HOP.contains(&name.as_str());
+    if !headers.keys().any(is_of_one_hop) {
+        return;
+    }
     // The one thing that TE may say across hops is that trailers are welcome.
     let wants_trailers = headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     let named: Vec<HeaderName> = headers

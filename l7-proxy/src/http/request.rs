@@ -31,6 +31,7 @@ use rand::Rng as _;
 use super::{
     body::{Answer, Outgoing, Streamed},
     counts,
+    driven::Desk,
     endpoint::Endpoints,
     expect,
     fault::Fault,
@@ -74,6 +75,8 @@ pub(crate) struct Callers {
     /// Whether its connection is to end with the request under way.
     pub(crate) is_closing: AtomicBool,
     pub(crate) turn: Turn,
+    /// Where its task polls the connection to an endpoint, in HTTP/1.
+    pub(crate) desk: Desk,
     said: Mutex<Option<Known>>,
 }
 
@@ -124,6 +127,7 @@ impl Callers {
             switch: Switch::default(),
             is_closing: AtomicBool::new(false),
             turn: Turn::default(),
+            desk: Desk::default(),
             said: Mutex::default(),
         }
     }
@@ -373,6 +377,7 @@ impl Callers {
         let mut n_stale = 0;
         loop {
             let mut lease = endpoints.lease(&self.worker, mesh).await?;
+            lease.lend(&self.desk);
             seen.endpoint = endpoints.chosen();
             seen.recording.endpoint(seen.endpoint);
             // What has no body can be sent again, where a connection that was kept is closed just as it is used.

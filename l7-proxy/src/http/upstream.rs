@@ -23,6 +23,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::{
     body::{Broken, Outgoing},
+    driven::{Desk, Driven, Lent},
     expect::Gate,
     pipe::{Cut, pipe, said},
     reach::{Opened, Sender, Switching},
@@ -106,6 +107,7 @@ struct Idle {
 #[derive(Debug)]
 struct One {
     send: http1::SendRequest<Outgoing>,
+    driven: Driven,
     driver: AbortHandle,
     switching: Switching,
 }
@@ -139,6 +141,8 @@ pub(crate) struct Lease {
     held: Option<Held>,
     /// What still sends the request's body, in HTTP/2.
     sending: Option<AbortHandle>,
+    /// Where it is polled, if not in its own task.
+    lent: Option<Lent>,
     /// Whether it was opened for another request before.
     pub(crate) is_reused: bool,
     /// Whether it is for no request after this one.
@@ -187,8 +191,17 @@ impl Lease {
         }
     }
 
+    /// Has the connection polled in the task of the client whose request it is for.
+    pub(crate) fn lend(&mut self, desk: &Desk) {
+        if let Some(Held::One(one)) = &self.held {
+            self.lent = one.driven.lend(desk);
+        }
+    }
+
     /// The connection itself, once the endpoint has agreed to speak something else.
     pub(crate) async fn switched(&mut self) -> Option<Switched> {
+        // HTTP has ended at the desk.
+        self.lent = None;
         match &mut self.held {
             Some(Held::One(one)) => one.switching.come().await,
             Some(Held::Two(_)) | None => None,
@@ -205,6 +218,8 @@ impl Lease {
         if self.is_spent {
             return;
         }
+        // Before anybody else may have it.
+        self.lent = None;
         // What is sent still when the answer has come whole, its endpoint did not wait for.
         if let Some(Held::One(one)) = self.held.take() {
             let mut state = self.upstreams.lock();
@@ -325,9 +340,10 @@ impl Upstreams {
     pub(crate) fn add(self: &Arc<Self>, ends: &Ends, opened: Opened, account: &Arc<Account>) -> Lease {
         let Opened { sender, driver } = opened;
         let mut state = self.lock();
-        let driver = state.tasks.spawn(self.turns.schedule(account, driver));
+        let (driven, home) = Driven::new(driver);
+        let driver = state.tasks.spawn(self.turns.schedule(account, home));
         let held = match sender {
-            Sender::One(send, switching) => Held::One(One { send, driver, switching }),
+            Sender::One(send, switching) => Held::One(One { send, driven, driver, switching }),
             Sender::Two(send, unread, waits) => {
                 let two = Two { send, unread, waits, n_streams: Arc::new(()) };
                 let shared = Shared { two: two.clone(), driver, since: clock::now() };
@@ -371,6 +387,7 @@ impl Upstreams {
             ends: ends.clone(),
             held: Some(held),
             sending: None,
+            lent: None,
             is_reused,
             is_spent: false,
         }
