@@ -29,6 +29,7 @@ use crate::{
     fault::Why,
     frames,
     frames::{Counted, Role, why_ended},
+    gather::{Gather, Gathered, gathered},
     handshakes::{Caller, UnderWay},
     head::{self, BadAuthority},
     limits::{Charge, Waits},
@@ -47,7 +48,7 @@ const IDLE: Duration = Duration::from_secs(300);
 const LAST_STREAMS: Duration = Duration::from_secs(5);
 
 /// A tunnel's HTTP/2.
-type Tunnel = h2::server::Connection<tunnel::Arriving, Bytes>;
+type Tunnel = h2::server::Connection<Gathered<tunnel::Arriving>, Bytes>;
 
 /// What a peer asks of one connection, and how it is answered.
 type Asking = (Request<RecvStream>, SendResponse<Bytes>);
@@ -178,11 +179,13 @@ fn own_workload(mesh: &Mesh, accepted: &Accepted, address: IpAddr) -> Result<Ide
 async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStream<Wire>) {
     let proxy = &worker.proxy;
     let (tls, carried) = Counted::new(tls, Role::Server);
+    let (tls, gather) = gathered(tls);
     let tuning = proxy.tuning.now();
     let mut connection = match timeout(tunnel::HANDSHAKE, tunnel::server(&tuning).handshake(tls)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(_)) | Err(_) => return proxy.metrics.handshake_failed(End::Server, "http2"),
     };
+    gather.begin();
     let _counted = proxy.metrics.tunnel(End::Server);
     let (mut drain, ping) = (proxy.drain.clone(), connection.ping_pong());
     let (mut is_closing, mut tight) = (false, arrived.accepted.account.tight());
@@ -200,7 +203,7 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
         let n_open = streams.len();
         tokio::select! {
             // At most this many at once, also of those that their peer has reset: each may hold a dial.
-            stream = next_stream(&mut connection, n_open < STREAMS_TAKEN as usize) => match stream {
+            stream = next_stream((&mut connection, &gather), n_open < STREAMS_TAKEN as usize) => match stream {
                 Some(Ok((request, respond))) => {
                     let life = serve_stream(worker.clone(), (arrived.clone(), carried.clone()), request, respond);
                     streams.spawn(worker.turns.schedule(&arrived.accepted.account, life));
@@ -247,12 +250,22 @@ fn broken(arrived: &Arrived, proxy: &Proxy, error: &h2::Error, carried: &frames:
 
 /// The next connection in the tunnel, where there is room for one; None when the tunnel has ended. Whichever it waits for,
 /// it moves the bytes of those that are open.
-async fn next_stream(connection: &mut Tunnel, has_room: bool) -> Option<Result<Asking, h2::Error>> {
-    if has_room {
-        return connection.accept().await;
-    }
-    let closed = poll_fn(|cx| connection.poll_closed(cx)).await;
-    closed.err().map(Err)
+async fn next_stream(
+    (connection, gather): (&mut Tunnel, &Gather<tunnel::Arriving>),
+    has_room: bool,
+) -> Option<Result<Asking, h2::Error>> {
+    poll_fn(|cx| {
+        let next = if has_room {
+            connection.poll_accept(cx)
+        } else {
+            connection.poll_closed(cx).map(|closed| closed.err().map(Err))
+        };
+        if next.is_pending() {
+            gather.flush(cx);
+        }
+        next
+    })
+    .await
 }
 
 /// Waits until the tunnel should take no new streams: the proxy drains, its peer's certificate expired, nobody uses it.

@@ -16,6 +16,7 @@ mod dial;
 mod fair;
 mod fault;
 mod frames;
+mod gather;
 mod handshakes;
 pub mod head;
 mod home;

@@ -31,6 +31,7 @@ use crate::{
     fair::Turns,
     fault::{Fault, Why},
     frames::{Carried, Counted, Role, why_ended},
+    gather::gathered,
     handshakes::Caller,
     home::Pod,
     keys::Key,
@@ -309,11 +310,13 @@ async fn open(proxy: &Proxy, (turns, account): (&Turns, &Arc<Account>), ends: &E
     let waits = Arc::new(account.waits(Caller::Pod(ends.tunnel.ip())));
     let charge = waits.charge(tunnel::HELD).map_err(Why::Limited)?;
     let (tls, carried): (tunnel::Leaving, _) = Counted::new(tls, Role::Client);
+    let (tls, gather) = gathered(tls);
     let (send, mut connection) = tunnel::client(&tuning).handshake(tls).await.map_err(|_broken| Why::TunnelBroken)?;
+    gather.begin();
     let (ping, counted) = (connection.ping_pong(), proxy.metrics.tunnel(End::Client));
     let (address, tight, metrics, known) = (ends.tunnel, account.tight(), proxy.metrics.clone(), carried.clone());
     let driver = async move {
-        let ended = Box::pin(tunnel::drive(connection, ping, (tight, tuning.stream_window))).await;
+        let ended = Box::pin(tunnel::drive((connection, gather), ping, (tight, tuning.stream_window))).await;
         tracing::debug!(%address, ?ended, "a tunnel ended");
         if let Err(error) = ended {
             metrics.tunnel_broken(End::Client, why_ended(&error, &known));

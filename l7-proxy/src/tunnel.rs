@@ -1,13 +1,17 @@
 //! Sets up both ends of a tunnel alike: TLS with large buffers, HTTP/2 with measured windows, a keep-alive.
 
-use std::time::Duration;
+use std::{future::poll_fn, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::{client, server};
 
-use crate::{frames::Counted, tuning::Tuning};
+use crate::{
+    frames::Counted,
+    gather::{Gather, Gathered},
+    tuning::Tuning,
+};
 
 /// What lies beneath TLS.
 pub(crate) use crate::wire::Wire;
@@ -17,6 +21,9 @@ pub(crate) type Arriving = Counted<server::TlsStream<Wire>>;
 
 /// What lies beneath HTTP/2, where this end dialled.
 pub(crate) type Leaving = Counted<client::TlsStream<Wire>>;
+
+/// The same, its small frames sent together.
+pub(crate) type Together = Gathered<Leaving>;
 
 /// What an open tunnel is charged for itself, against its workload's buffers. It holds a little more while idle; but a pod that
 /// a few thousand others call has as many tunnels, and shall have room for bytes too.
@@ -137,15 +144,20 @@ pub(crate) async fn peer_is_silent(mut ping: Option<PingPong>) {
 
 /// A tunnel's HTTP/2, driven until it ends: what its task awaits.
 pub(crate) async fn drive(
-    mut connection: h2::client::Connection<Leaving, Bytes>,
+    (mut connection, gather): (h2::client::Connection<Together, Bytes>, Gather<Leaving>),
     ping: Option<PingPong>,
     (mut tight, usual): (watch::Receiver<bool>, u32),
 ) -> Result<(), h2::Error> {
     let silent = peer_is_silent(ping);
     tokio::pin!(silent);
     loop {
+        let moved = poll_fn(|cx| {
+            let ended = Pin::new(&mut connection).poll(cx);
+            gather.flush(cx);
+            ended
+        });
         tokio::select! {
-            ended = &mut connection => return ended,
+            ended = moved => return ended,
             () = &mut silent => return Err(h2::Reason::CANCEL.into()),
             Ok(()) = tight.changed() => resized(connection.set_initial_window_size(window(&mut tight, usual))),
         }

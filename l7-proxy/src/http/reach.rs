@@ -37,6 +37,7 @@ use crate::{
     application::{self, Called},
     dial::{Connected, dial},
     fault::{Fault, Why},
+    gather::{Gather, Gathered, gathered},
     handshakes::Caller as Peer,
     home::{Home, Pod},
     limits::{Account, Waits},
@@ -223,9 +224,11 @@ async fn speak(io: impl Io + 'static, speaks: Speak, waits: &Arc<Waits>, beside:
         }
         Speak::Two => {
             let unread = Unread::new(waits);
-            let handshake = client().handshake::<_, Bytes>(Reading::new(io, unread.clone()));
+            let (io, gather) = gathered(Reading::new(io, unread.clone()));
+            let handshake = client().handshake::<_, Bytes>(io);
             let (send, connection) = handshake.await.map_err(|_broken| Why::ConnectFailed)?;
-            let driver = Box::pin(two(connection, beside, (unread.clone(), waits.tight())));
+            gather.begin();
+            let driver = Box::pin(two((connection, gather), beside, (unread.clone(), waits.tight())));
             Opened { sender: Sender::Two(send, unread, waits.clone()), driver }
         }
     })
@@ -271,9 +274,12 @@ async fn one<T: Io + 'static>(
     }
 }
 
+/// A connection of HTTP/2, and who sends what it gathers.
+type Spoken<T> = (h2::client::Connection<Gathered<Reading<T>>, Bytes>, Gather<Reading<T>>);
+
 /// A connection of HTTP/2, to its end.
 async fn two<T: Io>(
-    mut connection: h2::client::Connection<Reading<T>, Bytes>,
+    (mut connection, gather): Spoken<T>,
     mut beside: Beside,
     (unread, mut tight): (Unread, watch::Receiver<bool>),
 ) {
@@ -283,6 +289,7 @@ async fn two<T: Io>(
                 return Poll::Ready(Ok(()));
             }
             let ended = Pin::new(&mut connection).poll(cx);
+            gather.flush(cx);
             unread.look();
             if beside.settle() { ended } else { Poll::Ready(Ok(())) }
         });

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     fault::Why,
     frames::{self, Counted, why_ended},
+    gather::gathered,
     limits::Waits,
     tunnel,
 };
@@ -81,10 +82,12 @@ pub(super) async fn serve(callers: &Arc<Callers>, checked: Checked) -> Result<()
     let waits = callers.waits();
     let unread = Unread::new(&waits);
     let (io, answered) = Counted::of_requests(Reading::new(checked, unread.clone()));
+    let (io, gather) = gathered(io);
     let mut connection = match timeout(FIRST_HEAD, server().handshake::<_, Bytes>(io)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(_)) | Err(_) => return Err(Why::ClientReset),
     };
+    gather.begin();
     let mut drain = callers.worker.proxy.drain.clone();
     let mut tight = callers.account.tight();
     let (silent, idle) = (tunnel::peer_is_silent(connection.ping_pong()), tokio::time::sleep(NEXT_HEAD));
@@ -104,6 +107,10 @@ pub(super) async fn serve(callers: &Arc<Callers>, checked: Checked) -> Result<()
             asked = std::future::poll_fn(|cx| {
                 let asked = connection.poll_accept(cx);
                 unread.look();
+                // Not between two requests that have come together: their answers may go together too.
+                if asked.is_pending() {
+                    gather.flush(cx);
+                }
                 asked
             }) => match asked {
                 Some(Ok((request, respond))) => {
