@@ -229,6 +229,7 @@ impl Session<'_> {
     fn rate_held(&self, asked: u32, routes: &[Route]) -> Result<(u32, Vec<Route>)> {
         let envoys: Vec<Route> = routes.iter().copied().filter(|route| route.is_envoy()).collect();
         let holding = |rate: u32| -> Vec<Route> {
+            console::progress(&format!("who holds {rate}/s?"));
             let load = Load::Open { connections: CONNECTIONS, rate: scaled(rate, MARGIN) };
             let holds = |route: &Route| {
                 let measured = self.stage.run(*route, HTTP, load, [WARM, WINDOW]);
