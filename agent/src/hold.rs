@@ -16,7 +16,7 @@ use clap::Parser;
 use millrace_node::{
     drain::Drain,
     handover::{Connection, Fault, Malformed, Packet, check_from_agent},
-    telemetry,
+    memory, telemetry,
     wire::{
         mesh::ObjectName,
         node::{Applied, Close, FromAgent, FromProxy, Hello, Listeners, Returned, from_agent, from_proxy::Kind},
@@ -90,6 +90,7 @@ async fn follow_one(socket: &Path, held: &mut Held) -> Result<Infallible, Lost> 
     }
     say(&agent, Kind::Applied(Applied { generation: 0, in_force: Vec::new() }), &[]).await?;
     tracing::info!(n_workloads = held.len(), "an agent is there");
+    memory::give_back_all();
     loop {
         let Packet { message, descriptors } = next(&agent).await?;
         match message.kind {

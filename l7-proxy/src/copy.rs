@@ -160,11 +160,6 @@ fn orderly(socket: &TcpStream) {
     }
 }
 
-/// How often this thread has moved bytes so far.
-pub(crate) fn moves() -> u64 {
-    pump::moves()
-}
-
 /// Waits until the socket is reset.
 pub(crate) async fn reset_of(socket: &TcpStream) {
     pump::reset_of(socket).await;

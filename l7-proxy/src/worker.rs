@@ -12,7 +12,6 @@ use tokio::{
 
 use crate::{
     accept::{Accepted, Fresh, Kind},
-    copy,
     fair::Turns,
     http::{Mirrors, Pools, Tables, Upstreams},
     inbound, outbound, plaintext,
@@ -85,7 +84,7 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>, tu
                 worker.pool.sweep(&proxy, &proxy.current(), clock::now());
                 proxy.accounts.relax();
                 worker.upstreams.sweep(clock::now());
-                rest.look(copy::moves());
+                rest.look(clock::thread_cpu());
             }
             () = drain.over() => break,
             () = &mut pace => {}
@@ -96,22 +95,26 @@ pub(crate) async fn work(proxy: Arc<Proxy>, mut queue: mpsc::Receiver<Fresh>, tu
     proxy.requests.end();
 }
 
-/// Gives memory back once a worker that was busy is idle.
+/// A worker that had no more of a processor between two looks is idle: a hundredth of it. Looking around takes less.
+const IDLE: Duration = Duration::from_millis(10 * SWEEP.as_secs());
+
+/// Gives memory back once a worker that was busy is idle, whatever it was busy with.
 #[derive(Debug, Default)]
 struct Rest {
-    moves: u64,
+    had: Duration,
     is_rested: bool,
 }
 
 impl Rest {
-    /// `moves` is how often bytes were moved so far.
-    fn look(&mut self, moves: u64) {
-        if moves != self.moves {
-            *self = Self { moves, is_rested: false };
+    /// `had` is what the worker has had of a processor so far.
+    fn look(&mut self, had: Duration) {
+        if had.saturating_sub(self.had) > IDLE {
+            self.is_rested = false;
         } else if !self.is_rested {
-            memory::give_back();
+            memory::give_back_all();
             self.is_rested = true;
         }
+        self.had = had;
     }
 }
 
@@ -124,5 +127,29 @@ async fn serve(worker: Arc<Worker>, socket: std::os::fd::OwnedFd, accepted: Acce
         Kind::Outbound => outbound::serve(worker, accepted, socket).await,
         Kind::Plaintext => Box::pin(plaintext::serve(worker, accepted, socket)).await,
         Kind::Tunnel => inbound::serve(worker, accepted, socket).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{IDLE, Rest};
+
+    #[test]
+    fn a_worker_rests_once_after_each_time_it_was_busy() {
+        let mut rest = Rest::default();
+        let mut had = Duration::ZERO;
+        let mut look = |more: Duration| {
+            had += more;
+            let was_rested = rest.is_rested;
+            rest.look(had);
+            (was_rested, rest.is_rested)
+        };
+        assert_eq!(look(IDLE * 2), (false, false), "it has just begun");
+        assert_eq!(look(IDLE), (false, true));
+        assert_eq!(look(Duration::ZERO), (true, true));
+        assert_eq!(look(IDLE * 50), (true, false));
+        assert_eq!(look(Duration::ZERO), (false, true));
     }
 }

@@ -40,7 +40,7 @@ pub fn give_back_all() {
 pub async fn give_back_between<T>(mut changes: watch::Receiver<T>) {
     while changes.changed().await.is_ok() {
         while timeout(BETWEEN_CHANGES, changes.changed()).await.is_ok_and(|changed| changed.is_ok()) {}
-        if let Err(why) = spawn_blocking(give_back).await {
+        if let Err(why) = spawn_blocking(give_back_all).await {
             tracing::error!(error = &why as &dyn std::error::Error, "giving memory back broke off");
         }
     }

@@ -1,7 +1,7 @@
 //! Moves bytes one way. Each function is one direction of one connection, and ends with its source.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::VecDeque,
     future::poll_fn,
     io::{self, ErrorKind, IoSlice},
@@ -52,18 +52,6 @@ const PER_FRAME: usize = 512;
 thread_local! {
     /// What small reads are read into.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FIRST_CHUNK].into());
-
-    /// How often this thread has moved bytes.
-    static MOVES: Cell<u64> = const { Cell::new(0) };
-}
-
-fn moved() {
-    MOVES.with(|moves| moves.set(moves.get().wrapping_add(1)));
-}
-
-/// How often this thread has moved bytes so far: unchanged means that it was idle.
-pub(super) fn moves() -> u64 {
-    MOVES.with(Cell::get)
 }
 
 /// Which side of a one-way copy failed.
@@ -120,7 +108,6 @@ pub(super) async fn to_stream(
                     count.fetch_add(n as u64, Ordering::Relaxed);
                     let queued = queue(bytes, socket, stream, waits).await?;
                     stream.send_data(queued, false).map_err(|error| broken(&error))?;
-                    moved();
                     chunk.after(n);
                     take_turn(&mut burst, n).await;
                     if rest == Rest::None {
@@ -268,7 +255,6 @@ pub(super) async fn to_socket(
             };
         }
         count.fetch_add(written as u64, Ordering::Relaxed);
-        moved();
         // Fails only when the stream has ended, and then nobody waits for the window.
         drop(stream.flow_control().release_capacity(written));
         take_turn(&mut burst, written).await;
@@ -414,7 +400,6 @@ pub(super) async fn between(
                     let n = bytes.len();
                     write_all(reader, writer, &bytes, waits).await?;
                     count.fetch_add(n as u64, Ordering::Relaxed);
-                    moved();
                     chunk.after(n);
                     take_turn(&mut burst, n).await;
                     if rest == Rest::None {
