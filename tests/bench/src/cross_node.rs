@@ -261,6 +261,8 @@ impl Session<'_> {
 
     /// `cross-node.memory`: idle, as they started, and after a run of every load.
     pub fn memory(&mut self) -> Result<Vec<Figure>> {
+        // Idle is who has begun and been left alone for as long as after a load.
+        std::thread::sleep(REST);
         let mut figures = self.memory_now("idle")?;
         let loads = [
             (SINK, Load::Bulk { streams: 4 }, Way::Tcp),

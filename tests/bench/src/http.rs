@@ -128,6 +128,8 @@ impl Session<'_> {
 
     /// `http1.two-nodes.memory`: idle, and after requests of every kind.
     fn requests_memory(&self) -> Result<Vec<Figure>> {
+        // Idle is who has begun and been left alone for as long as after a load.
+        std::thread::sleep(REST);
         let mut figures = self.requests_memory_now("idle")?;
         let loads = [
             (HTTP, Load::Http { connections: CONNECTIONS }, Way::Http),
