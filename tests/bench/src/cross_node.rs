@@ -255,7 +255,10 @@ impl Session<'_> {
         if found.is_empty() {
             found = holding(low);
         }
-        ensure!(!found.is_empty(), "the Envoys hold not even {low}/s");
+        ensure!(
+            !found.is_empty(),
+            "the Envoys hold not even {low}/s with a third of a core idle: others may be using the machine"
+        );
         Ok((low, found))
     }
 
