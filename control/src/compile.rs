@@ -6,8 +6,8 @@
 use millrace_model::{ObjectName, Snapshot};
 
 use crate::{
-    diagnostic::{Diagnostic, Effect, Key, Kind, Object},
-    world::World,
+    diagnostic::{Diagnostic, Effect, Kind, Object},
+    world::{World, external},
 };
 
 mod again;
@@ -40,7 +40,7 @@ impl Notes {
     fn add(&mut self, kind: Kind, name: &ObjectName, (field, problem, mend): (&str, String, &str)) {
         self.0.push(Diagnostic {
             place: None,
-            object: Object::Known(Key { kind, name: name.clone() }),
+            object: Object::Known(external::written(kind, name)),
             field: field.to_owned(),
             problem,
             mend: mend.to_owned(),

@@ -33,6 +33,10 @@ pub enum Kind {
     /// millrace.dev/v1alpha1
     TrafficPolicy,
     /// millrace.dev/v1alpha1
+    ExternalService,
+    /// millrace.dev/v1alpha1
+    ExternalWorkload,
+    /// millrace.dev/v1alpha1
     HttpFault,
     /// gateway.networking.k8s.io/v1
     HttpRoute,
@@ -44,7 +48,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order in which messages list them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -57,6 +61,8 @@ impl Kind {
         Self::NodeProfile,
         Self::TelemetryPolicy,
         Self::TrafficPolicy,
+        Self::ExternalService,
+        Self::ExternalWorkload,
         Self::HttpFault,
         Self::HttpRoute,
         Self::GrpcRoute,
@@ -78,6 +84,8 @@ impl Kind {
             Self::NodeProfile => "NodeProfile",
             Self::TelemetryPolicy => "TelemetryPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
+            Self::ExternalService => "ExternalService",
+            Self::ExternalWorkload => "ExternalWorkload",
             Self::HttpFault => "HTTPFault",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
@@ -96,6 +104,8 @@ impl Kind {
             | Self::NodeProfile
             | Self::TelemetryPolicy
             | Self::TrafficPolicy
+            | Self::ExternalService
+            | Self::ExternalWorkload
             | Self::HttpFault => millrace_crd::API_VERSION,
             Self::HttpRoute | Self::GrpcRoute => "gateway.networking.k8s.io/v1",
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
@@ -130,6 +140,8 @@ impl Kind {
             | Self::EncryptionPolicy
             | Self::TelemetryPolicy
             | Self::TrafficPolicy
+            | Self::ExternalService
+            | Self::ExternalWorkload
             | Self::HttpFault
             | Self::HttpRoute
             | Self::GrpcRoute

@@ -59,6 +59,10 @@ pub enum Object {
     Telemetry(Arc<crate::world::TelemetryPolicy>),
     /// millrace.dev/v1alpha1
     Traffic(Arc<crate::world::TrafficPolicy>),
+    /// millrace.dev/v1alpha1: a service, and its endpoints.
+    ExternalService(Arc<crate::world::Service>, Arc<crate::world::Slice>),
+    /// millrace.dev/v1alpha1: a pod of no node.
+    ExternalWorkload(Arc<crate::world::Pod>),
     /// millrace.dev/v1alpha1
     Fault(Arc<crate::world::route::HttpFault>),
     /// gateway.networking.k8s.io/v1: either kind of route.
@@ -97,6 +101,11 @@ impl Objects {
             Object::Profile(profile) => drop(self.profiles.insert(name.name, profile)),
             Object::Telemetry(policy) => drop(self.telemetry.insert(name, policy)),
             Object::Traffic(policy) => drop(self.traffic.insert(name, policy)),
+            Object::ExternalService(service, slice) => {
+                self.services.insert(service.name.clone(), service.clone());
+                self.slices.insert(service.name.clone(), slice);
+            }
+            Object::ExternalWorkload(pod) => drop(self.pods.insert(pod.name.clone(), pod)),
             Object::Fault(fault) => drop(self.faults.insert(name, fault)),
             Object::Route(route) => drop(self.routes.insert(route.name.clone(), route)),
             Object::Grant(grant) => drop(self.grants.insert(name, grant)),

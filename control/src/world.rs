@@ -13,6 +13,7 @@ use millrace_model::{
 };
 use serde::{Deserialize, Serialize};
 
+pub mod external;
 pub mod network;
 pub mod route;
 
@@ -132,6 +133,8 @@ pub struct Pod {
     pub ports: BTreeMap<(Arc<str>, Protocol), u16>,
     /// The ports that its containers' probes ask at the pod's own address.
     pub probe_ports: BTreeSet<u16>,
+    /// Its zone, where its node does not say.
+    pub zone: Option<Arc<str>>,
     /// Its share among a service's endpoints.
     pub weight: u32,
 }

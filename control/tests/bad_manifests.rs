@@ -48,6 +48,35 @@ spec:
     ports:
     - {protocol: TCP, port: 8080}
 ";
+const MACHINE: &str = "
+apiVersion: millrace.dev/v1alpha1
+kind: ExternalWorkload
+metadata:
+  name: rack
+  namespace: shop
+  labels: {app: rack}
+spec:
+  addresses: [192.0.2.7]
+  serviceAccount: rack
+  ports:
+  - {name: http, port: 8080}
+  zone: z1
+  weight: 2
+";
+const OUTSIDE: &str = "
+apiVersion: millrace.dev/v1alpha1
+kind: ExternalService
+metadata:
+  name: payments
+  namespace: shop
+spec:
+  addresses: [192.0.2.100]
+  ports:
+  - {name: tls, port: 443, targetPort: 8443}
+  - {name: dns, port: 53, protocol: UDP}
+  endpoints:
+  - {address: 198.51.100.1, zone: z1}
+";
 const ACCOUNT: &str = "
 apiVersion: v1
 kind: ServiceAccount
@@ -257,8 +286,10 @@ spec:
 ";
 
 /// All of them, in the order in which they stand in the file.
-const GOOD: [&str; 13] =
-    [NAMESPACE, NODE, ACCOUNT, POD, SERVICE, SLICE, DB, ACCESS, ENCRYPTION, TRAFFIC, TELEMETRY, PROFILE, NETWORK];
+const GOOD: [&str; 15] = [
+    NAMESPACE, NODE, ACCOUNT, POD, SERVICE, SLICE, DB, ACCESS, ENCRYPTION, TRAFFIC, TELEMETRY, PROFILE, NETWORK,
+    MACHINE, OUTSIDE,
+];
 
 /// One bad manifest: an edit of a good one, and what the message must say.
 struct Case {
@@ -280,6 +311,8 @@ const fn case(
     Case { good, from, to, object, field, problem, mend }
 }
 
+const MACHINE_NAME: &str = "ExternalWorkload shop/rack";
+const OUTSIDE_NAME: &str = "ExternalService shop/payments";
 const NETWORK_NAME: &str = "NetworkPolicy shop/inward";
 const POD_NAME: &str = "Pod shop/web-1";
 const SERVICE_NAME: &str = "Service shop/web";
@@ -315,6 +348,25 @@ const CASES: &[Case] = &[
     case(NAMESPACE, ("mesh: enabled", "mesh: \"true\""), "Namespace shop", ("metadata.labels.millrace.dev/mesh", "\"true\" is not one of its values", "write enabled or disabled")),
     case(POD, ("mesh: enabled", "mesh: disable"), POD_NAME, ("metadata.labels.millrace.dev/mesh", "\"disable\" is not", "write enabled or disabled")),
     case(POD, ("  name: web-1\n", "  name: web-1\n  creationTimestamp: yesterday\n"), POD_NAME, ("metadata.creationTimestamp", "it is no time", "write a time such as 2026-01-31T12:00:00Z")),
+    // What is outside Kubernetes.
+    case(MACHINE, ("[192.0.2.7]", "[]"), MACHINE_NAME, ("spec.addresses", "it has none", "write the machine's address")),
+    case(MACHINE, ("[192.0.2.7]", "[192.0.2.7/32]"), MACHINE_NAME, ("spec.addresses[0]", "is no IP address", "without a prefix length")),
+    case(MACHINE, ("[192.0.2.7]", "[192.0.2.7, 192.0.2.8]"), MACHINE_NAME, ("spec.addresses[1]", "is of the family of", "at most one IPv4")),
+    case(MACHINE, ("serviceAccount: rack", "serviceAccount: Rack"), MACHINE_NAME, ("spec.serviceAccount", "is no object's name", "lower-case")),
+    case(MACHINE, ("port: 8080", "port: 15008"), MACHINE_NAME, ("spec.ports[0].port", "one of the mesh's own", "another port")),
+    case(MACHINE, ("name: http", "name: HTTP"), MACHINE_NAME, ("spec.ports[0].name", "is no port name", "lower-case")),
+    case(MACHINE, ("zone: z1", "zone: z 1"), MACHINE_NAME, ("spec.zone.zone", "is no label value", "at most 63")),
+    case(MACHINE, ("weight: 2", "weight: 65536"), MACHINE_NAME, ("spec.weight", "is no weight", "0 to 65535")),
+    case(MACHINE, ("weight: 2", "tunnel: Maybe"), MACHINE_NAME, ("spec.tunnel", "\"Maybe\" is not one of its values", "write")),
+    case(MACHINE, ("weight: 2", "wieght: 2"), MACHINE_NAME, ("spec.wieght", "no such field", "spelling")),
+    case(OUTSIDE, ("[192.0.2.100]", "[]"), OUTSIDE_NAME, ("spec.addresses", "it has none", "address that pods call")),
+    case(OUTSIDE, ("  endpoints:\n  - {address: 198.51.100.1, zone: z1}\n", "  endpoints: []\n"), OUTSIDE_NAME, ("spec.endpoints", "it has none", "the mesh resolves no name")),
+    case(OUTSIDE, ("198.51.100.1", "pay.example"), OUTSIDE_NAME, ("spec.endpoints[0].address", "is no IP address", "write an IPv4 address")),
+    case(OUTSIDE, ("198.51.100.1", "192.0.2.100"), OUTSIDE_NAME, ("spec.endpoints[0].address", "the service's own address", "another address")),
+    case(OUTSIDE, ("name: dns, ", ""), OUTSIDE_NAME, ("spec.ports[1].name", "it is missing", "give each port a name")),
+    case(OUTSIDE, ("name: dns", "name: tls"), OUTSIDE_NAME, ("spec.ports[1].name", "two ports", "of its own")),
+    case(OUTSIDE, ("protocol: UDP", "protocol: SCTP"), OUTSIDE_NAME, ("spec.ports[1].protocol", "\"SCTP\" is not one of its values", "TCP")),
+    case(OUTSIDE, ("port: 443", "port: 0"), OUTSIDE_NAME, ("spec.ports[0].port", "0 is no port number", "1 to 65535")),
     // NetworkPolicies: what is fatal leaves nobody to be bound by it; all else lets less through.
     case(NETWORK, ("spec:\n", "other:\n"), NETWORK_NAME, ("spec", "it is missing", "podSelector")),
     case(NETWORK, ("[Ingress]", "[Inbound]"), NETWORK_NAME, ("spec.policyTypes[0]", "\"Inbound\" is not one of its values", "write Ingress or Egress")),
@@ -720,7 +772,7 @@ fn a_preference_that_is_not_known_is_told_and_the_service_is_in_force() {
         let (_, sourced) = settle(&Shelf::default(), &documents);
         let told: Vec<String> = sourced.diagnostics.iter().map(ToString::to_string).collect();
         assert!(told.len() == 1 && told[0].contains(field) && told[0].ends_with("is in force."), "{told:?}");
-        assert_eq!(sourced.objects.services.len(), 2);
+        assert_eq!(sourced.objects.services.len(), 3);
     }
 }
 

@@ -152,3 +152,15 @@ async fn one_call_in_twenty_goes_to_the_new_catalogue() {
     };
     assert_eq!((weight("catalogue-v1"), weight("catalogue-v2")), (95, 5));
 }
+
+#[tokio::test]
+async fn a_machine_outside_stands_behind_orders_beside_its_pod() {
+    let mesh = mesh_of(shop_with(&[policy("external.yaml")]).path());
+    let endpoints = &mesh.snapshot.endpoints[&ObjectName::new("shop", "orders")].endpoints;
+    let machine: Vec<_> = endpoints.iter().filter(|one| one.address.to_string() == "192.0.2.7").collect();
+    assert!(machine.len() == 1 && machine[0].weight == 1 && endpoints.len() > 1, "{endpoints:?}");
+    let callee = mesh.workload_at(machine[0].address).unwrap();
+    assert_eq!(callee.membership, millrace_model::Membership::Outside);
+    let payments = &mesh.snapshot.endpoints[&ObjectName::new("shop", "externalservice:payments")].endpoints;
+    assert_eq!(payments.len(), 2);
+}

@@ -5,6 +5,8 @@
 
 pub mod access_policy;
 pub mod encryption_policy;
+pub mod external_service;
+pub mod external_workload;
 pub mod http_fault;
 pub mod node_profile;
 pub mod selector;
@@ -14,6 +16,8 @@ mod wording;
 
 pub use access_policy::{AccessAction, AccessPolicy, AccessPolicySpec, AccessRule, AccessSource, AccessTarget};
 pub use encryption_policy::{EncryptionMode, EncryptionPolicy, EncryptionPolicySpec, PortEncryption, UdpMode};
+pub use external_service::{ExternalEndpoint, ExternalPort, ExternalService, ExternalServiceSpec, PortProtocol};
+pub use external_workload::{ExternalWorkload, ExternalWorkloadSpec, TunnelMode, WorkloadPort};
 pub use http_fault::{FaultAbort, FaultDelay, FaultFraction, HttpFault, HttpFaultSpec};
 use kube::CustomResourceExt as _;
 pub use node_profile::{
@@ -41,6 +45,8 @@ pub fn crds() -> Vec<(&'static str, serde_json::Value)> {
     [
         ("accesspolicies.yaml", AccessPolicy::crd()),
         ("encryptionpolicies.yaml", EncryptionPolicy::crd()),
+        ("externalservices.yaml", ExternalService::crd()),
+        ("externalworkloads.yaml", ExternalWorkload::crd()),
         ("httpfaults.yaml", HttpFault::crd()),
         ("nodeprofiles.yaml", NodeProfile::crd()),
         ("telemetrypolicies.yaml", TelemetryPolicy::crd()),

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     diagnostic::Diagnostic,
-    world::{AccessPolicy, Objects, Pod, Target, World},
+    world::{AccessPolicy, Objects, Pod, Target, World, external},
 };
 
 /// What was compiled last, and what of.
@@ -389,19 +389,21 @@ fn workloads(
 /// Keys and values.
 type Labels<'p> = BTreeSet<(&'p str, &'p str)>;
 
-/// The services without slices that may select one of these pods.
+/// The services that may select one of these pods, and are not told so by slices.
 fn of_labels(world: &World, index: &Index, pods: &[Arc<Pod>]) -> Vec<ObjectName> {
     let mut labels: BTreeMap<&Arc<str>, Labels<'_>> = BTreeMap::new();
     for pod in pods {
         let of_pod = pod.labels.iter().map(|(key, value)| (&**key, &**value));
         labels.entry(&pod.name.namespace).or_default().extend(of_pod);
     }
+    // Slices say nothing of these.
+    let has_outside = pods.iter().any(|pod| external::is_outside(pod));
     let mut found = Vec::new();
     for (namespace, labels) in labels {
         for (name, service) in within(&world.objects.services, namespace) {
             let Some(selector) = &service.selector else { continue };
             let may_select = selector.iter().all(|(key, value)| labels.contains(&(&**key, &**value)));
-            if may_select && index.slices.of(name).is_empty() {
+            if may_select && (has_outside || index.slices.of(name).is_empty()) {
                 found.push(name.clone());
             }
         }

@@ -11,7 +11,7 @@ use super::policy::selects;
 use crate::{
     diagnostic::{Key, Kind},
     world::{
-        Objects, Settings, Target,
+        Objects, Settings, Target, external,
         route::{RouteFilter, Rule},
     },
 };
@@ -22,7 +22,7 @@ pub fn bound_nodes(objects: &Objects, snapshot: &Snapshot, settings: &Settings) 
     let mut bound: BTreeMap<Key, BTreeSet<Arc<str>>> = BTreeMap::new();
     for (name, workload) in &snapshot.workloads {
         let Some(pod) = objects.pods.get(name) else { continue };
-        if workload.membership == Membership::Outside {
+        if workload.membership == Membership::Outside || external::is_outside(pod) {
             continue;
         }
         let root = (*name.namespace != *settings.root_namespace).then_some(&*settings.root_namespace);
@@ -45,7 +45,8 @@ pub fn bound_nodes(objects: &Objects, snapshot: &Snapshot, settings: &Settings) 
 
 /// What says how a service is called holds for all who may call it: on every node that has pods of the mesh.
 fn for_services(objects: &Objects, snapshot: &Snapshot) -> BTreeMap<Key, BTreeSet<Arc<str>>> {
-    let in_the_mesh = snapshot.workloads.values().filter(|workload| workload.membership != Membership::Outside);
+    let in_the_mesh =
+        snapshot.workloads.values().filter(|one| one.membership != Membership::Outside && !one.node.is_empty());
     let nodes: BTreeSet<Arc<str>> = in_the_mesh.map(|workload| workload.node.clone()).collect();
     let is_there = |namespace: &Arc<str>, name: &Arc<str>| {
         objects.services.contains_key(&ObjectName { namespace: namespace.clone(), name: name.clone() })
@@ -56,7 +57,10 @@ fn for_services(objects: &Objects, snapshot: &Snapshot) -> BTreeMap<Key, BTreeSe
         .filter(|policy| policy.services.iter().any(|name| is_there(&policy.name.namespace, name)));
     let held = with_a_service.map(|policy| Key { kind: Kind::TrafficPolicy, name: policy.name.clone() });
     let used = used_faults(objects, snapshot).map(|name| Key { kind: Kind::HttpFault, name: name.clone() });
-    held.chain(used).filter(|_| !nodes.is_empty()).map(|key| (key, nodes.clone())).collect()
+    let services = objects.services.keys().map(|name| external::written(Kind::Service, name));
+    let machines = objects.pods.keys().map(|name| external::written(Kind::Pod, name));
+    let outside = services.chain(machines).filter(|key| key.kind.is_own());
+    held.chain(used).chain(outside).filter(|_| !nodes.is_empty()).map(|key| (key, nodes.clone())).collect()
 }
 
 /// The HTTPFaults that a route which is bound to a service names.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     diagnostic::Kind,
-    world::{self, Life, Pod, Slice, TargetPort, Unready, World},
+    world::{self, Life, Pod, Slice, TargetPort, Unready, World, external},
 };
 
 /// The share of an endpoint that is no pod.
@@ -101,7 +101,14 @@ pub(super) fn endpoints(
     let found = match (slices.as_slice(), &service.selector) {
         ([], Some(selector)) => selected(service, &pods.with(&service.name.namespace, selector), workloads, notes),
         ([], None) => BTreeMap::new(),
-        (slices, _) => sliced(world, (service, slices), owners, workloads),
+        (slices, selector) => {
+            let mut found = sliced(world, (service, slices), owners, workloads);
+            // Whoever writes slices knows of pods alone.
+            let all = selector.as_ref().map(|selector| pods.with(&service.name.namespace, selector));
+            let outside: Vec<&Pod> = all.into_iter().flatten().filter(|pod| external::is_outside(pod)).collect();
+            selected(service, &outside, workloads, notes).into_values().for_each(|one| merge(&mut found, one));
+            found
+        }
     };
     // They stay in the mesh, so that nobody speaks plainly to them; but no service sends anybody there.
     let is_out = |endpoint: &Endpoint| {

@@ -19,7 +19,7 @@ use super::profile::selects;
 use crate::{
     source::object::NAME_LABEL,
     world::{
-        LabelRule, Network as Whose, Pod, World,
+        LabelRule, Network as Whose, Pod, World, external,
         network::{Gate, NetworkPolicy, Peer, Which},
     },
 };
@@ -76,7 +76,9 @@ impl<'w> Networks<'w> {
             return (BTreeSet::new(), Some(Arc::new(Network { is_host: true, ..Network::default() })));
         }
         let binding = self.by_namespace.get(&*pod.name.namespace).into_iter().flatten();
-        let binding: Vec<_> = binding.filter(|policy| selects(&policy.selector, &pod.labels)).collect();
+        // A machine outside Kubernetes is none of the pods that a policy selects.
+        let is_pod = !external::is_outside(pod);
+        let binding: Vec<_> = binding.filter(|policy| is_pod && selects(&policy.selector, &pod.labels)).collect();
         let inward = binding.iter().filter(|policy| policy.ingress.is_some()).map(|policy| name_for(policy, pod));
         let outward = binding.iter().filter(|policy| policy.egress.is_some()).map(|policy| name(&policy.name));
         let own = self.selectors.iter().filter(|(_, one)| one.selects(world, pod, addresses));
@@ -100,6 +102,7 @@ impl Selector<'_> {
                 let within = |address: &IpAddr| blocks.iter().any(|block| block.contains(address));
                 !addresses.is_empty() && addresses.iter().all(within)
             }
+            Peer::Pods { .. } if external::is_outside(pod) => false,
             Peer::Pods { namespaces: None, pods } => *pod.name.namespace == *self.own && selects(pods, &pod.labels),
             Peer::Pods { namespaces: Some(namespaces), pods } => {
                 // One that nobody wrote has the label that every namespace has.

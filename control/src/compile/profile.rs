@@ -13,7 +13,7 @@ use millrace_model::{Map, NodeProfile, ObjectName};
 use super::Notes;
 use crate::{
     diagnostic::Kind,
-    world::{LabelRule, World},
+    world::{LabelRule, World, external},
 };
 
 /// By node, the profile that tunes it.
@@ -58,7 +58,8 @@ pub(super) fn profiles(world: &World, notes: &mut Notes) -> Tuned {
 
 /// The nodes there are: those with a Node object, and those that a pod was given to.
 fn nodes(world: &World) -> BTreeSet<&Arc<str>> {
-    let of_pods = world.objects.pods.values().filter_map(|pod| pod.node.as_ref());
+    let pods = world.objects.pods.values().filter(|pod| !external::is_outside(pod));
+    let of_pods = pods.filter_map(|pod| pod.node.as_ref());
     world.objects.nodes.keys().chain(of_pods).collect()
 }
 

@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod again;
+mod external;
 mod network;
 mod policies;
 mod profiles;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     diagnostic::Kind,
-    world::{Life, Listener, Made, Network, Pod, Wish, World},
+    world::{Life, Listener, Made, Network, Pod, Wish, World, external},
 };
 
 /// Which pod has which address. A pod that ended has none, and none has its node's; of two that claim one the living has
@@ -90,7 +90,7 @@ impl Making<'_> {
         let Self { world, owners, bindings, recorded } = *self;
         let node = pod.node.as_ref().filter(|_| is_workload(pod))?;
         owners.check(pod, notes);
-        if !world.objects.nodes.contains_key(node) {
+        if !world.objects.nodes.contains_key(node) && !external::is_outside(pod) {
             let problem = format!("there is no Node {node}");
             notes.add(Kind::Pod, &pod.name, ("spec.nodeName", problem, "add the Node, or correct the name"));
         }
@@ -110,7 +110,7 @@ impl Making<'_> {
             },
             addresses,
             node: node.clone(),
-            zone: world.objects.nodes.get(node).and_then(|node| node.zone.clone()),
+            zone: world.objects.nodes.get(node).and_then(|node| node.zone.clone()).or_else(|| pod.zone.clone()),
             netns: pod.netns.clone(),
             membership: membership(world, pod, node),
             encryption: bindings.encryption(pod, notes),
@@ -141,6 +141,8 @@ fn membership(world: &World, pod: &Pod, node: &str) -> Membership {
     let wish = pod.mesh.or_else(|| world.objects.namespaces.get(&pod.name.namespace)?.mesh);
     match (wish, pod.network) {
         (None | Some(Wish::Disabled), _) => Membership::Outside,
+        // Nobody says of it whether it listens.
+        (Some(Wish::Enabled), Network::Own) if external::is_outside(pod) => Membership::Enrolled,
         // It has its node's address and namespace: nothing that comes to it can be told from what comes to the node.
         (Some(Wish::Enabled), Network::Host) => Membership::Host,
         (Some(Wish::Enabled), Network::Own) => {

@@ -299,6 +299,8 @@ fn name(fields: &serde_json::Map<String, Value>, kind: Option<Kind>, problems: &
             | Kind::NodeProfile
             | Kind::TelemetryPolicy
             | Kind::TrafficPolicy
+            | Kind::ExternalService
+            | Kind::ExternalWorkload
             | Kind::HttpFault
             | Kind::HttpRoute
             | Kind::GrpcRoute

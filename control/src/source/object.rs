@@ -20,6 +20,7 @@ use crate::{
 
 mod cluster;
 mod duration;
+mod external;
 mod fault;
 pub mod meta;
 mod network;
@@ -86,6 +87,13 @@ pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Ve
         }),
         Kind::TrafficPolicy => read_as(value, own, &mut problems, |policy: millrace_crd::TrafficPolicy, p| {
             Object::Traffic(traffic::traffic(name, &policy, p).into())
+        }),
+        Kind::ExternalService => read_as(value, own, &mut problems, |service: millrace_crd::ExternalService, p| {
+            let (service, slice) = external::service(name, &service, p);
+            Object::ExternalService(service.into(), slice.into())
+        }),
+        Kind::ExternalWorkload => read_as(value, own, &mut problems, |workload: millrace_crd::ExternalWorkload, p| {
+            Object::ExternalWorkload(external::workload(name, &workload, p).into())
         }),
         Kind::HttpFault => read_as(value, own, &mut problems, |fault: millrace_crd::HttpFault, p| {
             Object::Fault(fault::fault(name, &fault, p).into())

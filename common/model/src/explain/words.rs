@@ -50,7 +50,8 @@ fn address(explanation: &Explanation) -> String {
     match (service, routes.first().and_then(|r| r.workload.as_ref())) {
         (Some(service), _) => format!("{asked} is service {service}."),
         (None, Some(Party { name, node, membership: Membership::Outside, .. })) => {
-            format!("{asked} is {name} on node {node}, outside the mesh.")
+            let at = if node.is_empty() { "outside Kubernetes".to_owned() } else { format!("on node {node}") };
+            format!("{asked} is {name} {at}, outside the mesh.")
         }
         (None, Some(Party { name, identity, node, .. })) => format!("{asked} is {name} on node {node}, {identity}."),
         (None, None) => format!("{asked} is no address of the mesh."),

@@ -7,7 +7,7 @@ use millrace_model::RouteName;
 use crate::{
     diagnostic::{Key, Kind},
     source::{Object, object},
-    world::Objects,
+    world::{Objects, external},
 };
 
 impl Objects {
@@ -27,6 +27,14 @@ impl Objects {
             Kind::NodeProfile => self.profiles.get(&name.name).cloned().map(Object::Profile),
             Kind::TelemetryPolicy => self.telemetry.get(name).cloned().map(Object::Telemetry),
             Kind::TrafficPolicy => self.traffic.get(name).cloned().map(Object::Traffic),
+            Kind::ExternalService => {
+                let name = external::service_name(name);
+                let (service, slice) = (self.services.get(&name)?, self.slices.get(&name)?);
+                Some(Object::ExternalService(service.clone(), slice.clone()))
+            }
+            Kind::ExternalWorkload => {
+                self.pods.get(&external::workload_name(name)).cloned().map(Object::ExternalWorkload)
+            }
             Kind::HttpFault => self.faults.get(name).cloned().map(Object::Fault),
             Kind::HttpRoute | Kind::GrpcRoute => self.routes.get(&route_name(key)).cloned().map(Object::Route),
             Kind::ReferenceGrant => self.grants.get(name).cloned().map(Object::Grant),
@@ -49,6 +57,11 @@ impl Objects {
             Kind::NodeProfile => taken(self.profiles.remove(&name.name)),
             Kind::TelemetryPolicy => taken(self.telemetry.remove(name)),
             Kind::TrafficPolicy => taken(self.traffic.remove(name)),
+            Kind::ExternalService => {
+                let name = external::service_name(name);
+                taken(self.slices.remove(&name)) | taken(self.services.remove(&name))
+            }
+            Kind::ExternalWorkload => taken(self.pods.remove(&external::workload_name(name))),
             Kind::HttpFault => taken(self.faults.remove(name)),
             Kind::HttpRoute | Kind::GrpcRoute => taken(self.routes.remove(&route_name(key))),
             Kind::ReferenceGrant => taken(self.grants.remove(name)),

@@ -60,6 +60,7 @@ pub(super) fn pod(name: &ObjectName, pod: &core::Pod, problems: &mut Problems) -
         made: meta::made(meta),
         ports: named_ports(&spec, problems),
         probe_ports: probe_ports(&spec),
+        zone: None,
         weight: weight(meta.annotations.as_ref(), problems),
     }
 }

@@ -48,6 +48,19 @@ fn generated(shop: &str) -> Vec<Value> {
                 "spec": {"targetRefs": [{"kind": "Service", "name": name}], "outlierEjection": {"interval": "9s"}},
             }));
         }
+        if app % 5 == 0 {
+            let own = |kind: &str, spec: Value| {
+                let meta = json!({"name": name, "namespace": shop, "labels": {"app": name}});
+                json!({"apiVersion": "millrace.dev/v1alpha1", "kind": kind, "metadata": meta, "spec": spec})
+            };
+            let machine = json!({"addresses": [format!("192.0.2.{}", app + 1)], "zone": "z", "weight": 3});
+            objects.push(own("ExternalWorkload", machine));
+            let ports = json!([{"port": 443}]);
+            let endpoints = json!([{"address": format!("198.51.100.{}", app + 1)}]);
+            let outside =
+                json!({"addresses": [format!("192.0.2.{}", app + 101)], "ports": ports, "endpoints": endpoints});
+            objects.push(own("ExternalService", outside));
+        }
         if app % 6 == 0 {
             objects.push(json!({
                 "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name, "namespace": shop},
@@ -82,12 +95,12 @@ async fn a_world_is_the_same_snapshot_from_a_directory_and_from_an_api_server() 
         fs::write(folder.path().join(format!("{number:04}.yaml")), serde_yaml_ng::to_string(&manifest).unwrap())
             .unwrap();
     }
-    let n_pods = usize::try_from(APPS * PODS).unwrap();
+    let n_pods = usize::try_from(APPS * PODS).unwrap() + 3; // And a machine outside for each fifth app.
     let mut watched = Mesh::over(kubernetes(server.kubeconfig(), &[&shop])).await;
     let by_server = watched.until("all pods are read", |snapshot| snapshot.workloads.len() == n_pods).await;
     let mut read = Mesh::over(Source::Directory(folder.path().to_owned())).await;
     let by_directory = read.until("all pods are read", |snapshot| snapshot.workloads.len() == n_pods).await;
-    assert!(by_server.services.len() == 12 && by_server.policies.len() == 18, "{by_server:#?}");
+    assert!(by_server.services.len() == 12 + 3 && by_server.policies.len() == 18, "{by_server:#?}");
     let (by_server, by_directory) = (without_generation(by_server), without_generation(by_directory));
     let differs = by_server.lines().zip(by_directory.lines()).find(|(a, b)| a != b);
     assert!(by_server == by_directory, "the first difference: {differs:?}");
