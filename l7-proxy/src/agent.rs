@@ -265,10 +265,16 @@ impl Agent {
         };
         let generation = snapshot.generation;
         let mesh = Arc::new(held.turned(Arc::new(snapshot)));
-        if let Ok(welcome) = self.proxy.welcome() {
+        // Without one there is no listener yet, and no connection.
+        let welcome = self.proxy.welcome().ok();
+        if let Some(welcome) = &welcome {
             self.proxy.outliers.turn((&*mesh, &*welcome.node));
         }
-        self.mesh.send_replace(mesh);
+        self.mesh.send_replace(mesh.clone());
+        if let Some(welcome) = &welcome {
+            // After it: who is woken asks this one.
+            self.proxy.judged.turn((&held, &mesh), &welcome.node);
+        }
         self.proxy.metrics.generation.set(generation);
         self.proxy.ready(Missing::Snapshot);
         tracing::debug!(generation, "serving by a new snapshot");

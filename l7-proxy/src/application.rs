@@ -62,10 +62,12 @@ pub(crate) async fn dial_shown(
 
 /// Waits until the mesh denies what it allowed, or the workload is gone.
 pub(crate) async fn denied_or_gone(proxy: &Proxy, home: &Home, called: Called) -> Why {
-    let mut mesh = proxy.mesh.clone();
+    // First: what turns after this wakes it.
+    let mut judged = proxy.judged.hear();
     let denied = async {
         loop {
-            let now = mesh.borrow_and_update().clone();
+            judged.mark_unchanged();
+            let now = proxy.current();
             let verdict = match (home.pod.workload(&now), &called) {
                 (Err(_), _) => return Why::Gone,
                 (Ok(workload), Called::Known(facts)) => authorized(&now, workload, facts),
@@ -77,7 +79,7 @@ pub(crate) async fn denied_or_gone(proxy: &Proxy, home: &Home, called: Called) -
                 Err(Why::Denied(policy)) => return Why::Revoked(policy),
                 Err(_) => return Why::Revoked(None),
             }
-            if mesh.changed().await.is_err() {
+            if judged.changed().await.is_err() {
                 // Nobody compiles any more: the process is ending.
                 std::future::pending::<()>().await;
             }

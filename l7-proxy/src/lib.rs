@@ -22,6 +22,7 @@ pub mod head;
 mod home;
 mod http;
 mod inbound;
+mod judged;
 mod keys;
 mod limits;
 pub mod maps;

@@ -15,6 +15,7 @@ use crate::{
     fault::Why,
     handshakes::Handshakes,
     http::Requests,
+    judged::Judged,
     keys::Keys,
     limits::{Accounts, Budget},
     maps::SocketMaps,
@@ -34,6 +35,8 @@ pub(crate) const DENIALS: usize = 1024;
 pub(crate) struct Proxy {
     /// Who may call whom, and where they are.
     pub(crate) mesh: watch::Receiver<Arc<Mesh>>,
+    /// When that may refuse what it allowed.
+    pub(crate) judged: Judged,
     /// This node's keys.
     pub(crate) keys: Keys,
     /// Unconnected sockets in the pods' namespaces.
@@ -104,6 +107,7 @@ impl Proxy {
         let accounts = Accounts::of_process(Budget::of_machine(), descriptors.limit());
         Self {
             mesh,
+            judged: Judged::default(),
             keys: Keys::default(),
             stock,
             descriptors,
