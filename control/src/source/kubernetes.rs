@@ -39,9 +39,9 @@ use section::Section;
 
 /// What the tasks have read and the cabinet has not taken: a full queue holds back the watches, not memory.
 const READ: usize = 1024;
-/// After one set of objects is sent, how long changes gather for the next. The publisher takes one in 100 ms; each costs a copy of
-/// all names.
-const GATHER: Duration = Duration::from_millis(50);
+/// After one set of objects is sent, how long changes gather for the next. The publisher takes the last of them in its own time; each
+/// that is sent makes the next change copy a chunk of names, and the lists of a large cluster come in thousands of pieces.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// A Kubernetes API server as the source of objects.
 pub struct Kubernetes {
