@@ -1,6 +1,6 @@
 //! Says when open connections are to be judged again: a mesh changes many times a second, and there may be ten thousand of them.
 
-use millrace_model::Mesh;
+use millrace_model::{Mesh, map::Differs};
 use tokio::sync::watch;
 
 /// Wakes whoever waits for another verdict than he has.
@@ -27,13 +27,29 @@ impl Judged {
     }
 }
 
-/// Whether a connection to a workload of this node may be judged otherwise. What is asked there is the workload and the policies that it names: who
-/// calls was attested as the connection was made.
+/// Whether a connection to a workload of this node may be judged otherwise. What is asked there is the workload and the policies that it names, and
+/// of who calls, whose identity was attested as the connection was made, what network policies make of him.
 fn may_differ((was, now): (&Mesh, &Mesh), node: &str) -> bool {
     let is_same = was.snapshot.trust_domain == now.snapshot.trust_domain
         && was.snapshot.policies == now.snapshot.policies
-        && was.on(node).eq(now.on(node));
+        && was.on(node).eq(now.on(node))
+        && callers_are_the_same(was, now);
     !is_same
+}
+
+/// Whether network policies, which know callers by their addresses, take everybody for who he was.
+fn callers_are_the_same(was: &Mesh, now: &Mesh) -> bool {
+    let differ = was.snapshot.workloads.differences(&now.snapshot.workloads);
+    differ.into_iter().all(|Differs { key: _, before, now }| match (before, now) {
+        (Some(before), Some(now)) => {
+            let is_known = before.network.is_some() || now.network.is_some();
+            let as_before = || {
+                before.network == now.network && before.addresses == now.addresses && before.identity == now.identity
+            };
+            !is_known || as_before()
+        }
+        (one, other) => one.into_iter().chain(other).all(|workload| workload.network.is_none()),
+    })
 }
 
 #[cfg(test)]
@@ -41,7 +57,8 @@ mod tests {
     use std::sync::Arc;
 
     use millrace_model::{
-        Action, Encryption, Endpoints, Identity, Membership, Mesh, ObjectName, Policy, Snapshot, Workload,
+        Action, Encryption, Endpoints, Identity, Membership, Mesh, ObjectName, Policy, Snapshot, Tier, Workload,
+        network::Network,
     };
 
     use super::{Judged, may_differ};
@@ -70,6 +87,7 @@ mod tests {
             policies: [].into(),
             probe_ports: [].into(),
             telemetry: None,
+            network: None,
         };
         with(mesh, |snapshot| drop(snapshot.workloads.insert(name(node), Arc::new(workload.clone()))))
     }
@@ -79,9 +97,17 @@ mod tests {
         let mesh = with_workload(&Mesh::default(), "a", Membership::Enrolled);
         let differs = |now: &Mesh| may_differ((&mesh, now), "a");
         let endpoints = Endpoints { service: name("web"), endpoints: vec![] };
-        let policy = Policy { name: name("none"), action: Action::Allow, rules: vec![] };
+        let policy = Policy { name: name("none"), action: Action::Allow, rules: vec![], tier: Tier::Access };
         assert!(!differs(&with(&mesh, |now| drop(now.endpoints.insert(name("web"), Arc::new(endpoints.clone()))))));
         assert!(!differs(&with_workload(&mesh, "b", Membership::Enrolled)), "another node's");
+        let selected = with_workload(&mesh, "b", Membership::Enrolled);
+        let selected = with(&selected, |now| {
+            let held = now.workloads.get(&name("b")).expect("it is there");
+            let network = Network { egress: [].into(), peers: [7].into(), class: 0, is_host: false };
+            let selected = Workload { network: Some(Arc::new(network)), ..Workload::clone(held) };
+            now.workloads.insert(name("b"), Arc::new(selected));
+        });
+        assert!(differs(&selected), "a network policy selects one that may call");
         assert!(differs(&with_workload(&mesh, "a", Membership::Outside)), "one of this node");
         assert!(differs(&with(&mesh, |now| drop(now.policies.insert(name("none"), Arc::new(policy.clone()))))));
         assert!(differs(&with(&mesh, |now| now.trust_domain = "other".into())));
