@@ -75,9 +75,7 @@ fn of_pod(id: u64, own: &Addr, dest: &Dest, port: Port) -> Option<&'static Verdi
 #[inline(always)]
 fn of_arrival(from: Option<&Dest>, peer: &Addr, own: &Dest, port: Port) -> Option<&'static Verdict> {
     match from {
-        Some(from) if udp::is_pod_of_this_node(from) => {
-            connect::verdict_by(from.id, own, port, udp::of_datagrams(own))
-        }
+        Some(from) if udp::is_pod_of_this_node(from) => connect::verdict_by(from.id, own, port, udp::of_datagrams(own)),
         _ => of_stranger(peer, own, port),
     }
 }
