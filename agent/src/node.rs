@@ -275,13 +275,9 @@ impl Node {
         self.names.turn(&mesh);
         self.departed.turn((&self.mesh, &mesh), &self.name, clock::now());
         self.has_left |= has_left(&self.mesh, &mesh);
-        // What other nodes run is nothing to this one's pods. What changes here without a word is seen with the next tick.
-        let is_here = self.enforced == 0 || !self.mesh.on(&self.name).eq(mesh.on(&self.name));
         self.mesh = mesh;
         self.outlying.turn(&self.mesh, &self.name);
-        if is_here || self.pods.has_pending() {
-            self.pods.sync(&self.mesh, &mut self.kernel).await;
-        }
+        self.pods.sync(&self.mesh, &mut self.kernel).await;
         self.offer();
         let wait = if self.proxies.serving().is_some() { PROXY_FIRST } else { Duration::ZERO };
         let now = clock::now();

@@ -137,8 +137,8 @@ impl Proxy {
 }
 
 impl Workload {
-    /// A pod of this node; None for one outside the mesh.
-    pub fn of(pod: &Pod, keys: &Certificates, now: SystemTime) -> Option<Self> {
+    /// A pod of this node, which the kernel's tables name as a caller or not yet; None for one outside the mesh.
+    pub fn of(pod: &Pod, is_named: bool, keys: &Certificates, now: SystemTime) -> Option<Self> {
         let workload = &pod.workload;
         if workload.membership == Membership::Outside {
             return None;
@@ -150,7 +150,12 @@ impl Workload {
             addresses: workload.addresses.clone(),
             netns_cookie: pod.found.as_ref().map(|found| found.cookie),
             listeners: pod.listeners.keys().map(|kind| listener::name(*kind)).collect(),
-            state: pod.pending.as_ref().map_or_else(|| "captured".to_owned(), |why| format!("pending: {why}")),
+            state: match &pod.pending {
+                Some(why) => format!("pending: {why}"),
+                // What it calls would be refused: its namespace is nobody's there.
+                None if !is_named => "pending: the kernel's tables don't name it yet".to_owned(),
+                None => "captured".to_owned(),
+            },
             unguarded: pod.unguarded.clone(),
             udp: udp(workload.encryption.udp),
             certificate_expires_s: expires.map(|left| left.map_or(0, |left| left.as_secs())),

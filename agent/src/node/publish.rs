@@ -66,7 +66,10 @@ impl Node {
             workloads: self
                 .pods
                 .iter()
-                .filter_map(|(_, pod)| Workload::of(pod, &self.keys, now))
+                .filter_map(|(_, pod)| {
+                    let is_named = pod.cookie().is_some_and(|cookie| self.have.pods.contains_key(&cookie));
+                    Workload::of(pod, is_named, &self.keys, now)
+                })
                 .chain(self.pods.hosts().filter_map(Workload::in_hosts_network))
                 .collect(),
             maps: self.usage(),

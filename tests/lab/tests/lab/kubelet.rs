@@ -85,7 +85,14 @@ fn answered(lab: &Lab, target: impl ToString, by: &str) -> Result<()> {
     call.wait(CALL)?;
     let said = call.output();
     let last = said.lines().last().unwrap_or_default();
-    ensure!(last.contains(&format!("\"name\":\"{by}\"")), "{by} must answer: {last}");
+    let refused = || -> Result<String> {
+        let metrics = lab.admin(Part::Agent("a")).metrics()?;
+        let count = |reason| metrics.sum("millrace_kernel_decisions_total", &[("reason", reason)]);
+        Ok(["unknown_namespace", "denied", "not_enrolled"]
+            .map(|reason| format!("{reason} {}", count(reason)))
+            .join(", "))
+    };
+    ensure!(last.contains(&format!("\"name\":\"{by}\"")), "{by} must answer: {last}; refused: {:?}", refused());
     Ok(())
 }
 

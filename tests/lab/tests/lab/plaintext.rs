@@ -47,6 +47,8 @@ fn a_strict_pod_refuses_plain_text_and_a_permissive_one_takes_it() {
                 Ok(())
             })?;
             ensure!(took < Duration::from_secs(1), "in force within a second, not {took:?}");
+            // The one before may have been cut off as the policy came, and not refused by it.
+            ensure!(from_outside(lab, target).is_err(), "a strict pod refuses plain text");
         }
         // The caller sees the reset before the proxy's task has come to count it.
         clock::until(PATIENCE, "the refusals are counted by their reason", || {

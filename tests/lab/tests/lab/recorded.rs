@@ -151,6 +151,9 @@ fn say(lab: &Lab, method: &str, count: u32, code: i32) -> Result<Calls> {
     grpc(lab, &["say", "web:90", "--count", &count, "--at-once", "1", "--method", method, "--code", &code])
 }
 
+/// UNAUTHENTICATED, which nothing else in these tests says.
+const LAST: i32 = 16;
+
 /// Waits until calls are written: the policy is in force then, and the route.
 fn in_force(lab: &Lab, scene: &Recorded<'_>, method: &str) -> Result<()> {
     clock::until(SOON, "route and policy are in force", || {
@@ -161,6 +164,13 @@ fn in_force(lab: &Lab, scene: &Recorded<'_>, method: &str) -> Result<()> {
             ensure!(scene.lines(&json!({"grpc_status": 0}))?.len() > before);
             Ok(())
         })?;
+        Ok(())
+    })?;
+    // Lines come in order: those of the calls before, which were not waited for, have come when this one's has.
+    let calls = say(lab, method, 1, LAST)?;
+    ensure!(calls.n_failed() == 1, "{calls:?}");
+    clock::until(LAG, "what was called before is written", || {
+        ensure!(!scene.lines(&json!({"grpc_status": LAST}))?.is_empty());
         Ok(())
     })?;
     Ok(())
