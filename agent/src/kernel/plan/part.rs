@@ -217,9 +217,10 @@ fn are_named_alike(before: &Mesh, now: &Mesh, sources: &[&Arc<Workload>]) -> boo
         Some((owner.identity.clone(), owner.node.clone(), owner.network.clone()))
     };
     let by_address = || sources.iter().flat_map(|one| &one.addresses).all(|at| named(before, at) == named(now, at));
-    // Whoever has a source's address is its caller: what binds that one's calls is asked.
+    // What binds a source's calls is asked, and what binds those of whoever else has its address.
     let owners = sources.iter().flat_map(|one| &one.addresses).filter_map(|at| now.workload_at(*at));
-    let mut binding = owners.flat_map(|one| &one.network).flat_map(|network| &network.egress);
+    let mut binding =
+        owners.chain(sources.iter().copied()).flat_map(|one| &one.network).flat_map(|network| &network.egress);
     let mut by_policy = || binding.all(|name| before.snapshot.policies.get(name) == now.snapshot.policies.get(name));
     by_address() && by_policy()
 }

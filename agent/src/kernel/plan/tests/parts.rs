@@ -382,6 +382,29 @@ fn enrolled(n: usize) -> Step {
     Step::Workload(n, Some(pod))
 }
 
+/// A caller whose address another has is bound by its own policies all the same: found by the property, once in some thousand cases.
+#[test]
+fn what_binds_the_calls_of_one_whose_address_another_has_is_seen_to_change() {
+    let (mut world, mut have, mut basis) = (World::default(), State::default(), Basis::default());
+    let claims = |n: usize, membership, egress: Option<usize>| {
+        let Step::Workload(_, Some(pod)) = enrolled(n) else { unreachable!() };
+        let network = egress.map(|policy| ([policy].into(), BTreeSet::new(), false));
+        Step::Workload(n, Some(Pod { addresses: [0].into(), membership, network, ..pod }))
+    };
+    let Step::Workload(_, Some(called)) = enrolled(1) else { unreachable!() };
+    world.turn(&[
+        Step::Namespace(1, Some((1, false))),
+        claims(0, 0, None),
+        claims(1, 0, Some(1)),
+        Step::Workload(2, Some(Pod { membership: 1, policies: [0].into(), ..called })),
+    ]);
+    follow(&mut Memory, (&mut have, &mut basis), &world);
+    world.turn(&[Step::Policy(1, Some((false, vec![(0, [80].into())], true)))]);
+    follow(&mut Memory, (&mut have, &mut basis), &world);
+    let left = plan(&have, &want_by(&world.view()));
+    assert!(left.is_empty(), "{left:?}");
+}
+
 /// What is common is told by a part, and a part holds what is touched alone.
 #[test]
 fn a_change_of_one_service_or_one_pod_of_another_node_is_a_part() {
