@@ -70,11 +70,16 @@ pub fn authorize(mesh: &Mesh, workload: &Workload, facts: &Facts) -> Verdict {
 
 /// The verdict on a call by this protocol: access policies and network policies must both let it through.
 pub fn authorize_by(mesh: &Mesh, workload: &Workload, facts: &Facts, protocol: Protocol) -> Verdict {
-    let access = by_access(mesh, workload, facts);
+    both(by_access(mesh, workload, facts), || network::judge(mesh, workload, facts, protocol))
+}
+
+/// What access policies and network policies say together: who is refused by either is refused, and who is let in is so by the first
+/// that speaks of him.
+pub(crate) fn both(access: Verdict, network: impl FnOnce() -> Option<Verdict>) -> Verdict {
     if !access.allows() {
         return access;
     }
-    match network::judge(mesh, workload, facts, protocol) {
+    match network() {
         Some(verdict) if !verdict.allows() || *access.ground() == Ground::Unselected => verdict,
         Some(_) | None => access,
     }

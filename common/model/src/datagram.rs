@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{
     Action, Facts, Ground, Membership, Mesh, ObjectName, Policy, Protocol, Rule, Service, Source, Tier, UdpMode,
-    Verdict, Workload, network,
+    Verdict, Workload, authorize::both, network,
 };
 
 /// What becomes of datagrams of a caller without identity.
@@ -31,14 +31,8 @@ pub fn stranger(mesh: &Mesh, workload: &Workload, address: IpAddr, port: u16) ->
 
 /// What its policies alone say of that. Whom the sender may call is its own node's CNI's to say: no datagram between nodes is captured.
 pub fn authorize_stranger(mesh: &Mesh, workload: &Workload, address: IpAddr, port: u16) -> Verdict {
-    let access = by_access(mesh, workload, address, port);
-    if !access.allows() {
-        return access;
-    }
-    match network::ingress(mesh, workload, &Facts { identity: None, address, port }, Protocol::Udp) {
-        Some(verdict) if !verdict.allows() || *access.ground() == Ground::Unselected => verdict,
-        Some(_) | None => access,
-    }
+    let facts = Facts { identity: None, address, port };
+    both(by_access(mesh, workload, address, port), || network::ingress(mesh, workload, &facts, Protocol::Udp))
 }
 
 fn by_access(mesh: &Mesh, workload: &Workload, address: IpAddr, port: u16) -> Verdict {

@@ -2,7 +2,7 @@
 
 use super::{Absence, Answer, Explanation, Outcome, Party, Route, Step, Way};
 use crate::{
-    Ground, Membership, Protocol,
+    Ground, Membership, ObjectName, Protocol,
     network::{PREFIX, written},
 };
 
@@ -93,6 +93,11 @@ fn encryption(Route { way, answer, .. }: &Route) -> Option<String> {
     })
 }
 
+/// By a network policy.
+fn held_back(policy: &ObjectName) -> String {
+    format!("{} binds this call, and neither it nor another lets it through.", written(policy))
+}
+
 fn policy(explanation: &Explanation, route: &Route) -> String {
     let Route { answer, workload, address, .. } = route;
     let callee = workload.as_ref().map_or_else(|| address.to_string(), |w| w.name.to_string());
@@ -113,9 +118,7 @@ fn policy(explanation: &Explanation, route: &Route) -> String {
         },
         Answer::Denied(ground) => match ground {
             Ground::Policy(name) => format!("{} denies {as_whom}.", written(name)),
-            Ground::NoneAllows(name) if name.name.starts_with(PREFIX) => {
-                format!("{} binds this call, and neither it nor another lets it through.", written(name))
-            }
+            Ground::NoneAllows(name) if name.name.starts_with(PREFIX) => held_back(name),
             Ground::NoneAllows(name) => {
                 format!("AccessPolicy {name} selects {callee}, and neither it nor another allows {as_whom}.")
             }
@@ -133,9 +136,7 @@ fn policy(explanation: &Explanation, route: &Route) -> String {
             )
         }
         Answer::NoIdentity(ground) => match ground.policy() {
-            Some(name) if name.name.starts_with(PREFIX) => {
-                format!("{} binds this call, and neither it nor another lets it through.", written(name))
-            }
+            Some(name) if name.name.starts_with(PREFIX) => held_back(name),
             Some(name) => {
                 format!("Between nodes datagrams have no identity, and AccessPolicy {name} lets in nobody without.")
             }
