@@ -371,6 +371,8 @@ const CASES: &[Case] = &[
     case(NETWORK, ("spec:\n", "other:\n"), NETWORK_NAME, ("spec", "it is missing", "podSelector")),
     case(NETWORK, ("[Ingress]", "[Inbound]"), NETWORK_NAME, ("spec.policyTypes[0]", "\"Inbound\" is not one of its values", "write Ingress or Egress")),
     case(NETWORK, ("operator: In", "operator: Is"), NETWORK_NAME, ("spec.podSelector.matchExpressions[0].operator", "\"Is\" is not one of its values", "write In, NotIn")),
+    case(NETWORK, ("key: app", "key: app!"), NETWORK_NAME, ("spec.podSelector.matchExpressions[0].key.app!", "\"app!\" is no label name", "at most 63")),
+    case(NETWORK, ("[web]", "[\"web|shop;\"]"), NETWORK_NAME, ("spec.podSelector.matchExpressions[0].values.value", "is no label value", "at most 63")),
     case(NETWORK, ("values: [web]", "values: []"), NETWORK_NAME, ("spec.podSelector.matchExpressions[0].values", "there are none", "name at least one")),
     case(NETWORK, ("port: 8080", "port: [8080]"), NETWORK_NAME, ("spec.ingress[0].ports[0].port", "does not fit", "write")),
     // YAML itself.

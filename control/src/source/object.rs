@@ -28,6 +28,7 @@ mod pod;
 mod policy;
 mod profile;
 mod route;
+mod selector;
 mod service;
 mod slice;
 mod telemetry;

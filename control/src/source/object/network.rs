@@ -1,13 +1,14 @@
 //! Reads NetworkPolicies. What can't be held to is left out of what is let through, never out of who is bound: the pods that such a
 //! policy selects take less than it says, and it is told.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::{
     api::networking::v1 as networking,
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
+use millrace_crd as crd;
 use millrace_model::{ObjectName, Protocol};
 
 use super::meta;
@@ -78,33 +79,26 @@ fn types(given: Option<&[String]>, has_egress: bool, problems: &mut Problems) ->
 
 fn selector(selector: &LabelSelector, field: &str, problems: &mut Problems) -> Vec<LabelRule> {
     let LabelSelector { match_expressions, match_labels } = selector;
-    let labels = meta::labels(match_labels.as_ref(), &format!("{field}.matchLabels"), problems);
-    let mut rules: Vec<LabelRule> = labels.into_iter().map(|(key, value)| LabelRule::In(key, [value].into())).collect();
-    for (at, one) in match_expressions.iter().flatten().enumerate() {
-        let field = format!("{field}.matchExpressions[{at}]");
-        let values: BTreeSet<String> = one.values.iter().flatten().cloned().collect();
-        let wants_values = matches!(one.operator.as_str(), "In" | "NotIn");
-        if wants_values == values.is_empty() {
-            let (problem, mend) = if wants_values {
-                ("In and NotIn compare with values, and there are none", "name at least one value")
-            } else {
-                ("Exists and DoesNotExist compare with no values", "leave values out, or write In or NotIn")
+    let all = match_expressions.iter().flatten().enumerate();
+    let expressions: Vec<_> = all
+        .map(|(at, one)| {
+            let operator = match one.operator.as_str() {
+                "In" => crd::LabelOperator::In,
+                "NotIn" => crd::LabelOperator::NotIn,
+                "Exists" => crd::LabelOperator::Exists,
+                "DoesNotExist" => crd::LabelOperator::DoesNotExist,
+                other => {
+                    let field = format!("{field}.matchExpressions[{at}].operator");
+                    let problem = format!("{other:?} is not one of its values");
+                    problems.fatal(field, problem, "write In, NotIn, Exists or DoesNotExist");
+                    return None;
+                }
             };
-            problems.fatal(format!("{field}.values"), problem, mend);
-        }
-        rules.push(match one.operator.as_str() {
-            "In" => LabelRule::In(one.key.clone(), values),
-            "NotIn" => LabelRule::NotIn(one.key.clone(), values),
-            "Exists" => LabelRule::Exists(one.key.clone()),
-            "DoesNotExist" => LabelRule::Absent(one.key.clone()),
-            other => {
-                let problem = format!("{other:?} is not one of its values");
-                problems.fatal(format!("{field}.operator"), problem, "write In, NotIn, Exists or DoesNotExist");
-                continue;
-            }
-        });
-    }
-    rules
+            let values = one.values.clone().unwrap_or_default();
+            Some(crd::LabelExpression { key: one.key.clone(), operator, values })
+        })
+        .collect();
+    super::selector::rules(match_labels.as_ref(), &expressions, field, problems)
 }
 
 /// What a policy may name still.

@@ -13,7 +13,7 @@ use millrace_model::{
     profile::{PodSettings, ProxySettings, WorkloadLimits},
 };
 
-use super::meta;
+use super::{meta, selector};
 use crate::{
     diagnostic::Problems,
     world::{LabelRule, NodeProfile},
@@ -79,41 +79,17 @@ pub(super) fn profile(name: &ObjectName, profile: &crd::NodeProfile, problems: &
 fn rules(selector: &crd::NodeSelector, problems: &mut Problems) -> Vec<LabelRule> {
     const FIELD: &str = "spec.nodeSelector.matchExpressions";
     let crd::NodeSelector { match_labels, match_expressions } = selector;
-    let labels = meta::labels(Some(match_labels), "spec.nodeSelector.matchLabels", problems);
-    let mut rules: Vec<LabelRule> = labels.into_iter().map(|(key, value)| LabelRule::In(key, [value].into())).collect();
     if match_expressions.len() > MAX_EXPRESSIONS {
         let problem = format!("there are {} expressions", match_expressions.len());
         problems.fatal(FIELD, problem, format!("write at most {MAX_EXPRESSIONS}"));
     }
-    for (index, crd::LabelExpression { key, operator, values }) in match_expressions.iter().enumerate() {
-        let field = format!("{FIELD}[{index}]");
-        let named = BTreeMap::from([(key.clone(), String::new())]);
-        meta::labels(Some(&named), &format!("{field}.key"), problems);
-        for value in values {
-            let named = BTreeMap::from([("value".to_owned(), value.clone())]);
-            meta::labels(Some(&named), &format!("{field}.values"), problems);
+    for (index, n) in match_expressions.iter().map(|one| one.values.len()).enumerate() {
+        if n > MAX_EXPRESSIONS {
+            problems.fatal(format!("{FIELD}[{index}].values"), format!("there are {n}"), "write at most 100");
         }
-        if values.len() > MAX_EXPRESSIONS {
-            problems.fatal(format!("{field}.values"), format!("there are {}", values.len()), "write at most 100");
-        }
-        let wants_values = matches!(operator, crd::LabelOperator::In | crd::LabelOperator::NotIn);
-        if wants_values == values.is_empty() {
-            let (problem, mend) = if wants_values {
-                ("In and NotIn compare with values, and there are none", "name at least one value")
-            } else {
-                ("Exists and DoesNotExist compare with no values", "leave values out, or write In or NotIn")
-            };
-            problems.fatal(format!("{field}.values"), problem, mend);
-        }
-        let values: BTreeSet<String> = values.iter().cloned().collect();
-        rules.push(match operator {
-            crd::LabelOperator::In => LabelRule::In(key.clone(), values),
-            crd::LabelOperator::NotIn => LabelRule::NotIn(key.clone(), values),
-            crd::LabelOperator::Exists => LabelRule::Exists(key.clone()),
-            crd::LabelOperator::DoesNotExist => LabelRule::Absent(key.clone()),
-        });
     }
-    rules
+    let expressions = match_expressions.iter().cloned().map(Some).collect::<Vec<_>>();
+    selector::rules(Some(match_labels), &expressions, "spec.nodeSelector", problems)
 }
 
 fn proxy(proxy: &crd::ProxyProfile, problems: &mut Problems) -> ProxySettings {
