@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod collector;
 pub mod comings;
+pub mod delay;
 pub mod demo;
 pub mod frames;
 pub mod grpc;

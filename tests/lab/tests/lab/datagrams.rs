@@ -134,6 +134,44 @@ fn one_socket_asks_many_services_of_two_nodes_and_each_answers_for_itself() {
     });
 }
 
+/// As stub resolvers ask: a pair of sockets, one of each family, asks each destination once and is closed. First without the mesh, of the pods by
+/// their addresses; then of their services. Both rates are printed.
+fn stubs(name: &str, sockets: u32) {
+    scene::plain(&plan(name), |lab| {
+        let bare = ["shop/one-a", "shop/one-b", "shop/two-a", "shop/three-b"];
+        let answering: Vec<Process> = bare.iter().map(|pod| answers(lab, pod)).collect::<Result<_>>()?;
+        let all: Vec<SocketAddr> = bare.iter().map(|name| pod(lab, name)).collect::<Result<Vec<_>>>()?.concat();
+        asked_by_stubs(lab, "without the mesh", &all, sockets)?;
+        drop(answering);
+        lab.start_mesh()?;
+        let _serving = serve(lab)?;
+        let targets = services(lab, &["shop/one", "shop/two", "shop/three"])?;
+        in_force("the services take datagrams", || answered(lab, "shop/client", &targets))?;
+        asked_by_stubs(lab, "by service", &targets, sockets)
+    });
+}
+
+fn asked_by_stubs(lab: &Lab, what: &str, targets: &[SocketAddr], sockets: u32) -> Result<()> {
+    let (pairs, count) = (sockets.to_string(), targets.len().to_string());
+    let asked = ask(lab, "shop/client", targets, &["--sockets", &pairs, "--count", &count])?;
+    let n = asked.by_name.values().sum::<u32>();
+    println!("{what}: {n} questions by {} sockets, {:.0} a second", 2 * sockets, f64::from(n) / asked.seconds);
+    ensure!(asked.errors.is_empty() && asked.strays == 0, "{what}: all are answered by whom they asked: {asked:?}");
+    ensure!(n as usize == sockets as usize * targets.len(), "{what}: {asked:?}");
+    Ok(())
+}
+
+#[test]
+fn stub_resolvers_are_answered_on_every_socket() {
+    stubs("stubs", 300);
+}
+
+#[test]
+#[ignore = "long: 100,000 questions by 40,000 sockets, twenty seconds"]
+fn stub_resolvers_at_length_are_answered_on_every_socket() {
+    stubs("stubs-long", 20_000);
+}
+
 /// Within a node by identity; between nodes nobody has one, and what is refused is so by name, at the source.
 #[test]
 fn policy_binds_datagrams_within_a_node_and_between_nodes() {

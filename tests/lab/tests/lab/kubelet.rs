@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 use crate::scene::{self, CALL};
 
 const CLIENT: &str = "shop/client";
-const UID: &str = "0f1b2c3d-1111-2222-3333-444455556666";
+/// The pod's uid: each lab's own. An agent looks at every process of the machine, and would take another lab's for its pod's.
+fn uid(lab: &Lab) -> String {
+    format!("0f1b2c3d-1111-2222-3333-{:012x}", lab.number())
+}
 
 fn plan() -> Plan {
     Plan::new("kubelet")
@@ -29,7 +32,7 @@ fn object(lab: &Lab) -> Result<Value> {
     let mut object = pod(lab.number(), lab.topology(), lab.topology().pod(CLIENT)?);
     let metadata = object.get_mut("metadata").and_then(Value::as_object_mut).context("a pod has metadata")?;
     metadata.remove("annotations");
-    metadata.insert("uid".to_owned(), json!(UID));
+    metadata.insert("uid".to_owned(), json!(uid(lab)));
     Ok(object)
 }
 
@@ -48,14 +51,14 @@ fn logs(lab: &Lab) -> PathBuf {
 /// Where one of the pod's containers runs.
 fn container(lab: &Lab, name: &str) -> Result<Place> {
     let (node, netns) = (lab.place("a")?, lab.place(CLIENT)?.netns);
-    let cgroup = node.cgroup.join(format!("kubepods/burstable/pod{UID}/{name}"));
+    let cgroup = node.cgroup.join(format!("kubepods/burstable/pod{}/{name}", uid(lab)));
     fs::create_dir_all(&cgroup)?;
     Ok(Place { netns, cgroup, hosts: None })
 }
 
 /// What a kubelet and a runtime do before the first container starts.
 fn sandbox(lab: &Lab) -> Result<Process> {
-    fs::create_dir_all(logs(lab).join(format!("shop_client_{UID}")))?;
+    fs::create_dir_all(logs(lab).join(format!("shop_client_{}", uid(lab))))?;
     let mut pause = container(lab, "sandbox")?.command("sleep")?;
     pause.arg("600");
     Process::start(pause, "sandbox", &lab.logs())

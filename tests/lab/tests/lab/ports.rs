@@ -97,10 +97,14 @@ impl<'l> Load<'l> {
 
     /// Starts the clients, each with its part of count and rate.
     fn start(&self, what: &str, count: usize, rate: usize, more: &[&str]) -> Result<Vec<Process>> {
+        self.start_as(what, what, count, rate, more)
+    }
+
+    fn start_as(&self, name: &str, what: &str, count: usize, rate: usize, more: &[&str]) -> Result<Vec<Process>> {
         let program = self.lab.binaries().path("load-peer")?.display().to_string();
         let n = self.from.len() * self.n_each;
         let mut clients = Vec::with_capacity(n);
-        for (pod, name) in self.from.iter().flat_map(|pod| (0..self.n_each).map(move |n| (pod, format!("{what}{n}")))) {
+        for (pod, name) in self.from.iter().flat_map(|pod| (0..self.n_each).map(move |n| (pod, format!("{name}{n}")))) {
             let part = count / n + usize::from(clients.len() < count % n);
             let (count, rate) = (part.to_string(), (rate / n).to_string());
             let words = [&*program, what, &*self.target, "--count", &*count, "--rate", &*rate];
@@ -148,8 +152,12 @@ fn reports(clients: Vec<Process>) -> Result<Report> {
 fn ensure_all(what: &str, report: &Report, count: usize, rate: Option<usize>) -> Result<()> {
     let a_second = f64::from(report.done) / report.seconds;
     println!(
-        "{what}: {} done, {:?} failed, {:.1} s, {a_second:.0}/s, to the first answer {} µs (median), {} µs (99 %)",
-        report.done, report.failed, report.seconds, report.median_us, report.p99_us
+        "{what}: {} done, {} failed, {:.1} s, {a_second:.0}/s, to the first answer {} µs (median), {} µs (99 %)",
+        report.done,
+        report.n_failed(),
+        report.seconds,
+        report.median_us,
+        report.p99_us
     );
     ensure!(report.failed.is_empty() && report.done as usize == count, "{what}: {count} of them, not {report:?}");
     if let Some(rate) = rate {
@@ -227,9 +235,26 @@ fn near_service(lab: &Lab, family: Family) -> Result<SocketAddr> {
     Ok(family.of(lab.topology().service("shop/near")?.addresses, 80))
 }
 
+/// The same without the mesh, from a pod of its own: who calls names each backend, for nobody shares its connects among them.
+fn bare_near_rate(lab: &Lab, first: &str, family: Family) -> Result<Report> {
+    let mut clients = Vec::with_capacity(N_NEAR);
+    for pod in near() {
+        let mut load = Load::new(lab, 1, family.of(lab.pod(&pod)?.addresses(), PORT));
+        load.from = vec!["shop/client1".to_owned()];
+        let name = format!("short-{}", pod.replace('/', "-"));
+        clients.extend(load.start_as(&name, "short", RATE * SECONDS / N_NEAR, RATE / N_NEAR, &["--first", first])?);
+    }
+    reports(clients)
+}
+
+/// Where the client closes first, 120,000 of its connections linger: half of all tuples that there are, and past a half the kernel
+/// looks for a free port one by one. What that costs it costs bare sockets too.
 fn long_near_rate(first: &str, family: Family) {
-    scene::mesh(&plan("ports-near-rate"), |lab| {
+    scene::plain(&plan("ports-near-rate"), |lab| {
         let _serving = serve(lab, &near(), 1)?;
+        let bare = bare_near_rate(lab, first, family)?;
+        ensure_all(&format!("bare, eight backends, {family:?}, {first} first"), &bare, RATE * SECONDS, None)?;
+        lab.start_mesh()?;
         let short = Load::new(lab, 1, near_service(lab, family)?).processes(2).short(RATE * SECONDS, RATE, first)?;
         let what = format!("within the node, eight backends, {family:?}, {first} first");
         ensure_all(&what, &short, RATE * SECONDS, Some(RATE))
@@ -416,7 +441,7 @@ fn long_what_is_over_a_proxys_descriptors_is_refused_by_name() {
             ensure!(refused > 0.0, "nothing was refused by name");
             Ok(())
         })?;
-        println!("over the limit: {} held, {:?} failed", held.done, held.failed);
+        println!("over the limit: {} held, {} failed: {:?}", held.done, held.n_failed(), held.failed);
         ensure!(held.done >= 18_000, "what fits is held: {held:?}");
         // There is room again, and the proxies never lost their footing.
         let after = Load::new(lab, 2, far).short(2000, 1000, "client")?;

@@ -4,9 +4,10 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use millrace_lab::{
-    Lab, Part, clock,
+    Lab, Part, Plan, Pod, clock,
+    delay::{DEVICE, Delay},
     peer::{Connects, Pings},
 };
 use serde_json::{Value, json};
@@ -267,4 +268,65 @@ fn tuning_of_pods_connections() {
             ("pods.initialWindowSegments: 40", json!({"pods": {"initialWindowSegments": 40}})),
         ],
     );
+}
+
+/// How long a packet takes from node to node on the path with delay: a round trip of 20 ms.
+const ONE_WAY: Duration = Duration::from_millis(10);
+
+/// What is sent there: more than ten segments and twenty, which are two round trips at the kernel's initial window, and less than forty.
+const BODY: usize = 48 * 1_024;
+
+/// Has what goes between these two pods of the nodes a and b go over the path with delay.
+fn slow(lab: &Lab, near: &str, far: &str) -> Result<Delay> {
+    let [a, b] = [lab.place("a")?, lab.place("b")?];
+    let delay = Delay::between(&a.netns, &b.netns, ONE_WAY)?;
+    for (node, to) in [(a, far), (b, near)] {
+        let to = lab.pod(to)?.addresses().v4.to_string();
+        for words in [vec!["link", "set", DEVICE, "up"], vec!["route", "add", &to, "dev", DEVICE]] {
+            ensure!(node.command("ip")?.args(&words).status()?.success(), "ip {words:?} in {}", node.netns.display());
+        }
+    }
+    Ok(delay)
+}
+
+/// Milliseconds that a request with [`BODY`] takes from its connect to its answer.
+fn post(lab: &Lab, url: &str, body: &str) -> Result<f64> {
+    let words =
+        ["curl", "-sS", "--max-time", "8", "-H", "Expect:", "-o", "/dev/null", "-w", "%{time_total}", "--data-binary"];
+    let words: Vec<&str> = words.into_iter().chain([body, url]).collect();
+    Ok(lab.pod("shop/client")?.run(&words)?.ok()?.trim().parse::<f64>()? * 1e3)
+}
+
+/// To who is not in the mesh a pod's connection is its own from end to end, and so is its window.
+#[test]
+fn a_larger_initial_window_saves_round_trips_on_a_path_with_delay() {
+    let plan =
+        Plan::new("tune-delay").node("a", [Pod::new("shop/client")]).node("b", [Pod::new("shop/hermit").outside()]);
+    scene::mesh(&plan, |lab| {
+        let _delay = slow(lab, "shop/client", "shop/hermit")?;
+        let program = lab.binaries().path("probe-http")?.display().to_string();
+        let mut server = lab.pod("shop/hermit")?.start("web", &[&program, "serve", "[::]:8080", "--name", "hermit"])?;
+        server.says("listening", CALL)?;
+        let body = lab.directory().join("body");
+        fs::write(&body, vec![b'x'; BODY])?;
+        let (url, body) = (format!("http://{}/", lab.pod("shop/hermit")?.at(8080)), format!("@{}", body.display()));
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        for _ in 0..PAIRS {
+            for (spec, figures) in
+                [(json!({}), &mut without), (json!({"pods": {"initialWindowSegments": 40}}), &mut with)]
+            {
+                lab.apply(&profile(&spec))?;
+                lab.settle()?;
+                figures.push(post(lab, &url, &body)?);
+            }
+        }
+        println!(
+            "{BODY} bytes over a path of 20 ms, each pair's ms without and with 40 segments: {without:.0?}, {with:.0?}"
+        );
+        let (without, with) = (median(without), median(with));
+        println!("the medians: {without:.1} and {with:.1} ms, {:.2}", with / without);
+        // Of a connect and three flights two are saved.
+        ensure!(with + 30.0 < without, "40 segments at once save round trips: {with:.1} ms, {without:.1} without");
+        Ok(())
+    });
 }
