@@ -39,6 +39,7 @@ mod proxy;
 mod rarely;
 mod record;
 mod run;
+mod slice;
 mod stock;
 mod tuning;
 mod tunnel;

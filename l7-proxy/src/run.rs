@@ -36,6 +36,7 @@ use crate::{
     outliers::OUTCOMES,
     privilege,
     proxy::{DENIALS, Proxy},
+    slice,
     stock::{Stock, WANTS},
     tuning,
 };
@@ -59,6 +60,9 @@ pub fn run(config: &Config, log_level: LogLevel) -> anyhow::Result<()> {
             return Ok(ended?);
         }
         prove_crypto()?;
+        if let Err(why) = slice::shorten() {
+            tracing::warn!(%why, "threads run for as long as the kernel lets any: who is beside a busy workload waits longer");
+        }
         privilege::drop_all(config.user, config.privileges)?;
         tracing::info!(user = %config.user, n_workers = config.n_workers, privileges = ?config.privileges, "starting");
         parts.proxy.requests.log.open(access_log);
