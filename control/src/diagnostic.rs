@@ -200,6 +200,8 @@ pub enum Effect {
     Refused,
     /// The last good version of it stays in force.
     Kept,
+    /// It is not in force, and whom it can be seen to bind is bound by something stricter.
+    Closed,
     /// It is in force, save what the message names.
     Applied,
 }
@@ -257,6 +259,7 @@ impl fmt::Display for Diagnostic {
         let effect = match effect {
             Effect::Refused => "It is not in force.",
             Effect::Kept => "The version read before stays in force.",
+            Effect::Closed => "Until it can be read, the pods that it selects are closed.",
             Effect::Applied => "The rest of it is in force.",
         };
         write!(f, "{problem}; {mend}. {effect}")

@@ -157,7 +157,13 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn compiled(&self, took: Duration, diagnostics: &[Diagnostic]) {
         self.compile.observe(took.as_secs_f64());
-        for (effect, name) in [(Effect::Refused, "refused"), (Effect::Kept, "kept"), (Effect::Applied, "applied")] {
+        let effects = [
+            (Effect::Refused, "refused"),
+            (Effect::Kept, "kept"),
+            (Effect::Closed, "closed"),
+            (Effect::Applied, "applied"),
+        ];
+        for (effect, name) in effects {
             let count = diagnostics.iter().filter(|d| d.effect == effect).count();
             self.diagnostics.get_or_create(&EffectLabel { effect: name }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }

@@ -28,6 +28,8 @@ pub struct Sourced {
     pub diagnostics: Vec<Diagnostic>,
     /// Which version of each object was read, where its status is to say so.
     pub revisions: Arc<kubernetes::Revisions>,
+    /// Which object each is of those that bear no status, where an event may speak of it.
+    pub uids: Arc<kubernetes::Uids>,
     /// What each route asks for, where its status is to say what became of it.
     pub asked: Arc<kubernetes::AllAsked>,
 }

@@ -25,6 +25,7 @@ pub mod parents;
 pub mod report;
 pub mod route;
 mod share;
+pub mod untold;
 mod write;
 
 use decide::Since;
@@ -32,6 +33,7 @@ use lease::Leader;
 use report::Report;
 use route::Routed;
 use share::Shared;
+use untold::Told;
 use write::{AllWanted, Writer};
 
 /// What changes together is written together: a roll-out reports from every node within this time.
@@ -74,6 +76,7 @@ impl Status {
         let mut writer = Writer::new(self.client.clone(), &self.replica, self.metrics.clone());
         let mut since = Since::default();
         let mut compiled = Compiled::default();
+        let mut told = Told::default();
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -96,6 +99,7 @@ impl Status {
                     routes: route::decide(outcome, routed, reports.values()),
                 };
                 writer.write(&wanted, &standing, &outcome.sourced.revisions).await;
+                writer.tell_all(&mut told, outcome).await;
             }
             tokio::select! {
                 changed = inputs.outcome.changed() => if changed.is_err() { break },

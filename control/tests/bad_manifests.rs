@@ -12,6 +12,7 @@ use millrace_control::{
     source::{Sourced, manifest, shelf::Shelf},
     world::{Objects, Settings},
 };
+use millrace_model::ObjectName;
 
 /// Good manifests, one of each kind; a case edits one of them.
 const NAMESPACE: &str = "
@@ -607,8 +608,17 @@ fn check(n: usize, case: &Case) -> Result<(), String> {
         ))
     };
 
-    let (_, fresh) = settle(&Shelf::default(), &documents);
-    look(&fresh, Effect::Refused)?;
+    let (first, mut fresh) = settle(&Shelf::default(), &documents);
+    // It is stood in for by one that lets nothing through, which is no version of it to keep.
+    let effect = if *object == NETWORK_NAME { Effect::Closed } else { Effect::Refused };
+    look(&fresh, effect)?;
+    look(&settle(&first, &documents).1, effect)?;
+    if *object == NETWORK_NAME {
+        let instead = fresh.objects.network.remove(&ObjectName::new("shop", "inward")).ok_or("it is open")?;
+        if instead.ingress != Some(Vec::new()) {
+            return Err(format!("case {n}: {object}: it lets calls through: {instead:?}"));
+        }
+    }
     if fresh.objects != without(index) {
         return Err(format!("case {n}: {object}: the objects beside it are disturbed, or it is in force"));
     }

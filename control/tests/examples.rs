@@ -63,7 +63,7 @@ fn mesh_of(folder: &Path) -> Mesh {
     let settings = Settings { trust_domain: "cluster.local".into(), root_namespace: "millrace-system".into() };
     let copies = tempfile::tempdir().unwrap();
     let (_, sourced) = Directory::open(folder, copies.path(), settings.clone()).unwrap();
-    let Sourced { objects, places: _, diagnostics, revisions: _, asked: _ } = sourced;
+    let Sourced { objects, places: _, diagnostics, revisions: _, uids: _, asked: _ } = sourced;
     let told: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
     assert_eq!(told, [] as [String; 0], "the source finds nothing wrong");
     let (snapshot, notes) =

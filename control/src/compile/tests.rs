@@ -37,7 +37,7 @@ fn source(text: &str) -> Sourced {
 
 /// The world of these manifests, which must be good.
 fn world(text: &str) -> World {
-    let Sourced { objects, places: _, diagnostics, revisions: _, asked: _ } = source(text);
+    let Sourced { objects, places: _, diagnostics, revisions: _, uids: _, asked: _ } = source(text);
     assert_eq!(diagnostics, [], "the manifests of a test are good");
     World { settings: settings(), objects, listening: BTreeMap::new(), revoked: BTreeSet::new() }
 }

@@ -33,7 +33,7 @@ mod stands;
 pub use cabinet::{Cabinet, Read, Seen};
 pub use health::Health;
 pub use resource::{plural, resource};
-pub use stands::{AllAsked, Asked, Standing, Stands};
+pub use stands::{AllAsked, Asked, Standing, Stands, Uids};
 
 use section::Section;
 

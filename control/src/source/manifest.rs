@@ -38,6 +38,8 @@ pub struct Item {
     pub stands_for: StandsFor,
     /// The object, where it is fit for use.
     pub object: Option<Object>,
+    /// What holds in its place where it is not, and never was.
+    pub instead: Option<Object>,
     /// What is wrong with it.
     pub problems: Vec<Problem>,
 }
@@ -92,6 +94,7 @@ pub fn unreadable(file: &Arc<str>, problem: impl Into<String>, mend: impl Into<S
             place: Place { file: file.clone(), document: 0, line: 1 },
             stands_for: StandsFor::Maybe { kind: None, name: None, words: "the file as a whole".to_owned() },
             object: None,
+            instead: None,
             problems: problems.0,
         }],
     }
@@ -136,7 +139,7 @@ fn read_document(file: &Arc<str>, document: Document<'_>, settings: &Settings, i
             let mut problems = Problems::default();
             problems.fatal("", format!("it is not YAML that can be read: {why}"), "correct the text at that line");
             let stands_for = StandsFor::Maybe { kind: None, name: None, words: guess(document.text) };
-            items.push(Item { place, stands_for, object: None, problems: problems.0 });
+            items.push(Item { place, stands_for, object: None, instead: None, problems: problems.0 });
         }
         Ok(Value::Object(mut list)) if is_list(&list) => {
             let Some(Value::Array(members)) = list.remove("items") else {
@@ -183,10 +186,12 @@ fn read_object(place: Place, value: Value, settings: &Settings) -> Item {
     match (kind, name) {
         (Some(kind), Some(name)) if !problems.refuse() => {
             let key = Key { kind, name };
+            let instead = object::instead(&key, &value);
             let (object, mut rest) = object::read(&key, value, settings);
             problems.0.append(&mut rest);
             let object = object.map(|object| object.placed(&place));
-            Item { place, stands_for: StandsFor::Known(key), object, problems: problems.0 }
+            let instead = instead.filter(|_| object.is_none());
+            Item { place, stands_for: StandsFor::Known(key), object, instead, problems: problems.0 }
         }
         (kind, name) => {
             let words = words(
@@ -201,7 +206,7 @@ fn read_object(place: Place, value: Value, settings: &Settings) -> Item {
 
 fn unknown(place: Place, words: &str, kind: Option<Kind>, name: Option<ObjectName>, problems: Problems) -> Item {
     let stands_for = StandsFor::Maybe { kind, name, words: words.to_owned() };
-    Item { place, stands_for, object: None, problems: problems.0 }
+    Item { place, stands_for, object: None, instead: None, problems: problems.0 }
 }
 
 fn words(kind: Option<&str>, namespace: Option<&str>, name: Option<&str>) -> String {

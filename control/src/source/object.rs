@@ -115,6 +115,12 @@ pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Ve
     (object.filter(|_| !problems.refuse()), problems.0)
 }
 
+/// What holds of an object of this kind and name while it can't be read and no version of it was: None for all but a NetworkPolicy,
+/// which closes what it selects.
+pub fn instead(key: &Key, value: &Value) -> Option<Object> {
+    (key.kind == Kind::NetworkPolicy).then(|| Object::Network(network::closed(&key.name, value).into()))
+}
+
 fn read_as<T: DeserializeOwned>(
     value: Value,
     own: bool,

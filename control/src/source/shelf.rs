@@ -28,6 +28,16 @@ pub struct Shelf {
 struct Held {
     place: Place,
     object: Object,
+    worth: Worth,
+}
+
+/// What an object that is in force is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worth {
+    /// What somebody wrote, now or before.
+    Written,
+    /// What holds while what somebody wrote can't be read.
+    Instead,
 }
 
 impl Shelf {
@@ -38,7 +48,7 @@ impl Shelf {
         // By name of file, then by position: the first to name an object has it, good or bad.
         let mut claims: BTreeMap<&Key, &Place> = BTreeMap::new();
         for item in files.values().flat_map(|reading| &reading.items) {
-            let Item { place, stands_for, object, problems } = item;
+            let Item { place, stands_for, object, instead, problems } = item;
             let StandsFor::Known(key) = stands_for else {
                 diagnostics.extend(tell(item, problems, Effect::Refused));
                 continue;
@@ -54,17 +64,15 @@ impl Shelf {
                 continue;
             }
             claims.insert(key, place);
-            let effect = match (object, self.held.get(key)) {
-                (Some(object), _) => {
-                    next.insert(key.clone(), Held { place: place.clone(), object: object.clone() });
-                    Effect::Applied
-                }
-                (None, Some(before)) => {
-                    next.insert(key.clone(), before.clone());
-                    Effect::Kept
-                }
-                (None, None) => Effect::Refused,
+            let before = self.held.get(key).filter(|before| before.worth == Worth::Written);
+            let held = |object: &Object, worth| Held { place: place.clone(), object: object.clone(), worth };
+            let (held, effect) = match (object, before, instead) {
+                (Some(object), ..) => (Some(held(object, Worth::Written)), Effect::Applied),
+                (None, Some(before), _) => (Some(before.clone()), Effect::Kept),
+                (None, None, Some(instead)) => (Some(held(instead, Worth::Instead)), Effect::Closed),
+                (None, None, None) => (None, Effect::Refused),
             };
+            next.extend(held.map(|held| (key.clone(), held)));
             diagnostics.extend(tell(item, problems, effect));
         }
         self.keep_what_may_still_stand(files, &mut next, &mut diagnostics);
@@ -82,9 +90,10 @@ impl Shelf {
         let mut sourced = before.sourced.clone();
         for item in changed.into_iter().flat_map(|reading| &reading.items) {
             let (StandsFor::Known(key), Some(object)) = (&item.stands_for, &item.object) else { return Err(self) };
-            self.held.insert(key.clone(), Held { place: item.place.clone(), object: object.clone() });
             sourced.objects.insert(key, object.clone());
             sourced.places.insert(key.clone(), item.place.clone());
+            let (place, object) = (item.place.clone(), object.clone());
+            self.held.insert(key.clone(), Held { place, object, worth: Worth::Written });
         }
         Ok((self, sourced))
     }
@@ -142,11 +151,11 @@ impl Shelf {
     fn sourced(&self, diagnostics: Vec<Diagnostic>) -> Sourced {
         let mut objects = Objects::default();
         let mut places = Map::new();
-        for (key, Held { place, object }) in &self.held {
+        for (key, Held { place, object, worth: _ }) in &self.held {
             objects.insert(key, object.clone());
             places.insert(key.clone(), place.clone());
         }
-        Sourced { objects, places, diagnostics, revisions: Arc::default(), asked: Arc::default() }
+        Sourced { objects, places, diagnostics, ..Sourced::default() }
     }
 }
 
@@ -162,7 +171,7 @@ pub struct Settled {
 /// The objects of a file that has nothing but good ones, each once.
 fn plain(reading: &Reading) -> Option<BTreeSet<&Key>> {
     let mut keys = BTreeSet::new();
-    for Item { place: _, stands_for, object, problems } in &reading.items {
+    for Item { place: _, stands_for, object, instead: _, problems } in &reading.items {
         let StandsFor::Known(key) = stands_for else { return None };
         if object.is_none() || !problems.is_empty() || !keys.insert(key) {
             return None;

@@ -18,10 +18,12 @@ use super::{
     lease,
     parents::{self, Entry, PARTIALLY_INVALID},
     route::Entries,
+    untold::{News, Told},
 };
 use crate::{
     diagnostic::Key,
     metrics::Metrics,
+    publish::Outcome,
     source::kubernetes::{Revision, Revisions, Standing, Stands, resource},
 };
 
@@ -156,7 +158,8 @@ impl Writer {
             }
         };
         if let Some(event) = event {
-            Box::pin(self.tell(&key, &revision, event)).await;
+            // One that can't be written is not tried again: what it says stands on the status.
+            Box::pin(self.tell(&key, &revision.uid, event)).await;
         }
         let stands = match next {
             Stands::Conditions(_) => next,
@@ -165,18 +168,43 @@ impl Writer {
         Some((key, Written { over, stands }))
     }
 
-    async fn tell(&self, key: &Key, revision: &Revision, event: Event) {
+    /// Tells what was not told yet of objects that bear no status; what can't be told is tried again.
+    pub(super) async fn tell_all(&self, told: &mut Told, outcome: &Outcome) {
+        told.forget(outcome);
+        for (key, news, words) in told.untold(outcome) {
+            let type_ = match news {
+                News::Fault => EventType::Warning,
+                News::Mended => EventType::Normal,
+            };
+            let event = event(type_, words.reason, &words.message);
+            if !Box::pin(self.tell(&key, &words.uid, event)).await {
+                return;
+            }
+            told.told(key, news, words);
+        }
+    }
+
+    /// Writes an event; true if it stands.
+    async fn tell(&self, key: &Key, uid: &str, event: Event) -> bool {
         let about = ObjectReference {
             api_version: Some(key.kind.api_version().to_owned()),
             kind: Some(key.kind.name().to_owned()),
             name: Some(key.name.name.to_string()),
             namespace: Some(key.name.namespace.to_string()).filter(|namespace| !namespace.is_empty()),
-            uid: Some(revision.uid.to_string()),
+            uid: Some(uid.to_owned()),
             ..ObjectReference::default()
         };
         let published = self.recorder.publish(&event, &about);
-        if let Ok(Err(error)) = tokio::time::timeout(CALL, published).await {
-            tracing::debug!(object = %key, error = &error as &dyn std::error::Error, "an event can't be written");
+        match tokio::time::timeout(CALL, published).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(object = %key, error = &error as &dyn std::error::Error, "an event can't be written");
+                false
+            }
+            Err(_) => {
+                tracing::debug!(object = %key, "an event can't be written in time");
+                false
+            }
         }
     }
 }

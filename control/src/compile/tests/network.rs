@@ -145,7 +145,7 @@ fn a_policy_with_rules_for_calls_out_binds_them_unless_it_says_otherwise() {
         let text = format!("podSelector: {{matchLabels: {{app: web}}}}, egress: []{more}");
         lets(&snapshot(&world(&network("p", &text))), "10.0.0.1", "db", 80, Protocol::Tcp)
     };
-    assert!(!may("") && may(", policyTypes: [Ingress]"));
+    assert!(may("") && may(", policyTypes: [Ingress]") && !may(", policyTypes: [Egress]"));
 }
 
 /// What can't be held to is told, and lets nothing through: whom the policy binds stays bound.
@@ -162,6 +162,10 @@ fn what_is_not_understood_lets_nothing_through() {
         ("{from: [{}]}", "spec.ingress[0].from[0]", "nobody"),
         ("{ports: [{port: 1, endPort: 5000}]}", "spec.ingress[0].ports[0]", "more than 1000 ports"),
         ("{ports: [{port: http, endPort: 90}]}", "spec.ingress[0].ports[0].endPort", "begins with a number"),
+        // What narrows a rule in a newer API must not be passed over.
+        ("{hours: [9, 17]}", "spec.ingress[0].hours", "no such field"),
+        ("{from: [{podSelector: {}, accounts: [web]}]}", "spec.ingress[0].from[0].accounts", "no such field"),
+        ("{ports: [{port: 80, path: /}]}", "spec.ingress[0].ports[0].path", "no such field"),
     ] {
         let read = source(&world(&network("p", &format!("podSelector: {{}}, ingress: [{gate}]"))));
         let told: Vec<String> = read.diagnostics.iter().map(ToString::to_string).collect();

@@ -8,7 +8,7 @@ use std::{
 
 use millrace_model::{Map, ObjectName};
 
-use super::{AllAsked, Asked, Revision, Revisions, Standing, Stands};
+use super::{AllAsked, Asked, Revision, Revisions, Standing, Stands, Uids};
 use crate::{
     diagnostic::{self, Diagnostic, Effect, Key, Kind, Problem},
     source::{Object, Sourced},
@@ -37,6 +37,8 @@ pub struct Read {
     pub asked: Option<Asked>,
     /// What the World holds of it, where it is fit for use.
     pub object: Option<Object>,
+    /// What the World holds in its place where it is not, and never was.
+    pub instead: Option<Object>,
     /// What is wrong with it.
     pub problems: Vec<Problem>,
 }
@@ -78,6 +80,7 @@ pub struct Cabinet {
     objects: Objects,
     faults: BTreeMap<Key, (Vec<Problem>, Effect)>,
     revisions: Arc<Revisions>,
+    uids: Arc<Uids>,
     asked: Arc<AllAsked>,
     standing: Standing,
 }
@@ -118,6 +121,7 @@ impl Cabinet {
             places: Map::new(),
             diagnostics,
             revisions: self.revisions.clone(),
+            uids: self.uids.clone(),
             asked: self.asked.clone(),
         }
     }
@@ -149,16 +153,21 @@ impl Cabinet {
     }
 
     fn put(&mut self, read: Read) -> Change {
-        let Read { key, revision, stands, asked, object, problems } = read;
+        let Read { key, revision, stands, asked, object, instead, problems } = read;
         let mut change = Change::default();
         let before = self.objects.get(&key);
         // Another object of the same name is no later version of it: what the first one said does not hold for the second.
-        let is_successor = self.revisions.get(&key).is_some_and(|known| known.uid != revision.uid);
-        let effect = match (&object, &before) {
-            (Some(_), _) => Effect::Applied,
-            (None, Some(_)) if !is_successor => Effect::Kept,
-            (None, _) => Effect::Refused,
+        let known = self.revisions.get(&key).map(|known| &known.uid).or_else(|| self.uids.get(&key));
+        let is_successor = known.is_some_and(|known| *known != revision.uid);
+        // Nor is what held in place of one that could not be read an earlier version of it.
+        let is_instead = self.faults.get(&key).is_some_and(|(_, effect)| *effect == Effect::Closed);
+        let effect = match (&object, &before, &instead) {
+            (Some(_), ..) => Effect::Applied,
+            (None, Some(_), _) if !is_successor && !is_instead => Effect::Kept,
+            (None, _, Some(_)) => Effect::Closed,
+            (None, _, None) => Effect::Refused,
         };
+        let object = object.or(instead.filter(|_| effect == Effect::Closed));
         match object {
             Some(object) if before.as_ref() != Some(&object) => {
                 self.objects.insert(&key, object);
@@ -166,6 +175,9 @@ impl Cabinet {
             }
             None if effect == Effect::Refused => change.objects |= self.objects.remove(&key),
             Some(_) | None => {}
+        }
+        if stands.is_none() {
+            change.objects |= self.know(&key, &revision.uid, !problems.is_empty());
         }
         let fault = (!problems.is_empty()).then_some((problems, effect));
         if self.faults.get(&key) != fault.as_ref() {
@@ -180,7 +192,7 @@ impl Cabinet {
             asked.in_force = match effect {
                 Effect::Applied => Some(revision.generation),
                 Effect::Kept => before.and_then(|before| before.in_force),
-                Effect::Refused => None,
+                Effect::Closed | Effect::Refused => None,
             };
             if before != Some(&asked) {
                 change.objects = true;
@@ -200,12 +212,26 @@ impl Cabinet {
         change
     }
 
+    /// Notes which object of that name it is, where an event may have to say so; true if it is another than before.
+    fn know(&mut self, key: &Key, uid: &Arc<str>, is_faulty: bool) -> bool {
+        let before = self.uids.get(key);
+        // Of the others the name is enough: pods and endpoints come by the ten thousand.
+        if before == Some(uid) || before.is_none() && !is_faulty && key.kind != Kind::NetworkPolicy {
+            return false;
+        }
+        Arc::make_mut(&mut self.uids).insert(key.clone(), uid.clone());
+        true
+    }
+
     fn remove(&mut self, key: &Key) -> Change {
         let known = self.objects.remove(key);
         let faulty = self.faults.remove(key).is_some();
         let revised = self.revisions.contains_key(key);
         if revised {
             Arc::make_mut(&mut self.revisions).remove(key);
+        }
+        if self.uids.contains_key(key) {
+            Arc::make_mut(&mut self.uids).remove(key);
         }
         if self.asked.contains_key(key) {
             Arc::make_mut(&mut self.asked).remove(key);

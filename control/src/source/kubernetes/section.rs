@@ -19,7 +19,12 @@ use super::{
     raw::Raw,
     resource::{Depth, depth, plural, resource},
 };
-use crate::{metrics::Metrics, source::object, world::Settings};
+use crate::{
+    diagnostic::{Kind, Problem},
+    metrics::Metrics,
+    source::object,
+    world::Settings,
+};
 
 /// Objects in one answer to a list: what the API server's own clients ask for.
 const PAGE: u32 = 500;
@@ -176,11 +181,16 @@ impl Section {
             crate::diagnostic::Key { kind: self.id.kind, name: ObjectName::new(namespace, meta.name.as_deref()?) };
         let stands = raw.stands(self.id.kind);
         let asked = self.id.kind.is_route().then(|| object::asked(&key.name, &raw.value));
+        let instead = object::instead(&key, &raw.value);
         let (object, mut problems) = object::read(&key, raw.value, &self.settings);
-        // The API server is newer than this program, or it would not have taken the field: nobody misspelt it. Of a route it is
-        // told all the same, since what it asks for is not done.
-        problems.retain(|problem| self.id.kind.is_gateway() || !object::is_unknown_field(problem));
-        Some(Read { key, revision, stands, asked, object, problems })
+        // The API server is newer than this program, or it would not have taken the field: nobody misspelt it. Of a route and of what a
+        // NetworkPolicy lets through it is told all the same, since what it asks for is not done.
+        let is_told = |problem: &Problem| {
+            self.id.kind.is_gateway() || self.id.kind == Kind::NetworkPolicy && problem.field.starts_with("spec.")
+        };
+        problems.retain(|problem| is_told(problem) || !object::is_unknown_field(problem));
+        let instead = instead.filter(|_| object.is_none());
+        Some(Read { key, revision, stands, asked, object, instead, problems })
     }
 }
 

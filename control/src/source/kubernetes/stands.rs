@@ -26,6 +26,10 @@ pub enum Stands {
     },
 }
 
+/// Which object each of those that bear no status of the mesh is, by name, of as many as an event may have to speak of: NetworkPolicies, and
+/// what had a fault.
+pub type Uids = Map<Key, Arc<str>>;
+
 /// What each route asks for, by name.
 pub type AllAsked = Map<Key, Asked>;
 

@@ -11,7 +11,7 @@ use k8s_openapi::{
 use millrace_crd as crd;
 use millrace_model::{ObjectName, Protocol};
 
-use super::meta;
+use super::{meta, typed};
 use crate::{
     diagnostic::Problems,
     world::{
@@ -19,6 +19,10 @@ use crate::{
         network::{Gate, NetworkPolicy, Peer, Port, Which},
     },
 };
+
+mod closed;
+
+pub(super) use closed::closed;
 
 /// Ports that one policy may name, ranges counted whole: each is an entry in the kernel for every caller on a node. A range of all
 /// ports is none.
@@ -36,7 +40,8 @@ pub(super) fn network(name: &ObjectName, policy: &networking::NetworkPolicy, pro
     };
     let networking::NetworkPolicySpec { egress, ingress, pod_selector, policy_types } = spec;
     made.selector = pod_selector.as_ref().map_or_else(Vec::new, |one| selector(one, "spec.podSelector", problems));
-    let types = types(policy_types.as_deref(), egress.is_some(), problems);
+    let has_egress = egress.as_ref().is_some_and(|rules| !rules.is_empty());
+    let types = types(policy_types.as_deref(), has_egress, problems);
     let mut room = Room { ports: MAX_PORTS, blocks: MAX_BLOCKS };
     made.ingress = types.ingress.then(|| {
         let gates = ingress.iter().flatten().enumerate().filter_map(|(at, rule)| {
@@ -61,7 +66,7 @@ struct Types {
     egress: bool,
 }
 
-/// Left out: inward, and outward where it has rules for that.
+/// Left out: inward, and outward where it has rules for that; as an API server fills them in, so that a file without them means the same.
 fn types(given: Option<&[String]>, has_egress: bool, problems: &mut Problems) -> Types {
     let Some(given) = given.filter(|given| !given.is_empty()) else {
         return Types { ingress: true, egress: has_egress };
@@ -116,6 +121,10 @@ impl Room {
         field: &str,
         problems: &mut Problems,
     ) -> Option<Gate> {
+        // A field that this version does not know may narrow what stands beside it: what a person meant to let through is not known.
+        if !is_known(field, problems) {
+            return None;
+        }
         let mut gate = Gate { peers: None, ports: None };
         if let Some(peers) = peers.filter(|peers| !peers.is_empty()) {
             let all = peers.iter().enumerate();
@@ -238,6 +247,12 @@ impl Room {
         self.ports -= n_ports;
         Some(Which::Numbers((first..=last).collect()))
     }
+}
+
+/// False where a field in this one is of a newer API, or misspelt.
+fn is_known(field: &str, problems: &Problems) -> bool {
+    let is_within = |one: &str| one.strip_prefix(field).is_some_and(|rest| rest.starts_with(['.', '[']));
+    !problems.0.iter().any(|problem| typed::is_unknown_field(problem) && is_within(&problem.field))
 }
 
 fn cidr(text: &str, field: &str, problems: &mut Problems) -> Option<IpNet> {

@@ -62,7 +62,7 @@ fn outcome(objects: &[(Key, i64, Value)]) -> Outcome {
         let stands = is_route.then(|| Stands::Parents { parents: vec![], version: "1".into() });
         let (object, problems) = object::read(key, value, &settings());
         let revision = Revision { uid: "1".into(), generation: *generation };
-        let read = Read { key: key.clone(), revision, stands, asked, object, problems };
+        let read = Read { key: key.clone(), revision, stands, asked, object, instead: None, problems };
         cabinet.take(Seen::Put(Id { kind: key.kind, namespace: None }, Box::new(read)));
     }
     let sourced = cabinet.sourced();

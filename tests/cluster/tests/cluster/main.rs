@@ -6,16 +6,21 @@
 
 mod admission;
 mod agent;
+mod between;
 mod cli;
+mod clusters;
 mod definitions;
 mod deploy;
 mod equal;
 mod follower;
 mod joining;
+mod lists;
 mod mesh;
+mod network;
 mod node;
 mod nodes;
 mod outage;
+mod outside;
 mod process;
 mod replicas;
 mod routes;

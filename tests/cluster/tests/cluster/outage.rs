@@ -168,7 +168,7 @@ async fn compact(port: u16) {
     assert!(said.contains("200 OK"), "{said}");
 }
 
-async fn post(port: u16, path: &str, body: &str) -> String {
+pub(crate) async fn post(port: u16, path: &str, body: &str) -> String {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let request = format!(
         "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",

@@ -53,6 +53,8 @@ mod outage;
 #[cfg(test)]
 mod outliers;
 #[cfg(test)]
+mod outside;
+#[cfg(test)]
 mod paths;
 #[cfg(test)]
 mod plain;

@@ -26,9 +26,10 @@ fn read(kind: Kind, name: &str, (uid, generation): (&str, i64), rest: &Value) ->
     }
     let settings = Settings { trust_domain: "cluster.local".into(), root_namespace: "millrace-system".into() };
     let key = Key { kind, name: ObjectName::new("shop", name) };
+    let instead = object::instead(&key, &value);
     let (object, problems) = object::read(&key, value, &settings);
     let stands = kind.is_own().then(|| Stands::Conditions(Vec::new()));
-    Read { key, revision: Revision { uid: uid.into(), generation }, stands, asked: None, object, problems }
+    Read { key, revision: Revision { uid: uid.into(), generation }, stands, asked: None, object, instead, problems }
 }
 
 fn account(name: &str) -> Read {
@@ -112,6 +113,56 @@ fn a_wrong_object_that_took_the_name_of_a_deleted_one_has_nothing_in_force() {
     put(&mut cabinet, policy("2", 1, &json!({"action": "Maybe"})));
     let sourced = cabinet.sourced();
     assert_eq!((sourced.objects.access.len(), sourced.diagnostics[0].effect), (0, Effect::Refused));
+}
+
+fn network(uid: &str, types: &str) -> Read {
+    let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": [types], "egress": [{}]});
+    read(Kind::NetworkPolicy, "p", (uid, 1), &json!({ "spec": spec }))
+}
+
+/// Which ways the policy lets anything through, and which it binds at all.
+fn ways(cabinet: &Cabinet) -> (Effect, [Option<usize>; 2]) {
+    let sourced = cabinet.sourced();
+    let policy = sourced.objects.network.values().next().unwrap();
+    let effect = sourced.diagnostics.first().map_or(Effect::Applied, |told| told.effect);
+    (effect, [&policy.ingress, &policy.egress].map(|way| way.as_ref().map(Vec::len)))
+}
+
+#[test]
+fn a_network_policy_that_was_never_readable_closes_what_it_selects() {
+    let mut cabinet = Cabinet::new([].into());
+    put(&mut cabinet, network("1", "Sideways"));
+    let closed = (Effect::Closed, [Some(0), Some(0)]);
+    assert_eq!(ways(&cabinet), closed);
+    // What stands in for it is no version of it.
+    put(&mut cabinet, network("1", "Backwards"));
+    assert_eq!(ways(&cabinet), closed);
+    put(&mut cabinet, network("1", "Egress"));
+    assert_eq!(ways(&cabinet), (Effect::Applied, [None, Some(1)]));
+    put(&mut cabinet, network("1", "Sideways"));
+    assert_eq!(ways(&cabinet), (Effect::Kept, [None, Some(1)]));
+    assert_eq!(cabinet.sourced().uids.len(), 1);
+    put(&mut cabinet, network("2", "Sideways"));
+    assert_eq!(ways(&cabinet), closed, "another object took the name");
+    let key = Key { kind: Kind::NetworkPolicy, name: ObjectName::new("shop", "p") };
+    cabinet.take(Seen::Gone(id(Kind::NetworkPolicy), key));
+    let sourced = cabinet.sourced();
+    assert!(sourced.objects.network.is_empty() && sourced.uids.is_empty() && sourced.diagnostics.is_empty());
+}
+
+#[test]
+fn which_object_it_is_is_known_of_what_an_event_may_speak_of_and_of_no_other() {
+    let mut cabinet = Cabinet::new([].into());
+    let labelled = |value: &str| {
+        read(Kind::ServiceAccount, "a", ("7", 0), &json!({"metadata": {"name": "a", "labels": {"x": value}}}))
+    };
+    put(&mut cabinet, labelled("good"));
+    assert!(cabinet.sourced().uids.is_empty());
+    put(&mut cabinet, labelled("no label"));
+    assert_eq!(cabinet.sourced().uids.values().map(|uid| &**uid).collect::<Vec<_>>(), ["7"]);
+    // Until it is gone: that it is mended is told too.
+    put(&mut cabinet, labelled("good"));
+    assert_eq!(cabinet.sourced().uids.len(), 1);
 }
 
 #[test]
