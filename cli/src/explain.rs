@@ -3,6 +3,7 @@
 mod filters;
 mod flags;
 mod request;
+mod retries;
 
 use std::path::Path;
 

@@ -231,7 +231,7 @@ impl Why {
     }
 
     /// What failed at one endpoint and may well go at another. A denial may not: whom to call is the policy's to say.
-    fn retry(&self) -> Retry {
+    pub(crate) fn retry(&self) -> Retry {
         match self {
             Self::ConnectRefused
             | Self::ConnectTimeout

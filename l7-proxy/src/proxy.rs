@@ -14,7 +14,7 @@ use crate::{
     descriptors::Descriptors,
     fault::Why,
     handshakes::Handshakes,
-    http::Requests,
+    http::{Budgets, Requests},
     judged::Judged,
     keys::Keys,
     limits::{Accounts, Budget},
@@ -63,6 +63,8 @@ pub(crate) struct Proxy {
     pub(crate) tuning: tuning::Held,
     /// What is recorded of requests.
     pub(crate) requests: Arc<Requests>,
+    /// What services were sent again.
+    pub(crate) retries: Budgets,
     welcome: Mutex<Option<Welcome>>,
     missing: watch::Sender<Vec<String>>,
 }

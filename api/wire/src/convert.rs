@@ -1,6 +1,7 @@
 //! Converts between the model and its protobufs by full destructuring; what can't be read is named by its path.
 
 mod network;
+mod retry;
 mod route;
 mod traffic;
 

@@ -12,11 +12,12 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use millrace_model::{
     Action, Affinity, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Map, Membership,
-    NodeProfile, ObjectName, Outliers, Place, Policy, Protocol, Reach, Rule, Service, ServicePort, Snapshot, Source,
+    NodeProfile, ObjectName, Outliers, Place, Policy, Protocol, Reach, RetryBudget, Rule, Service, ServicePort, Snapshot, Source,
     Tier, Traffic, UdpMode, Workload,
     network::Network,
     outlier::Bounds,
     profile::{PodSettings, ProxySettings, WorkloadLimits},
+    retry::Origin,
     service::Readiness,
 };
 use millrace_wire::{Undecodable, convert, mesh as pb};
@@ -121,7 +122,15 @@ fn traffic() -> impl Strategy<Value = Traffic> {
             Outliers::Ejected(Bounds { failures, interval, base, longest, percent })
         }
     });
-    (affinity, reach, outliers).prop_map(|(affinity, reach, outliers)| Traffic { affinity, reach, outliers })
+    let origin = prop_oneof![Just(Origin::Default), Just(Origin::Policy)];
+    let retries = (0..=100u32, 1..=u32::MAX, any::<u32>(), 1..=u32::MAX, origin).prop_map(
+        |(percent, interval, min_count, min_interval, origin)| {
+            let [interval, min_interval] = [interval, min_interval].map(|ms| Duration::from_millis(ms.into()));
+            RetryBudget { percent, interval, min_count, min_interval, origin }
+        },
+    );
+    (affinity, reach, outliers, retries)
+        .prop_map(|(affinity, reach, outliers, retries)| Traffic { affinity, reach, outliers, retries })
 }
 
 fn place() -> impl Strategy<Value = Place> {
@@ -403,7 +412,7 @@ fn set_mode(update: &mut pb::Update, port: u32, mode: i32) {
 #[test]
 fn what_is_unknown_missing_or_out_of_range_is_refused_by_the_name_of_its_field() {
     type Edit = fn(&mut pb::Update);
-    let edits: [(&str, Edit); 34] = [
+    let edits: [(&str, Edit); 36] = [
         ("workload.name", |u| workload_of(u, |w| w.name = None)),
         ("workload.name", |u| workload_of(u, |w| w.name = Some(pb::ObjectName::default()))),
         ("workload.identity", |u| workload_of(u, |w| w.identity = "spiffe://td/web".to_owned())),
@@ -431,6 +440,13 @@ fn what_is_unknown_missing_or_out_of_range_is_refused_by_the_name_of_its_field()
             let none = pb::outliers::Kind::Ejected(pb::Bounds::default());
             let none = Some(pb::Outliers { kind: Some(none) });
             service_of(u, |s| s.traffic.as_mut().unwrap().outliers = none);
+        }),
+        ("service.traffic.retries.percent", |u| {
+            let many = Some(pb::RetryBudget { percent: 101, interval_ms: 1, min_interval_ms: 1, ..Default::default() });
+            service_of(u, |s| s.traffic.as_mut().unwrap().retries = many);
+        }),
+        ("service.traffic.retries.interval_ms", |u| {
+            service_of(u, |s| s.traffic.as_mut().unwrap().retries = Some(pb::RetryBudget::default()));
         }),
         ("endpoint.readiness", |u| endpoints_of(u, |e| e.endpoints[0].readiness = 0)),
         ("endpoint.place", |u| endpoints_of(u, |e| e.endpoints[0].place = None)),

@@ -1,10 +1,35 @@
 //! Says in a sentence what a filter does to a request.
 
 use millrace_model::route::{
-    Cors, Credentials, Filter, Header, HeaderEdit, InjectedFault, Mirror, PathEdit, Redirect, Rewrite, Scheme, Share,
+    Cors, Credentials, Filter, Header, HeaderEdit, InjectedFault, Mirror, PathEdit, Redirect, Rewrite, Scheme,
+    Share as Of,
 };
 
 use crate::routes::words;
+
+/// How many requests that reach a filter go no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Share {
+    None,
+    Some,
+    All,
+}
+
+/// Of one filter.
+pub(super) fn answered(filter: &Filter) -> Share {
+    let aborts = if let Filter::Fault(fault) = filter { fault.abort } else { None };
+    match aborts {
+        _ if filter.answers() => Share::All,
+        None | Some((_, Of { numerator: 0, .. })) => Share::None,
+        Some((_, Of { numerator, denominator })) if numerator >= denominator => Share::All,
+        Some(_) => Share::Some,
+    }
+}
+
+/// Of several.
+pub(super) fn all_answered(filters: &[Filter]) -> Share {
+    filters.iter().map(answered).max().unwrap_or(Share::None)
+}
 
 pub(super) fn sentence(filter: &Filter) -> String {
     match filter {
@@ -56,7 +81,7 @@ fn pathed(path: &PathEdit) -> String {
     }
 }
 
-fn shared(Share { numerator, denominator }: Share) -> String {
+fn shared(Of { numerator, denominator }: Of) -> String {
     match (numerator, denominator) {
         (some, all) if some == all => "every request".to_owned(),
         (percent, 100) => format!("{percent} % of requests"),
@@ -84,7 +109,20 @@ mod tests {
 
     use millrace_model::route::{Filter, HeaderEdit, InjectedFault, Mirror, Share, Target, Unresolved};
 
-    use super::sentence;
+    use super::{Share as Answered, all_answered, sentence};
+
+    #[test]
+    fn a_fault_that_aborts_all_sends_none() {
+        let aborts = |numerator, denominator| {
+            let abort = Some((503, Share { numerator, denominator }));
+            all_answered(&[Filter::Fault(InjectedFault { delay: None, abort })])
+        };
+        assert_eq!(aborts(100, 100), Answered::All);
+        assert_eq!(aborts(1, 1_000), Answered::Some);
+        assert_eq!(aborts(0, 100), Answered::None);
+        assert_eq!(all_answered(&[]), Answered::None);
+        assert_eq!(all_answered(&[Filter::Refuse("x".into())]), Answered::All);
+    }
 
     #[test]
     fn a_filter_is_a_sentence_with_its_values() {

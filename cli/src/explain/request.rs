@@ -15,7 +15,10 @@ use millrace_model::{
 use millrace_routes::{Found, Table};
 use serde::Serialize;
 
-use super::filters;
+use super::{
+    filters::{self, Share},
+    retries,
+};
 use crate::{Failure, asked::Asked, names, routes::words};
 
 /// What happens to a request.
@@ -35,6 +38,12 @@ pub(crate) struct Answer {
     pub(crate) outcome: Outcome,
     /// The same in sentences; the last one is the outcome.
     pub(crate) steps: Vec<Step>,
+    /// How many a fault of the rule's aborts.
+    #[serde(skip)]
+    aborted: Share,
+    /// Whether its rule has a retry.
+    #[serde(skip)]
+    is_retried: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -45,9 +54,9 @@ struct Backend {
     to: Target,
     /// The endpoints, where a caller was named.
     endpoints: Vec<Route>,
-    /// Whether one of its own filters answers in its place.
+    /// How many of its requests its own filters answer in its place.
     #[serde(skip)]
-    is_answered: bool,
+    answered: Share,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -89,6 +98,8 @@ pub(crate) fn explain(
         backends: vec![],
         outcome: Outcome::Failed,
         steps: vec![],
+        aborted: Share::None,
+        is_retried: false,
     };
     if let Some(Workload { name, identity, node, .. }) = caller {
         answer.say("caller", format!("{name} on node {node}, as {identity}."));
@@ -103,7 +114,7 @@ pub(crate) fn explain(
         answer.say("backend", format!("All go to service {service}, port {port}, as they are."));
         let endpoints = answer.endpoints(mesh, caller, (&service, port), ejected);
         let to = Target::Service { name: service, port, speaks: Speaks::Http1 };
-        answer.backends.push(Backend { share: 1.0, to, endpoints, is_answered: false });
+        answer.backends.push(Backend { share: 1.0, to, endpoints, answered: Share::None });
         answer.conclude(false);
         return Ok(answer);
     };
@@ -163,8 +174,17 @@ impl Answer {
         for (time, what) in times.into_iter().filter_map(|(time, what)| Some((time?, what))) {
             self.say("time-out", format!("The {what} takes {time:?} at most."));
         }
-        let redirects = rule.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
-        if !rule.filters.iter().any(Filter::answers) {
+        if let Some(retry) = &rule.retry {
+            self.is_retried = true;
+            self.say("retry", retries::rule(retry));
+        }
+        let answering = rule.filters.iter().find(|filter| filters::answered(filter) == Share::All);
+        let redirects = matches!(answering, Some(Filter::Redirect(_)));
+        self.aborted = filters::all_answered(&rule.filters);
+        if let Some(Filter::Fault(_)) = answering {
+            self.say("fault", "Every such request is aborted: none is sent.".to_owned());
+        }
+        if answering.is_none() {
             let all: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
             if all == 0 {
                 self.say("backend", "None takes requests: 500, backend_unresolved.".to_owned());
@@ -195,14 +215,19 @@ impl Answer {
                     Speaks::Http2 => "HTTP/2",
                 };
                 self.say("backend", format!("{percent} % go to service {name}, port {port}, in {speaks}."));
+                if self.is_retried
+                    && let Some(service) = mesh.snapshot.services.get(name)
+                {
+                    self.say("retry", retries::budget(&service.traffic.retries));
+                }
                 for filter in filters {
                     self.say("filter", filters::sentence(filter));
                 }
                 endpoints = self.endpoints(mesh, caller, (name, *port), ejected);
             }
         }
-        let is_answered = filters.iter().any(Filter::answers);
-        self.backends.push(Backend { share, to: to.clone(), endpoints, is_answered });
+        let answered = filters::all_answered(filters);
+        self.backends.push(Backend { share, to: to.clone(), endpoints, answered });
     }
 
     /// Those that this caller is given.
@@ -257,7 +282,7 @@ impl Answer {
             let is_open = |route: &Route| route.answer.lets_through();
             match &backend.to {
                 Target::Invalid(_) => [false, true],
-                Target::Service { .. } if backend.is_answered => [false, true],
+                Target::Service { .. } if backend.answered == Share::All => [false, true],
                 // Nobody was asked for an endpoint, where no caller was named.
                 Target::Service { .. } if backend.endpoints.is_empty() => [!self.has_caller(), self.has_caller()],
                 Target::Service { .. } => {
@@ -266,7 +291,10 @@ impl Answer {
             }
         };
         let found: Vec<[bool; 2]> = self.backends.iter().map(goes).collect();
-        let (some_go, some_do_not) = (found.iter().any(|one| one[0]), found.iter().any(|one| one[1]));
+        let is_partly_answered =
+            self.aborted == Share::Some || self.backends.iter().any(|backend| backend.answered == Share::Some);
+        let some_go = found.iter().any(|one| one[0]);
+        let some_do_not = is_partly_answered || found.iter().any(|one| one[1]);
         self.outcome = match (redirects, some_go, some_do_not) {
             (true, ..) => Outcome::Redirected,
             (false, true, false) => Outcome::Sent,

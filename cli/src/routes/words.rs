@@ -3,6 +3,7 @@
 use millrace_model::route::{
     Filter, Host, PathMatch, RequestMatch, RouteBackend, RouteRule, Target, Text, Timeouts, Unresolved, ValueMatch,
 };
+use millrace_model::Retry;
 
 pub(super) fn hosts(hosts: &[Host]) -> String {
     let all: Vec<String> = hosts
@@ -60,6 +61,13 @@ pub(crate) fn target(to: &Target) -> String {
     }
 }
 
+/// How often, and on which statuses.
+fn retry(Retry { codes, attempts, backoff: _ }: &Retry) -> String {
+    let codes: Vec<String> = codes.iter().map(ToString::to_string).collect();
+    let on = if codes.is_empty() { String::new() } else { format!(" on {}", codes.join(" ")) };
+    format!("{attempts} retries{on}")
+}
+
 pub(super) fn filters(rule: &RouteRule) -> String {
     let mut all: Vec<String> = rule
         .filters
@@ -81,5 +89,6 @@ pub(super) fn filters(rule: &RouteRule) -> String {
     let Timeouts { request, backend_request } = rule.timeouts;
     all.extend(request.map(|time| format!("within {time:?}")));
     all.extend(backend_request.map(|time| format!("each try {time:?}")));
+    all.extend(rule.retry.as_ref().map(retry));
     all.join(", ")
 }

@@ -28,6 +28,7 @@ pub(crate) fn snapshot() -> Value {
         filters: vec![],
         backends,
         timeouts: Timeouts::default(),
+        retry: None,
     };
     let rules = vec![
         rule("all", "", vec![backend(95, to("v1")), backend(5, to("v2"))]),

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ObjectName;
+use crate::{ObjectName, Retry};
 
 /// Everything that is bound to one service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,9 @@ pub struct RouteRule {
     pub backends: Vec<RouteBackend>,
     /// How long a request may take.
     pub timeouts: Timeouts,
+    /// When one is sent again.
+    #[serde(default)]
+    pub retry: Option<Retry>,
 }
 
 /// What a request must be. All of it.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Outliers;
+use crate::{Outliers, RetryBudget};
 
 /// How a service's connections are spread over its endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct Traffic {
     pub reach: Reach,
     /// Whether endpoints that fail are left out.
     pub outliers: Outliers,
+    /// How many requests may be sent again.
+    #[serde(default)]
+    pub retries: RetryBudget,
 }
 
 /// Whether a client stays with the endpoint that it was given (`sessionAffinity`).

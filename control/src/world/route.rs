@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use millrace_model::{
-    ObjectName,
+    ObjectName, Retry,
     route::{Filter, Host, InjectedFault, RequestMatch, RouteName, Share, Timeouts},
 };
 
@@ -82,6 +82,8 @@ pub struct Rule {
     pub backends: Vec<Backend>,
     /// How long they may take.
     pub timeouts: Timeouts,
+    /// When they are sent again.
+    pub retry: Option<Retry>,
 }
 
 /// What is done to requests: as the data plane has it, but for what names another object.

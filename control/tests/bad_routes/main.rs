@@ -109,6 +109,11 @@ const REFUSED: &[Case] = &[
     (HTTP, ("request: 10s", "request: 10"), ["spec.rules[0].timeouts.request", "does not fit", "a string"]),
     (HTTP, ("request: 10s", "request: 1d"), ["spec.rules[0].timeouts.request", "\"1d\" is no span of time", "30s"]),
     (HTTP, ("request: 10s", "request: 1s"), ["spec.rules[0].timeouts.backendRequest", "longer than the time-out of the whole request", "shorter"]),
+    (HTTP, ("    timeouts:", "    retry: {attempts: 0}\n    timeouts:"), ["spec.rules[0].retry.attempts", "0 is out of bounds", "from 1"]),
+    (HTTP, ("    timeouts:", "    retry: {attempts: many}\n    timeouts:"), ["spec.rules[0].retry.attempts", "\"many\" does not fit", "a whole number"]),
+    (HTTP, ("    timeouts:", "    retry: {codes: [503, 200]}\n    timeouts:"), ["spec.rules[0].retry.codes[1]", "200 is no failure", "from 400 to 599"]),
+    (HTTP, ("    timeouts:", "    retry: {codes: [503, 503]}\n    timeouts:"), ["spec.rules[0].retry.codes[1]", "503 stands twice", "each status once"]),
+    (HTTP, ("    timeouts:", "    retry: {backoff: soon}\n    timeouts:"), ["spec.rules[0].retry.backoff", "\"soon\" is no span of time", "30s"]),
     (HTTP, ("statusCode: 301", "statusCode: 304"), ["spec.rules[1].filters[0].requestRedirect.statusCode", "304 is not one of its values", "308"]),
     (HTTP, ("scheme: https", "scheme: ftp"), ["spec.rules[1].filters[0].requestRedirect.scheme", "\"ftp\" is not one of its values", "http"]),
     (HTTP, ("path: {type: ReplaceFullPath, replaceFullPath: /new}}\n", "port: 0}\n"), ["spec.rules[1].filters[0].requestRedirect.port", "0 is no port number", "1 to 65535"]),
@@ -128,7 +133,8 @@ const REFUSED: &[Case] = &[
 /// What is told, and the object is in force all the same.
 #[rustfmt::skip]
 const APPLIED: &[Case] = &[
-    (HTTP, ("    timeouts:", "    retry: {attempts: 3}\n    timeouts:"), ["spec.rules[0].retry", "does not do this yet", "until it does"]),
+    (HTTP, ("    timeouts:", "    retry: {attempts: 50}\n    timeouts:"), ["spec.rules[0].retry.attempts", "50 are more than Millrace makes: a request is sent again 10 times", "at most 10"]),
+    (HTTP, ("    timeouts:", "    retry: {tries: 3}\n    timeouts:"), ["spec.rules[0].retry.tries", "there is no such field", "spelling"]),
     (HTTP, ("    timeouts:", "    sessionPersistence: {sessionName: s}\n    timeouts:"), ["spec.rules[0].sessionPersistence", "does not do this yet", "until it does"]),
     (HTTP, ("    timeouts:", "    colour: blue\n    timeouts:"), ["spec.rules[0].colour", "there is no such field", "spelling"]),
     (HTTP, ("headers: [", "headers: [{name: x-user, value: bob}, "), ["spec.rules[0].matches[0].headers[1]", "\"x-user\" stands twice; the first counts", "remove"]),

@@ -15,6 +15,7 @@ use super::{
     mirror::feed::{Copied, Copying},
     received::Received,
     record::{Counted, Recorded},
+    retry::Repeated,
     upstream::Lease,
 };
 
@@ -34,6 +35,8 @@ pub(crate) enum Outgoing {
     Copy(Box<Copying>),
     /// The client's, which waits until its endpoint asks for it.
     HeldBack(Box<HeldBack>),
+    /// The client's, from its beginning as often as it is sent.
+    Repeated(Box<Repeated>),
     /// One whose bytes are counted.
     Counted(Box<Counted>),
     /// One that is here.
@@ -52,6 +55,7 @@ impl Body for Outgoing {
             Self::Copied(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Copy(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::HeldBack(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Repeated(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Counted(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Empty => Poll::Ready(None),
@@ -64,6 +68,7 @@ impl Body for Outgoing {
             Self::Copied(body) => body.is_end_stream(),
             Self::Copy(body) => body.is_end_stream(),
             Self::HeldBack(body) => body.is_end_stream(),
+            Self::Repeated(body) => body.is_end_stream(),
             Self::Counted(body) => body.is_end_stream(),
             Self::Whole(body) => body.is_end_stream(),
             Self::Empty => true,
@@ -76,6 +81,7 @@ impl Body for Outgoing {
             Self::Copied(body) => body.size_hint(),
             Self::Copy(body) => body.size_hint(),
             Self::HeldBack(body) => body.size_hint(),
+            Self::Repeated(body) => body.size_hint(),
             Self::Counted(body) => body.size_hint(),
             Self::Whole(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),

@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::mirror;
+use super::{mirror, retry};
 use crate::metrics::Word;
 
 /// The outcome of a request that an application has answered.
@@ -23,6 +23,7 @@ pub(crate) struct Counts {
     ok: OnceLock<Counter>,
     broken: Family<ByReason, Counter>,
     pub(crate) mirrors: mirror::Counts,
+    pub(crate) retries: retry::Counts,
 }
 
 /// Labels of a count by reason.
@@ -66,5 +67,6 @@ impl Counts {
             self.broken.clone(),
         );
         self.mirrors.register(registry);
+        self.retries.register(registry);
     }
 }

@@ -60,6 +60,20 @@ impl<'c> Endpoints<'c> {
         self.attempts = self.attempts.saturating_sub(1);
     }
 
+    /// As many may be tried again. Those that were tried are asked last; where there is no other, any.
+    pub(crate) fn anew(&mut self) {
+        self.attempts = 0;
+        let is_new = |backend: &Backend| backend.weight > 0 && !self.tried.contains(&backend.address);
+        if !self.sound.chosen.iter().chain(&self.sound.spare).any(is_new) {
+            let last = self.tried.pop();
+            self.tried.clear();
+            // Not the one that has just failed, if it is not the only one.
+            if self.sound.chosen.len() + self.sound.spare.len() > 1 {
+                self.tried.extend(last);
+            }
+        }
+    }
+
     /// The endpoint that was chosen last.
     pub(crate) fn chosen(&self) -> Option<SocketAddr> {
         self.tried.last().copied()

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
     fault::{Side, Why},
-    http::{filter::inject, heads::Bad},
+    http::{filter::inject, heads::Bad, retry},
 };
 
 /// Why a request was not answered by an application.
@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     Unreached(Why),
     /// The endpoint broke off before it had answered.
     Broken,
+    /// It failed, and a policy lets no more requests be sent again.
+    RetryBudget,
 }
 
 impl Fault {
@@ -49,6 +51,7 @@ impl Fault {
             Self::BackendTimeout => "backend_timeout",
             Self::Unreached(why) => why.name(),
             Self::Broken => "upstream_broken",
+            Self::RetryBudget => retry::BUDGET,
         }
     }
 
@@ -57,7 +60,9 @@ impl Fault {
         match self {
             Self::Bad(_) | Self::Origin => Side::Client,
             Self::NoRoute | Self::Injected(_) | Self::Filter | Self::Unresolved => Side::Mesh,
-            Self::NoEndpoint | Self::RequestTimeout | Self::BackendTimeout | Self::Broken => Side::Upstream,
+            Self::NoEndpoint | Self::RequestTimeout | Self::BackendTimeout | Self::Broken | Self::RetryBudget => {
+                Side::Upstream
+            }
             Self::Unreached(why) => why.side(),
         }
     }
@@ -75,7 +80,7 @@ impl Fault {
             Self::Origin => StatusCode::FORBIDDEN,
             Self::Injected(status) => *status,
             Self::Filter | Self::Unresolved => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoint | Self::RetryBudget => StatusCode::SERVICE_UNAVAILABLE,
             Self::RequestTimeout | Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Unreached(why) if why.is_denial() => StatusCode::FORBIDDEN,
             Self::Unreached(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -99,7 +104,12 @@ impl Fault {
             Self::Injected(status) => inject::grpc_status(*status),
             Self::Origin => "7",                            // PERMISSION_DENIED
             Self::Unreached(why) if why.is_denial() => "7", // the same
-            Self::Filter | Self::Unresolved | Self::NoEndpoint | Self::Unreached(_) | Self::Broken => "14", // UNAVAILABLE
+            Self::Filter
+            | Self::Unresolved
+            | Self::NoEndpoint
+            | Self::Unreached(_)
+            | Self::Broken
+            | Self::RetryBudget => "14", // UNAVAILABLE
         };
         HeaderValue::from_static(code)
     }

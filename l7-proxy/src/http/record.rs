@@ -51,6 +51,7 @@ use super::{
     body::{Answer, Outgoing},
     fault::Fault,
     request::{Callers, is_grpc},
+    retry::Withheld,
 };
 use crate::fault::Side;
 
@@ -207,6 +208,8 @@ struct Kept {
     service: Option<ObjectName>,
     endpoint: Option<SocketAddr>,
     n_attempts: u32,
+    n_retries: u32,
+    withheld: Option<Withheld>,
     head_after: Option<Duration>,
     request_bytes: Option<Arc<AtomicU64>>,
     response_bytes: u64,
@@ -267,6 +270,8 @@ impl Recording {
             service: None,
             endpoint: None,
             n_attempts: 0,
+            n_retries: 0,
+            withheld: None,
             head_after: None,
             request_bytes: None,
             response_bytes: 0,
@@ -294,6 +299,20 @@ impl Recording {
         if let Some(kept) = &mut self.0 {
             kept.endpoint = endpoint;
             kept.n_attempts += 1;
+        }
+    }
+
+    /// It is sent again.
+    pub(crate) fn retried(&mut self) {
+        if let Some(kept) = &mut self.0 {
+            kept.n_retries += 1;
+        }
+    }
+
+    /// It failed, and is not sent again.
+    pub(crate) fn withheld(&mut self, withheld: Withheld) {
+        if let Some(kept) = &mut self.0 {
+            kept.withheld = Some(withheld);
         }
     }
 
@@ -327,6 +346,8 @@ impl Recording {
         if let Some(fault) = fault {
             kept.fault(fault.name(), fault.side());
             kept.ended.policy = fault.policy().map(Into::into);
+        } else if let Some(withheld) = kept.withheld {
+            kept.fault(withheld.flag(), Side::Upstream);
         }
         response.map(|answer| Answer::Recorded(Box::new(Recorded::new(answer, kept))))
     }
@@ -405,6 +426,7 @@ impl Kept {
             Field::RequestBytes => Known::Number(self.request_bytes()),
             Field::ResponseBytes => Known::Number(self.response_bytes),
             Field::Attempts => Known::Number(self.n_attempts.into()),
+            Field::Retries => Known::Number(self.n_retries.into()),
             Field::TraceId => Known::text(self.trace.as_ref().and_then(Traced::id)),
             Field::Telemetry => Known::text(self.telemetry.as_ref().map(|telemetry| &telemetry.name)),
             Field::RequestHeader(name) => {

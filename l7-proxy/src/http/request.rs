@@ -46,6 +46,7 @@ use super::{
     reach::Caller,
     received::Received,
     record::Recording,
+    retry::{self, Sent},
     turn::Turn,
     upgrade::{self, Switch},
     upstream::{Lease, Unsent},
@@ -85,11 +86,11 @@ type Known = (Arc<Workload>, Arc<Said>);
 
 /// What is known of a request so far.
 #[derive(Default)]
-struct Seen {
+pub(crate) struct Seen {
     way: Option<Way>,
     backend: Option<ObjectName>,
     endpoint: Option<SocketAddr>,
-    recording: Recording,
+    pub(crate) recording: Recording,
     /// What is said of other origins on whatever it is answered.
     marks: Option<cors::Marks>,
 }
@@ -236,10 +237,17 @@ impl Callers {
             upgrade::set(&mut head.headers, protocol.clone());
         }
         let body = mirror::begin(self, std::mem::take(&mut done.copies), body);
-        let (body, gate) = expect::hold(is_expected, &mut head, body);
-        let part_ends = backend_request.map(|part| clock::now() + part);
-        let sending = self.send(mesh, (&mut endpoints, *speaks), (head, body), seen);
-        let (response, mut lease) = in_time(sending, deadline, backend_request).await?;
+        let Sent { response, mut lease, gate, part_ends } = if let Some(retry) = &rule.retry {
+            let (service, speaks, part) = (name, *speaks, backend_request);
+            let by = retry::By { retry, mesh, service, speaks, deadline, part, is_expected };
+            Box::pin(retry::send(self, by, &mut endpoints, (head, body), seen)).await?
+        } else {
+            let (body, gate) = expect::hold(is_expected, &mut head, body);
+            let part_ends = backend_request.map(|part| clock::now() + part);
+            let sending = self.send(mesh, (&mut endpoints, *speaks), (head, body), seen);
+            let (response, lease) = in_time(sending, deadline, backend_request).await?;
+            Sent { response, lease, gate, part_ends }
+        };
         if gate.is_some_and(|gate| gate.close()) {
             // Neither connection can be used on: at either a body was announced that nobody sends.
             lease.spend();
@@ -366,7 +374,7 @@ impl Callers {
     }
 
     /// Sends to one endpoint after another until one has answered: another only where the one before could not be reached.
-    async fn send(
+    pub(crate) async fn send(
         &self,
         mesh: &Mesh,
         (endpoints, speaks): (&mut Endpoints<'_>, Speaks),
@@ -424,6 +432,7 @@ impl Way {
             filters: vec![],
             backends: vec![millrace_model::route::RouteBackend { weight: 1, to, filters: vec![] }],
             timeouts: Timeouts::default(),
+            retry: None,
         };
         Self::Direct(Arc::new(rule))
     }
@@ -503,7 +512,7 @@ fn one_cookie(headers: &mut HeaderMap) {
 }
 
 /// Waits no longer than either time allows.
-async fn in_time<T>(
+pub(crate) async fn in_time<T>(
     sending: impl Future<Output = Result<T, Fault>>,
     deadline: Option<Instant>,
     backend: Option<Duration>,

@@ -21,6 +21,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
         filters: vec![],
         backends: vec![],
         timeouts: Timeouts::default(),
+        retry: None,
     };
     let paths = ["/a", "/a/b", "/ab"].map(|prefix| PathMatch::Prefix(prefix.into()));
     let mut rules: Vec<RouteRule> = paths.into_iter().map(rule).collect();

@@ -8,6 +8,7 @@ pub mod load;
 pub mod raw;
 pub mod serve;
 pub mod socket;
+mod trouble;
 
 use std::{collections::BTreeMap, net::SocketAddr};
 

@@ -228,7 +228,7 @@ impl<'v> Sight<'v> {
         let slots = slots(&backends);
         let table = if slots.is_empty() { Some(0) } else { tables.next() };
         let (Some(table), Ok(n_slots)) = (table, u32::try_from(slots.len())) else { return };
-        let Traffic { affinity, reach, outliers: _ } = &service.traffic;
+        let Traffic { affinity, reach, outliers: _, retries: _ } = &service.traffic;
         let affinity_s = match affinity {
             Affinity::None => 0,
             Affinity::ClientIp { timeout } => u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),

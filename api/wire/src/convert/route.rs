@@ -9,7 +9,7 @@ use millrace_model::route::{
     Target, Text, Timeouts, Unresolved, ValueMatch,
 };
 
-use super::{Texts, Undecodable, bad, each, name, port_from};
+use super::{Texts, Undecodable, bad, each, name, port_from, retry};
 use crate::mesh as pb;
 
 pub(super) fn routes(routes: &Routes) -> pb::Routes {
@@ -73,7 +73,7 @@ fn host_from(host: pb::RouteHost, said: &mut Texts) -> Result<Host, Undecodable>
 }
 
 fn rule(rule: &RouteRule) -> pb::RouteRule {
-    let RouteRule { name, matches, filters, backends, timeouts: Timeouts { request, backend_request } } = rule;
+    let RouteRule { name, matches, filters, backends, timeouts: Timeouts { request, backend_request }, retry } = rule;
     pb::RouteRule {
         name: name.as_ref().map(ToString::to_string),
         matches: matches.iter().map(request_match).collect(),
@@ -81,11 +81,12 @@ fn rule(rule: &RouteRule) -> pb::RouteRule {
         backends: backends.iter().map(backend).collect(),
         request_timeout_ms: request.map(ms),
         backend_timeout_ms: backend_request.map(ms),
+        retry: retry.as_ref().map(retry::retry),
     }
 }
 
 fn rule_from(rule: pb::RouteRule, said: &mut Texts) -> Result<RouteRule, Undecodable> {
-    let pb::RouteRule { name, matches, filters, backends, request_timeout_ms, backend_timeout_ms } = rule;
+    let pb::RouteRule { name, matches, filters, backends, request_timeout_ms, backend_timeout_ms, retry } = rule;
     if matches.is_empty() {
         return Err(bad("routes.rules.matches", "missing"));
     }
@@ -98,6 +99,7 @@ fn rule_from(rule: pb::RouteRule, said: &mut Texts) -> Result<RouteRule, Undecod
             request: request_timeout_ms.map(Duration::from_millis),
             backend_request: backend_timeout_ms.map(Duration::from_millis),
         },
+        retry: retry.map(retry::retry_from).transpose()?,
     })
 }
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use millrace_model::{self as model, outlier::Bounds, service::Readiness};
 
-use super::{Texts, Undecodable, bad};
+use super::{Texts, Undecodable, bad, retry};
 use crate::mesh as pb;
 
 pub(super) fn traffic(traffic: &model::Traffic) -> pb::Traffic {
-    let model::Traffic { affinity, reach, outliers } = traffic;
+    let model::Traffic { affinity, reach, outliers, retries } = traffic;
     pb::Traffic {
         client_ip_affinity_s: match affinity {
             model::Affinity::None => None,
@@ -20,6 +20,7 @@ pub(super) fn traffic(traffic: &model::Traffic) -> pb::Traffic {
         }
         .into(),
         outliers: Some(pb::Outliers { kind: Some(outliers_to(outliers)) }),
+        retries: retry::budget(retries),
     }
 }
 
@@ -52,7 +53,7 @@ fn outliers_from(outliers: Option<pb::Outliers>) -> Result<model::Outliers, Unde
 }
 
 pub(super) fn traffic_from(traffic: Option<pb::Traffic>) -> Result<model::Traffic, Undecodable> {
-    let pb::Traffic { client_ip_affinity_s, reach, outliers } =
+    let pb::Traffic { client_ip_affinity_s, reach, outliers, retries } =
         traffic.ok_or_else(|| bad("service.traffic", "missing"))?;
     Ok(model::Traffic {
         affinity: match client_ip_affinity_s {
@@ -66,6 +67,7 @@ pub(super) fn traffic_from(traffic: Option<pb::Traffic>) -> Result<model::Traffi
             Ok(pb::Reach::Unspecified) | Err(_) => return Err(bad("service.traffic.reach", reach)),
         },
         outliers: outliers_from(outliers)?,
+        retries: retry::budget_from(retries)?,
     })
 }
 

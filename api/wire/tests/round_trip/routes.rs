@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use millrace_model::Retry;
 use millrace_model::route::{
     Bound, Clients, Cors, Credentials, Filter, HeaderEdit, Host, InjectedFault, Mirror, PathEdit, PathMatch, Redirect,
     RequestMatch, Rewrite, RouteBackend, RouteKind, RouteName, RouteRule, Routes, Scheme, Share, Speaks, Target, Text,
@@ -107,8 +108,17 @@ fn rule() -> impl Strategy<Value = RouteRule> {
     let timeouts = (option::of(time()), option::of(time()))
         .prop_map(|(request, backend_request)| Timeouts { request, backend_request });
     let matches = prop::collection::vec(one, 1..3);
-    (option::of(words()), matches, few(filter()), few(backend), timeouts).prop_map(
-        |(name, matches, filters, backends, timeouts)| RouteRule { name, matches, filters, backends, timeouts },
+    let retry = (prop::collection::btree_set(400..600u16, 0..4), 1..=u32::MAX, time())
+        .prop_map(|(codes, attempts, backoff)| Retry { codes, attempts, backoff });
+    (option::of(words()), matches, few(filter()), few(backend), (timeouts, option::of(retry))).prop_map(
+        |(name, matches, filters, backends, (timeouts, retry))| RouteRule {
+            name,
+            matches,
+            filters,
+            backends,
+            timeouts,
+            retry,
+        },
     )
 }
 

@@ -56,6 +56,8 @@ pub enum Field {
     ResponseBytes,
     /// How many endpoints were tried.
     Attempts,
+    /// How often it was sent again.
+    Retries,
     /// The trace it is part of.
     TraceId,
     /// The policy by which it is written.
@@ -101,7 +103,7 @@ const HEADER: &str = "header.";
 
 impl Field {
     /// Those with one name, in the order in which a line has them by itself.
-    pub const NAMED: [(&'static str, Self); 26] = [
+    pub const NAMED: [(&'static str, Self); 27] = [
         ("time", Self::Time),
         ("source_workload", Self::SourceWorkload),
         ("source_service_account", Self::SourceServiceAccount),
@@ -126,6 +128,7 @@ impl Field {
         ("request_bytes", Self::RequestBytes),
         ("response_bytes", Self::ResponseBytes),
         ("attempts", Self::Attempts),
+        ("retries", Self::Retries),
         ("trace_id", Self::TraceId),
         ("telemetry", Self::Telemetry),
     ];

@@ -73,7 +73,7 @@ impl<'w> Resolver<'w> {
     }
 
     fn rule(&mut self, rule: &Rule, field: &str) -> RouteRule {
-        let Rule { name, matches, filters, backends, timeouts } = rule;
+        let Rule { name, matches, filters, backends, timeouts, retry } = rule;
         let backends = backends.iter().enumerate().map(|(index, Backend { weight, to, filters })| {
             let field = format!("{field}.backendRefs[{index}]");
             RouteBackend { weight: *weight, to: self.follow(to, &field), filters: self.filters(filters, &field) }
@@ -85,6 +85,7 @@ impl<'w> Resolver<'w> {
             filters: self.filters(filters, field),
             backends,
             timeouts: *timeouts,
+            retry: retry.clone(),
         }
     }
 

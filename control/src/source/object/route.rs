@@ -8,6 +8,7 @@ mod filter;
 mod grpc;
 mod matches;
 mod refs;
+mod retry;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
@@ -87,10 +88,8 @@ pub(super) fn http(name: &ObjectName, route: &HttpRoute, problems: &mut Problems
 
 fn http_rule(route: &ObjectName, rule: &HttpRouteRules, field: &str, problems: &mut Problems) -> Rule {
     let HttpRouteRules { backend_refs, filters, matches, name, retry, session_persistence, timeouts } = rule;
-    for (is_there, what) in [(retry.is_some(), "retry"), (session_persistence.is_some(), "sessionPersistence")] {
-        if is_there {
-            not_yet(&format!("{field}.{what}"), problems);
-        }
+    if session_persistence.is_some() {
+        not_yet(&format!("{field}.sessionPersistence"), problems);
     }
     let matches = matches::http(matches.as_deref().unwrap_or_default(), field, problems);
     let place = format!("{field}.filters");
@@ -113,6 +112,7 @@ fn http_rule(route: &ObjectName, rule: &HttpRouteRules, field: &str, problems: &
         filters,
         backends,
         timeouts: timeouts.as_ref().map(|timeouts| times(timeouts, field, problems)).unwrap_or_default(),
+        retry: retry.as_ref().map(|retry| retry::retry(retry, field, problems)),
     }
 }
 

@@ -28,7 +28,7 @@ use tokio::{
     time::Sleep,
 };
 
-use super::{POD, Seen};
+use super::{POD, Seen, trouble::Trouble};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -59,7 +59,7 @@ type By = (Arc<str>, Tell, Counts);
 /// Serves until killed. `/wait/<ms>` answers so much later, `/bytes/<n>` with so many bytes, `/trailers` with trailers, `/status/<code>`
 /// with that status before it has read the body, `/upgrade` changes to an echo. `/unread/<ms>` reads the body so much later,
 /// `/drip/<ms>` ends its answer so much after its first letter; `/counts/<path>` says how many requests for that path came whole, and
-/// how many bytes their bodies had in all.
+/// how many bytes their bodies had in all. `/trouble/<n>/<status, reset or silence>/...` is that for the first `n` requests of its path.
 pub async fn serve(listen: SocketAddr, pod: String, tell: Tell) -> Result<()> {
     let listener = listen_at(listen)?;
     tell("listening");
@@ -158,7 +158,7 @@ async fn respond(
     (pod, tell, counts): By,
     client: SocketAddr,
     mut request: Request<Incoming>,
-) -> Result<Response<Made>, Infallible> {
+) -> Result<Response<Made>, std::io::Error> {
     let mut watched = Watched(tell, false);
     let path = request.uri().path().to_owned();
     let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<u64>().ok());
@@ -199,7 +199,12 @@ async fn respond(
         }
     };
     if is_whole {
-        count(&counts, &path, seen.n_body);
+        let n_before = count(&counts, &path, seen.n_body);
+        if let Some((_, trouble)) = Trouble::of(&path).filter(|(n, _)| n_before < *n) {
+            watched.1 = true;
+            let status = trouble.happen().await?;
+            return Ok(response.status(status).body(Made::text("trouble")).unwrap_or_else(|_| unreadable()));
+        }
     }
     tokio::time::sleep(time("/wait/").unwrap_or_default()).await;
     watched.1 = true;
@@ -244,13 +249,16 @@ fn upgrade(request: &mut Request<Incoming>) -> Response<Made> {
     response
 }
 
-/// Takes note of a request that came whole.
-fn count(counts: &Counts, path: &str, n_body: u64) {
+/// Takes note of a request that came whole, and says how many of its path came before.
+fn count(counts: &Counts, path: &str, n_body: u64) -> u32 {
     let mut counts = lock(counts);
-    if counts.contains_key(path) || counts.len() < MAX_COUNTED {
-        let counted = counts.entry(path.to_owned()).or_default();
-        *counted = (counted.0 + 1, counted.1 + n_body);
+    if !counts.contains_key(path) && counts.len() >= MAX_COUNTED {
+        return u32::MAX;
     }
+    let counted = counts.entry(path.to_owned()).or_default();
+    let (n_before, n_bytes) = *counted;
+    *counted = (n_before + 1, n_bytes + n_body);
+    n_before
 }
 
 fn lock(counts: &Counts) -> MutexGuard<'_, Counted> {

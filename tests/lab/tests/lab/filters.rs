@@ -26,11 +26,11 @@ fn plan(name: &str) -> Plan {
         .service("shop/shadow", &[(80, 8080)])
 }
 
-fn to(name: &str) -> Value {
+pub(crate) fn to(name: &str) -> Value {
     json!([{"name": name, "port": 80}])
 }
 
-fn under(path: &str) -> Value {
+pub(crate) fn under(path: &str) -> Value {
     json!([{"path": {"type": "PathPrefix", "value": path}}])
 }
 
@@ -49,7 +49,7 @@ fn mirrored(lab: &Lab, outcome: &str) -> Result<f64> {
 }
 
 /// How many requests for a path a server has had whole, and the bytes of their bodies.
-fn served(lab: &Lab, pod: &str, path: &str) -> Result<(u32, usize)> {
+pub(crate) fn served(lab: &Lab, pod: &str, path: &str) -> Result<(u32, usize)> {
     let said = lab.pod(pod)?.get(&format!("http://127.0.0.1:8080/counts{path}"))?;
     serde_json::from_str(&said).with_context(|| format!("it said {said:?}"))
 }
@@ -64,7 +64,7 @@ fn gets_copies(lab: &Lab, pod: &str, path: &str, wanted: (u32, usize)) -> Result
 }
 
 /// Sends a body of so many bytes.
-fn posts(lab: &Lab, path: &str, bytes: usize) -> Result<String> {
+pub(crate) fn posts(lab: &Lab, path: &str, bytes: usize) -> Result<String> {
     let chunked = if path.ends_with("/chunked") { "-H 'Transfer-Encoding: chunked'" } else { "" };
     let command = format!(
         "f=$(mktemp) && head -c {bytes} /dev/zero > $f && curl -sS --max-time 30 {chunked} --data-binary @$f http://web{path}; \

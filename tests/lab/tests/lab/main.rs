@@ -71,6 +71,8 @@ mod recorded;
 #[cfg(test)]
 mod requests;
 #[cfg(test)]
+mod retries;
+#[cfg(test)]
 mod returns;
 #[cfg(test)]
 mod revoked;

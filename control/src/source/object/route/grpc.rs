@@ -56,7 +56,8 @@ fn rule(route: &ObjectName, rule: &GrpcRouteRules, field: &str, problems: &mut P
     let read = |(index, one)| refs::backend(route, one, (&format!("{field}.backendRefs[{index}]"), &matches), problems);
     let backends: Vec<Backend> = backends.iter().enumerate().filter_map(read).collect();
     let name = rule_name(name.as_deref(), field, problems);
-    Rule { name, matches, filters, backends, timeouts: Timeouts::default() }
+    // Gateway API has no retry here.
+    Rule { name, matches, filters, backends, timeouts: Timeouts::default(), retry: None }
 }
 
 fn one_match(one: &GrpcRouteRulesMatches, field: &str, problems: &mut Problems) -> RequestMatch {
