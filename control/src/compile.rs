@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod again;
+pub mod backend;
 mod bound;
 mod endpoint;
 mod index;

@@ -44,11 +44,13 @@ pub enum Kind {
     GrpcRoute,
     /// gateway.networking.k8s.io/v1beta1, which every version of Gateway API serves; a file may say v1.
     ReferenceGrant,
+    /// gateway.networking.x-k8s.io/v1alpha1: XBackendTrafficPolicy, the experimental channel's.
+    BackendPolicy,
 }
 
 impl Kind {
     /// All of them, in the order in which messages list them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -67,6 +69,7 @@ impl Kind {
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::ReferenceGrant,
+        Self::BackendPolicy,
     ];
 
     /// As a manifest's `kind` spells it.
@@ -90,6 +93,7 @@ impl Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::BackendPolicy => "XBackendTrafficPolicy",
         }
     }
 
@@ -109,6 +113,7 @@ impl Kind {
             | Self::HttpFault => millrace_crd::API_VERSION,
             Self::HttpRoute | Self::GrpcRoute => "gateway.networking.k8s.io/v1",
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
+            Self::BackendPolicy => "gateway.networking.x-k8s.io/v1alpha1",
         }
     }
 
@@ -119,12 +124,18 @@ impl Kind {
 
     /// True for Gateway API's kinds: a cluster may not have them, and what it has of them may be newer than this program.
     pub fn is_gateway(self) -> bool {
-        matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant)
+        matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant | Self::BackendPolicy)
     }
 
     /// True for the kinds of routes: what becomes of them is told by parent, on their status.
     pub fn is_route(self) -> bool {
         matches!(self, Self::HttpRoute | Self::GrpcRoute)
+    }
+
+    /// True for the kinds whose status has an entry of ours for each object that they are attached to, in a list that other controllers have
+    /// entries in.
+    pub fn has_entries(self) -> bool {
+        self.is_route() || self == Self::BackendPolicy
     }
 
     /// True for a kind that stands in no namespace.
@@ -145,7 +156,8 @@ impl Kind {
             | Self::HttpFault
             | Self::HttpRoute
             | Self::GrpcRoute
-            | Self::ReferenceGrant => false,
+            | Self::ReferenceGrant
+            | Self::BackendPolicy => false,
         }
     }
 

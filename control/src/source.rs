@@ -71,6 +71,8 @@ pub enum Object {
     Route(Arc<crate::world::route::Route>),
     /// gateway.networking.k8s.io/v1beta1
     Grant(Arc<crate::world::route::Grant>),
+    /// gateway.networking.x-k8s.io/v1alpha1
+    Backend(Arc<crate::world::BackendPolicy>),
 }
 
 impl Object {
@@ -111,6 +113,7 @@ impl Objects {
             Object::Fault(fault) => drop(self.faults.insert(name, fault)),
             Object::Route(route) => drop(self.routes.insert(route.name.clone(), route)),
             Object::Grant(grant) => drop(self.grants.insert(name, grant)),
+            Object::Backend(policy) => drop(self.backends.insert(name, policy)),
         }
     }
 }

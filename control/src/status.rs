@@ -18,6 +18,7 @@ use crate::{
     world::Settings,
 };
 
+pub mod backend;
 pub mod condition;
 pub mod decide;
 pub mod lease;
@@ -96,7 +97,10 @@ impl Status {
                 let Compiled { outcome, bound, routed } = &compiled;
                 let wanted = AllWanted {
                     policies: decide::decide(outcome, bound, reports.values()),
-                    routes: route::decide(outcome, routed, reports.values()),
+                    entries: route::decide(outcome, routed, reports.values())
+                        .into_iter()
+                        .chain(backend::decide(outcome, routed, reports.values()))
+                        .collect(),
                 };
                 writer.write(&wanted, &standing, &outcome.sourced.revisions).await;
                 writer.tell_all(&mut told, outcome).await;

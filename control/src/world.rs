@@ -9,7 +9,7 @@ use std::{
 };
 
 use millrace_model::{
-    Action, Encryption, Map, ObjectName, Outliers, Place, Protocol, RouteName, Rule, Telemetry, Traffic,
+    Action, Encryption, Map, ObjectName, Outliers, Place, Protocol, RetryBudget, RouteName, Rule, Telemetry, Traffic,
 };
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,8 @@ pub struct Objects {
     pub routes: Map<RouteName, Arc<route::Route>>,
     /// ReferenceGrants.
     pub grants: Map<ObjectName, Arc<route::Grant>>,
+    /// XBackendTrafficPolicies.
+    pub backends: Map<ObjectName, Arc<BackendPolicy>>,
 }
 
 /// What the label `millrace.dev/mesh` asks for.
@@ -332,6 +334,19 @@ pub struct TrafficPolicy {
     pub services: BTreeSet<Arc<str>>,
     /// Whether endpoints that fail are left out.
     pub outliers: Outliers,
+}
+
+/// How requests to services are sent again, for all who send them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendPolicy {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// When it was made: of two for one service the older holds.
+    pub made: Made,
+    /// The services of its namespace that it is for.
+    pub services: BTreeSet<Arc<str>>,
+    /// How many requests may be sent again, where it says so.
+    pub retries: Option<RetryBudget>,
 }
 
 /// How nodes are tuned.

@@ -123,6 +123,7 @@ impl Proxy {
             outstanding: Outstanding::default(),
             tuning,
             requests: Arc::default(),
+            retries: Budgets::default(),
             welcome: Mutex::default(),
             missing: watch::Sender::new([Missing::Agent, Missing::Snapshot].map(|m| m.sentence().to_owned()).to_vec()),
         }

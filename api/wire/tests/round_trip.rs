@@ -12,8 +12,8 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use millrace_model::{
     Action, Affinity, Change, Delta, Encryption, EncryptionMode, Endpoint, Endpoints, Identity, Map, Membership,
-    NodeProfile, ObjectName, Outliers, Place, Policy, Protocol, Reach, RetryBudget, Rule, Service, ServicePort, Snapshot, Source,
-    Tier, Traffic, UdpMode, Workload,
+    NodeProfile, ObjectName, Outliers, Place, Policy, Protocol, Reach, RetryBudget, Rule, Service, ServicePort,
+    Snapshot, Source, Tier, Traffic, UdpMode, Workload,
     network::Network,
     outlier::Bounds,
     profile::{PodSettings, ProxySettings, WorkloadLimits},
@@ -129,8 +129,12 @@ fn traffic() -> impl Strategy<Value = Traffic> {
             RetryBudget { percent, interval, min_count, min_interval, origin }
         },
     );
-    (affinity, reach, outliers, retries)
-        .prop_map(|(affinity, reach, outliers, retries)| Traffic { affinity, reach, outliers, retries })
+    (affinity, reach, outliers, retries).prop_map(|(affinity, reach, outliers, retries)| Traffic {
+        affinity,
+        reach,
+        outliers,
+        retries,
+    })
 }
 
 fn place() -> impl Strategy<Value = Place> {

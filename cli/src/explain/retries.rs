@@ -42,6 +42,9 @@ mod tests {
             "It is sent again up to 3 times, where an endpoint does not answer, or answers one of 502, 503; after 25ms at \
              least, elsewhere if it can be."
         );
-        assert!(budget(&RetryBudget::default()).starts_with("From one node at most 20 % more than was asked within 10s, or 10"));
+        assert!(
+            budget(&RetryBudget::default())
+                .starts_with("From one node at most 20 % more than was asked within 10s, or 10")
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! Says in a few words what a match, a backend and a filter are.
 
+use millrace_model::Retry;
 use millrace_model::route::{
     Filter, Host, PathMatch, RequestMatch, RouteBackend, RouteRule, Target, Text, Timeouts, Unresolved, ValueMatch,
 };
-use millrace_model::Retry;
 
 pub(super) fn hosts(hosts: &[Host]) -> String {
     let all: Vec<String> = hosts

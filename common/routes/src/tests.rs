@@ -37,7 +37,14 @@ fn is(name: &str, value: &str) -> ValueMatch {
 }
 
 fn rule(name: &str, matches: Vec<RequestMatch>) -> RouteRule {
-    RouteRule { name: Some(name.into()), matches, filters: vec![], backends: vec![], timeouts: Timeouts::default(), retry: None }
+    RouteRule {
+        name: Some(name.into()),
+        matches,
+        filters: vec![],
+        backends: vec![],
+        timeouts: Timeouts::default(),
+        retry: None,
+    }
 }
 
 /// A producer's route of port 80.

@@ -12,7 +12,7 @@ use std::{
 use millrace_model::{Map, ObjectName, Policy, Snapshot, Telemetry, Tier, Workload, map::Differs};
 
 use super::{
-    Notes, endpoint,
+    Notes, backend, endpoint,
     index::{Index, in_reach, within},
     network,
     policy::{self, Bindings, selects},
@@ -49,6 +49,7 @@ enum Unit {
     Encryption(ObjectName),
     Telemetry,
     Traffic,
+    Backends,
     Profiles,
     Routes,
 }
@@ -141,6 +142,7 @@ impl Last {
             faults,
             routes,
             grants,
+            backends,
         } = before;
         let now = &world.objects;
         let is_small = *settings == world.settings
@@ -149,6 +151,7 @@ impl Last {
             && *network == now.network
             && *telemetry == now.telemetry
             && *traffic == now.traffic
+            && *backends == now.backends
             && *profiles == now.profiles;
         if !is_small {
             return None;
@@ -272,9 +275,15 @@ impl Last {
         } else {
             BTreeMap::new()
         };
+        let backends = if touched.has_traffic || !touched.services.is_empty() {
+            told.of(Unit::Backends, |notes| backend::bound(world, notes))
+        } else {
+            BTreeMap::new()
+        };
+        let said = endpoint::Said { outliers: &outliers, retries: &backend::budgets(&backends) };
         for name in touched.services {
             let service = told.of(Unit::Service(name.clone()), |notes| {
-                endpoint::service(world.objects.services.get(&name)?, owners, &outliers, notes)
+                endpoint::service(world.objects.services.get(&name)?, owners, said, notes)
             });
             put(&mut next.services, name, service);
         }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use millrace_model::{
-    Endpoint, Endpoints, Map, Membership, ObjectName, Outliers, Place, Protocol, Service, ServicePort, Traffic,
-    Workload, service::Readiness,
+    Endpoint, Endpoints, Map, Membership, ObjectName, Outliers, Place, Protocol, RetryBudget, Service, ServicePort,
+    Traffic, Workload, service::Readiness,
 };
 
 use super::{
@@ -25,11 +25,18 @@ use crate::{
 /// The share of an endpoint that is no pod.
 const WEIGHT: u32 = 1;
 
+/// What policies say of how services are called, by service.
+#[derive(Clone, Copy)]
+pub(super) struct Said<'s> {
+    pub(super) outliers: &'s BTreeMap<ObjectName, Outliers>,
+    pub(super) retries: &'s BTreeMap<ObjectName, RetryBudget>,
+}
+
 /// The service, as nodes see it; None where it is nothing of the mesh.
 pub(super) fn service(
     service: &world::Service,
     owners: Owners<'_>,
-    outliers: &BTreeMap<ObjectName, Outliers>,
+    said: Said<'_>,
     notes: &mut Notes,
 ) -> Option<Service> {
     if !is_served(service) {
@@ -51,7 +58,7 @@ pub(super) fn service(
             );
         }
     }
-    Some(model(service, outliers.get(&service.name)))
+    Some(model(service, said))
 }
 
 /// An ExternalName has neither addresses nor ports: it is a name in DNS, and nothing of the mesh.
@@ -59,7 +66,7 @@ fn is_served(service: &world::Service) -> bool {
     !(service.addresses.is_empty() && service.ports.is_empty() && service.selector.is_none())
 }
 
-fn model(service: &world::Service, outliers: Option<&Outliers>) -> Service {
+fn model(service: &world::Service, said: Said<'_>) -> Service {
     let world::Service { name, addresses, ports, selector: _, unready: _, traffic, distribution: _ } = service;
     Service {
         name: name.clone(),
@@ -72,7 +79,11 @@ fn model(service: &world::Service, outliers: Option<&Outliers>) -> Service {
                 name: name.clone(),
             })
             .collect(),
-        traffic: Traffic { outliers: outliers.copied().unwrap_or_default(), ..traffic.clone() },
+        traffic: Traffic {
+            outliers: said.outliers.get(name).copied().unwrap_or_default(),
+            retries: said.retries.get(name).copied().unwrap_or_default(),
+            ..traffic.clone()
+        },
     }
 }
 

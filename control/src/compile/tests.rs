@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod again;
+mod backends;
 mod external;
 mod network;
 mod policies;
@@ -85,6 +86,9 @@ fn pool() -> Vec<String> {
     }
     for n in 1..3 {
         pool.push(format!("{{apiVersion: millrace.dev/v1alpha1, kind: NodeProfile, metadata: {{name: n{n}}}, spec: {{proxy: {{workers: {n}}}}}}}"));
+    }
+    for n in 1..3 {
+        pool.push(format!("{{apiVersion: gateway.networking.x-k8s.io/v1alpha1, kind: XBackendTrafficPolicy, metadata: {{name: b{n}, namespace: shop}}, spec: {{targetRefs: [{{group: '', kind: Service, name: s{n}}}, {{group: '', kind: Service, name: s3}}], retryConstraint: {{budget: {{percent: {n}}}}}}}}}"));
     }
     for n in 1..4 {
         pool.push(format!("{{apiVersion: v1, kind: Service, metadata: {{name: s{n}, namespace: shop}}, spec: {{clusterIPs: [10.96.0.{}], selector: {{tier: all}}, ports: [{{port: 80}}]}}}}", n % 2 + 1));

@@ -309,7 +309,8 @@ fn name(fields: &serde_json::Map<String, Value>, kind: Option<Kind>, problems: &
             | Kind::HttpFault
             | Kind::HttpRoute
             | Kind::GrpcRoute
-            | Kind::ReferenceGrant,
+            | Kind::ReferenceGrant
+            | Kind::BackendPolicy,
         )
         | None => object::meta::is_dns_subdomain(own),
     };

@@ -4,7 +4,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use gateway_api::experimental::{grpcroutes::GrpcRoute, httproutes::HttpRoute, referencegrants::ReferenceGrant};
+use gateway_api::experimental::{
+    grpcroutes::GrpcRoute, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+    xbackendtrafficpolicies::XBackendTrafficPolicy,
+};
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking},
     serde::de::DeserializeOwned,
@@ -18,6 +21,7 @@ use crate::{
     world::Settings,
 };
 
+mod backend;
 mod cluster;
 mod duration;
 mod external;
@@ -38,10 +42,16 @@ mod typed;
 pub use cluster::NAME_LABEL;
 pub use meta::MESH_LABEL;
 pub use pod::{NETNS_ANNOTATION, WEIGHT_ANNOTATION};
-pub(crate) use route::{asked, kind_of as route_kind};
+pub(crate) use route::kind_of as route_kind;
 pub(super) use typed::is_unknown_field;
 
+/// What an object that has entries on its status asks to be attached to, as far as that can be read.
+pub(crate) fn asked(key: &Key, value: &Value) -> super::kubernetes::Asked {
+    if key.kind.is_route() { route::asked(&key.name, value) } else { backend::asked(&key.name, value) }
+}
+
 /// The object in `value`, of this kind and name, and its problems. None where one of them is fatal.
+#[expect(clippy::too_many_lines, reason = "a list of the kinds of objects")]
 pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Vec<Problem>) {
     let mut problems = Problems::default();
     let (own, mut value) = (key.kind.is_own(), value);
@@ -107,6 +117,9 @@ pub fn read(key: &Key, value: Value, settings: &Settings) -> (Option<Object>, Ve
         }
         Kind::ReferenceGrant => read_as(value, own, &mut problems, |grant: ReferenceGrant, p| {
             Object::Grant(route::grant(name, &grant, p).into())
+        }),
+        Kind::BackendPolicy => read_as(value, own, &mut problems, |policy: XBackendTrafficPolicy, p| {
+            Object::Backend(backend::policy(name, &policy, p).into())
         }),
     };
     if key.kind.is_gateway() {

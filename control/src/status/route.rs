@@ -15,7 +15,10 @@ use super::{
     report::Report,
 };
 use crate::{
-    compile::route::{Standings, standings},
+    compile::{
+        backend,
+        route::{Standings, standings},
+    },
     diagnostic::{Diagnostic, Key, Object},
     publish::Outcome,
     source::{
@@ -38,6 +41,7 @@ pub type Entries = BTreeMap<Key, Vec<Entry>>;
 #[derive(Debug, Default)]
 pub struct Routed {
     standings: Standings,
+    pub(super) backends: backend::Standings,
     everywhere: BTreeSet<Arc<str>>,
     by_namespace: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
 }
@@ -53,15 +57,22 @@ impl Routed {
             services: from.services.clone(),
             routes: from.routes.clone(),
             grants: from.grants.clone(),
+            backends: from.backends.clone(),
             ..Objects::default()
         };
         let world = World { settings: settings.clone(), objects, listening: BTreeMap::new(), revoked: BTreeSet::new() };
-        let mut routed = Self { standings: standings(&world, services), ..Self::default() };
+        let backends = backend::standings(&world);
+        let mut routed = Self { standings: standings(&world, services), backends, ..Self::default() };
         for (name, workload) in workloads.iter().filter(|(_, one)| one.membership != Membership::Outside) {
             routed.everywhere.insert(workload.node.clone());
             routed.by_namespace.entry(name.namespace.clone()).or_default().insert(workload.node.clone());
         }
         routed
+    }
+
+    /// Those with any.
+    pub(super) fn everywhere(&self) -> &BTreeSet<Arc<str>> {
+        &self.everywhere
     }
 
     /// The nodes with pods whose requests a route is for: everybody's, or where the service is another namespace's, its own pods'.
@@ -86,7 +97,7 @@ pub fn decide<'a>(outcome: &Outcome, routed: &Routed, reports: impl Iterator<Ite
             faults.entry(key).or_default().push(diagnostic);
         }
     }
-    let all = outcome.sourced.asked.iter().filter_map(|(key, asked)| {
+    let all = outcome.sourced.asked.iter().filter(|(key, _)| key.kind.is_route()).filter_map(|(key, asked)| {
         let name = RouteName { kind: object::route_kind(key.kind), name: key.name.clone() };
         let one = One {
             key,
@@ -201,7 +212,7 @@ impl One<'_> {
     }
 }
 
-fn programmed_not(why: &str) -> Wanted {
+pub(super) fn programmed_not(why: &str) -> Wanted {
     Wanted { name: PROGRAMMED, holds: Holds::False, reason: "NotAccepted", message: why.to_owned() }
 }
 

@@ -16,7 +16,7 @@ use super::{
     condition::{self, Holds, Wanted},
     decide::Conditions,
     lease,
-    parents::{self, Entry, PARTIALLY_INVALID},
+    parents::{self, Entry, Fields, PARTIALLY_INVALID},
     route::Entries,
     untold::{News, Told},
 };
@@ -41,7 +41,7 @@ const MAX_NOTE: usize = 1000;
 /// What should stand on all objects that have a status of ours.
 pub(super) struct AllWanted {
     pub(super) policies: Conditions,
-    pub(super) routes: Entries,
+    pub(super) entries: Entries,
 }
 
 /// Writes what should stand on the policies and routes.
@@ -76,8 +76,8 @@ impl Writer {
 
     /// Writes what differs from what stands.
     pub(super) async fn write(&mut self, wanted: &AllWanted, standing: &Standing, revisions: &Revisions) {
-        let AllWanted { policies, routes } = wanted;
-        let is_wanted = |key: &Key| policies.contains_key(key) || routes.contains_key(key);
+        let AllWanted { policies, entries } = wanted;
+        let is_wanted = |key: &Key| policies.contains_key(key) || entries.contains_key(key);
         self.written.retain(|key, written| is_wanted(key) && same(standing.get(key), written.over.as_ref()));
         let now = lease::timestamp();
         let stands = |key: &Key| match self.written.get(key) {
@@ -92,17 +92,22 @@ impl Writer {
             let next = condition::change(wanted, stood, revisions.get(key)?.generation, now)?;
             Some((key, Stands::Conditions(next), news(wanted, stood)))
         });
-        let of_routes = routes.iter().filter_map(|(key, wanted)| {
+        let of_entries = entries.iter().filter_map(|(key, wanted)| {
             // One that no watch has shown is not there to be written over.
             let Some(Stands::Parents { parents, version }) = stands(key) else { return None };
-            let next = parents::change(wanted, parents, now)?;
-            Some((key, Stands::Parents { parents: next, version: version.clone() }, news_of_parents(wanted, parents)))
+            let fields = Fields::of(key.kind);
+            let next = parents::change(fields, wanted, parents, now)?;
+            Some((
+                key,
+                Stands::Parents { parents: next, version: version.clone() },
+                news_of_parents(fields, wanted, parents),
+            ))
         });
         let write = |(key, next, event): (&Key, Stands, Option<Event>)| {
             let (revision, over) = (revisions.get(key)?.clone(), standing.get(key).cloned());
             Some(Write { key: key.clone(), revision, next, over, event })
         };
-        let writes: Vec<Write> = of_policies.chain(of_routes).filter_map(write).take(ROUND).collect();
+        let writes: Vec<Write> = of_policies.chain(of_entries).filter_map(write).take(ROUND).collect();
         let this = &*self;
         let done: Vec<(Key, Written)> = stream::iter(writes)
             .map(|write| Box::pin(this.one(write)))
@@ -126,9 +131,10 @@ impl Writer {
         let (meta, status) = match &next {
             Stands::Conditions(conditions) => (json!({"name": name, "uid": uid}), json!({"conditions": conditions})),
             // And with the version, where others' entries were put there since they were read.
-            Stands::Parents { parents, version } => {
-                (json!({"name": name, "uid": uid, "resourceVersion": &**version}), json!({"parents": parents}))
-            }
+            Stands::Parents { parents, version } => (
+                json!({"name": name, "uid": uid, "resourceVersion": &**version}),
+                json!({Fields::of(key.kind).list: parents}),
+            ),
         };
         let status = json!({
             "apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta, "status": status,
@@ -237,10 +243,10 @@ fn news(wanted: &[Wanted], stands: &[Condition]) -> Option<Event> {
 }
 
 /// What stands of the other parents is told too, one event at a time: the first that is news.
-fn news_of_parents(wanted: &[Entry], standing: &[serde_json::Value]) -> Option<Event> {
+fn news_of_parents(fields: Fields, wanted: &[Entry], standing: &[serde_json::Value]) -> Option<Event> {
     wanted.iter().find_map(|Entry { parent, conditions }| {
         let wanted: Vec<Wanted> = conditions.iter().map(|(one, _)| one.clone()).collect();
-        news(&wanted, &parents::of(parent, standing))
+        news(&wanted, &parents::of(fields, parent, standing))
     })
 }
 

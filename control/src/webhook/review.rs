@@ -28,7 +28,7 @@ pub fn review(body: &[u8], settings: &Settings) -> Option<Answer> {
     let uid = request.get("uid")?.as_str()?;
     let text = |path: &str| request.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
     let kind = text("/kind/kind")?;
-    let known = Kind::ALL.into_iter().find(|known| (known.is_own() || known.is_route()) && known.name() == kind);
+    let known = Kind::ALL.into_iter().find(|known| (known.is_own() || known.has_entries()) && known.name() == kind);
     let object = request.get("object").filter(|object| object.is_object());
     let problems = match (known, object) {
         (Some(kind), Some(object)) => {
@@ -69,11 +69,15 @@ enum Whose {
 
 /// A route's is who its parents are; a policy is ours.
 fn whose(kind: Kind, key: &Key, object: &Value) -> Whose {
+    if kind == Kind::BackendPolicy {
+        // Whoever sends requests to its services may read it.
+        return if object::asked(key, object).parents.is_empty() { Whose::Others } else { Whose::Shared };
+    }
     if !kind.is_route() {
         return Whose::Ours;
     }
     let n_parents = object.pointer("/spec/parentRefs").and_then(Value::as_array).map_or(0, Vec::len);
-    let n_services = object::asked(&key.name, object).parents.len();
+    let n_services = object::asked(key, object).parents.len();
     match n_services {
         0 => Whose::Others,
         n if n == n_parents => Whose::Ours,

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod backends;
 mod filters;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -161,9 +162,9 @@ fn fits(told: &str, wanted: &[&str; 3]) -> bool {
 
 #[test]
 fn good_routes_are_good() {
-    let sourced = settle(&[HTTP, GRPC, GRANT, filters::FILTERED, filters::FAULT].join("---"));
+    let sourced = settle(&[HTTP, GRPC, GRANT, filters::FILTERED, filters::FAULT, backends::POLICY].join("---"));
     assert_eq!(sourced.diagnostics, []);
-    assert_eq!(counts(&sourced), [3, 1, 1]);
+    assert_eq!(counts(&sourced), [3, 1, 1, 1]);
     let v1 = GRANT.replace("v1beta1", "v1");
     assert_eq!(settle(&v1).diagnostics, [], "a grant may say v1 too");
 }
@@ -176,7 +177,7 @@ fn a_bad_route_is_refused_by_field_and_mend_and_good_ones_stand() {
         let told: Vec<String> = sourced.diagnostics.iter().map(ToString::to_string).collect();
         assert!(told.iter().any(|told| fits(told, &case.2)), "{:?}: {told:#?}", case.2);
         assert!(sourced.diagnostics.iter().all(|told| told.effect == Effect::Refused), "{told:#?}");
-        assert_eq!(counts(&sourced), [1, 0, 0], "{:?}", case.2);
+        assert_eq!(counts(&sourced), [1, 0, 0, 0], "{:?}", case.2);
     }
 }
 
@@ -187,7 +188,7 @@ fn a_hundred_bad_objects_at_once_are_each_told_and_good_ones_stand() {
         .map(|(index, case)| edited(case).replacen("metadata: {name: ", &format!("metadata: {{name: bad{index}-"), 1))
         .collect();
     assert!(bad.len() >= 100, "{}", bad.len());
-    let good = [HTTP, GRPC, GRANT, filters::FILTERED, filters::FAULT].join("---");
+    let good = [HTTP, GRPC, GRANT, filters::FILTERED, filters::FAULT, backends::POLICY].join("---");
     let sourced = settle(&format!("{}---{good}", bad.join("---")));
     let told: Vec<String> = sourced.diagnostics.iter().map(ToString::to_string).collect();
     for (index, case) in all().enumerate() {
@@ -195,26 +196,27 @@ fn a_hundred_bad_objects_at_once_are_each_told_and_good_ones_stand() {
         let of: Vec<&String> = told.iter().filter(|told| told.contains(&name)).collect();
         assert!(of.iter().any(|told| fits(told, &case.2)), "{:?}: {of:#?}", case.2);
     }
-    assert_eq!(counts(&sourced), [3, 1, 1], "the good ones");
+    assert_eq!(counts(&sourced), [3, 1, 1, 1], "the good ones");
 }
 
 /// Every object that is refused.
 fn all() -> impl Iterator<Item = &'static Case> {
-    REFUSED.iter().chain(filters::REFUSED)
+    REFUSED.iter().chain(filters::REFUSED).chain(backends::REFUSED)
 }
 
-/// Routes, grants and faults in force.
-fn counts(sourced: &Sourced) -> [usize; 3] {
-    [sourced.objects.routes.len(), sourced.objects.grants.len(), sourced.objects.faults.len()]
+/// Routes, grants, faults and backends' policies in force.
+fn counts(sourced: &Sourced) -> [usize; 4] {
+    let objects = &sourced.objects;
+    [objects.routes.len(), objects.grants.len(), objects.faults.len(), objects.backends.len()]
 }
 
 #[test]
 fn what_is_not_done_is_told_and_the_route_is_in_force() {
-    for case in APPLIED {
+    for case in APPLIED.iter().chain(backends::APPLIED) {
         let sourced = settle(&edited(case));
         let told: Vec<String> = sourced.diagnostics.iter().map(ToString::to_string).collect();
         assert!(told.len() == 1 && fits(&told[0], &case.2), "{:?}: {told:#?}", case.2);
-        assert_eq!((sourced.diagnostics[0].effect, sourced.objects.routes.len()), (Effect::Applied, 1));
+        assert_eq!((sourced.diagnostics[0].effect, counts(&sourced).iter().sum::<usize>()), (Effect::Applied, 1));
     }
 }
 

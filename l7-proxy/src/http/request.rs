@@ -192,6 +192,7 @@ impl Callers {
     }
 
     /// Peer, route, filters, send, respond.
+    #[expect(clippy::too_many_lines, reason = "one life, read top to bottom")]
     #[expect(clippy::large_futures, reason = "a request has one box, and whoever serves it makes that")]
     async fn routed(
         self: &Arc<Self>,

@@ -121,7 +121,8 @@ pub(crate) async fn send(
 ) -> Result<Sent, Fault> {
     let By { retry, mesh, service, speaks, deadline, part, is_expected } = by;
     let proxy = &callers.worker.proxy;
-    let budget = mesh.snapshot.services.get(service).map_or_else(RetryBudget::default, |service| service.traffic.retries);
+    let budget =
+        mesh.snapshot.services.get(service).map_or_else(RetryBudget::default, |service| service.traffic.retries);
     proxy.retries.asked(service, &budget);
     let kept = Kept::new(body, || callers.waits());
     let mut n_made = 0;
@@ -255,7 +256,11 @@ impl Counts {
     }
 
     pub(crate) fn register(&self, registry: &mut Registry) {
-        registry.register("http_retries", "Requests sent again, by what the attempt before failed of", self.made.clone());
+        registry.register(
+            "http_retries",
+            "Requests sent again, by what the attempt before failed of",
+            self.made.clone(),
+        );
         registry.register(
             "http_retries_withheld",
             "Requests that failed and were not sent again though their rule has a retry, by why not",

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use millrace_model::{
-    Retry, RetryBudget,
-    retry::Origin,
-};
+use millrace_model::{Retry, RetryBudget, retry::Origin};
 
 use super::{Undecodable, bad};
 use crate::mesh as pb;

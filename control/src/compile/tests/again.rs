@@ -126,6 +126,11 @@ fn slots() -> Vec<Vec<String>> {
             "targetRefs: [{kind: Service, name: s1}], outlierEjection: {consecutiveFailures: 3}",
         )],
         vec![
+            "{apiVersion: gateway.networking.x-k8s.io/v1alpha1, kind: XBackendTrafficPolicy, metadata: {name: b1, namespace: shop}, \
+             spec: {targetRefs: [{group: '', kind: Service, name: s1}], retryConstraint: {budget: {percent: 5}}}}"
+                .to_owned(),
+        ],
+        vec![
             "{apiVersion: millrace.dev/v1alpha1, kind: NodeProfile, metadata: {name: n1}, spec: {proxy: {workers: 1}}}"
                 .to_owned(),
         ],

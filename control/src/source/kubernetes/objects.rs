@@ -38,6 +38,7 @@ impl Objects {
             Kind::HttpFault => self.faults.get(name).cloned().map(Object::Fault),
             Kind::HttpRoute | Kind::GrpcRoute => self.routes.get(&route_name(key)).cloned().map(Object::Route),
             Kind::ReferenceGrant => self.grants.get(name).cloned().map(Object::Grant),
+            Kind::BackendPolicy => self.backends.get(name).cloned().map(Object::Backend),
         }
     }
 
@@ -65,6 +66,7 @@ impl Objects {
             Kind::HttpFault => taken(self.faults.remove(name)),
             Kind::HttpRoute | Kind::GrpcRoute => taken(self.routes.remove(&route_name(key))),
             Kind::ReferenceGrant => taken(self.grants.remove(name)),
+            Kind::BackendPolicy => taken(self.backends.remove(name)),
         }
     }
 }

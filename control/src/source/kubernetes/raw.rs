@@ -64,9 +64,10 @@ impl Raw {
         if kind.is_own() {
             return Some(Stands::Conditions(self.conditions()));
         }
-        let parents = || self.value.pointer("/status/parents").and_then(Value::as_array).cloned().unwrap_or_default();
+        let list = if kind.is_route() { "/status/parents" } else { "/status/ancestors" };
+        let parents = || self.value.pointer(list).and_then(Value::as_array).cloned().unwrap_or_default();
         let version = || self.meta.resource_version.as_deref().unwrap_or_default().into();
-        kind.is_route().then(|| Stands::Parents { parents: parents(), version: version() })
+        kind.has_entries().then(|| Stands::Parents { parents: parents(), version: version() })
     }
 }
 

@@ -180,7 +180,7 @@ impl Section {
         let key =
             crate::diagnostic::Key { kind: self.id.kind, name: ObjectName::new(namespace, meta.name.as_deref()?) };
         let stands = raw.stands(self.id.kind);
-        let asked = self.id.kind.is_route().then(|| object::asked(&key.name, &raw.value));
+        let asked = self.id.kind.has_entries().then(|| object::asked(&key, &raw.value));
         let instead = object::instead(&key, &raw.value);
         let (object, mut problems) = object::read(&key, raw.value, &self.settings);
         // The API server is newer than this program, or it would not have taken the field: nobody misspelt it. Of a route and of what a

@@ -16,7 +16,7 @@ pub type Standing = Map<Key, Arc<Stands>>;
 pub enum Stands {
     /// A policy's conditions: a map by their type, of which each controller writes its own.
     Conditions(Vec<Condition>),
-    /// What stands on a route of each parent, everybody's and as it came: a list that is written whole, so only over the version
+    /// What stands on a route of each parent, and on an XBackendTrafficPolicy of each ancestor, everybody's and as it came: a list that is written whole, so only over the version
     /// that was read.
     Parents {
         /// The list.
@@ -30,13 +30,13 @@ pub enum Stands {
 /// what had a fault.
 pub type Uids = Map<Key, Arc<str>>;
 
-/// What each route asks for, by name.
+/// What each route and XBackendTrafficPolicy asks for, by name.
 pub type AllAsked = Map<Key, Asked>;
 
 /// What a route asks for, as far as its status must say so though the rest of it can't be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// The services that it asks to be attached to.
+    /// The services that it asks to be attached to, of a policy its targets.
     pub parents: Vec<Parent>,
     /// How many rules it has.
     pub n_rules: usize,

@@ -49,7 +49,7 @@ pub(crate) fn kind_of(kind: Kind) -> RouteKind {
 }
 
 /// What the route in `value` asks for, as far as that can be read.
-pub(crate) fn asked(name: &ObjectName, value: &Value) -> Asked {
+pub(super) fn asked(name: &ObjectName, value: &Value) -> Asked {
     let list = |field: &str| value.pointer(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let refs: Vec<HttpRouteParentRefs> =
         list("/spec/parentRefs").iter().filter_map(|one| HttpRouteParentRefs::deserialize(one).ok()).collect();

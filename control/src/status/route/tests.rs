@@ -58,7 +58,7 @@ fn outcome(objects: &[(Key, i64, Value)]) -> Outcome {
             value.extend(rest);
         }
         let is_route = key.kind.is_route();
-        let asked = is_route.then(|| object::asked(&key.name, &value));
+        let asked = is_route.then(|| object::asked(key, &value));
         let stands = is_route.then(|| Stands::Parents { parents: vec![], version: "1".into() });
         let (object, problems) = object::read(key, value, &settings());
         let revision = Revision { uid: "1".into(), generation: *generation };

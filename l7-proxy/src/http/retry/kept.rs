@@ -1,7 +1,6 @@
 //! Keeps the body of a request as it goes by, so that it can be sent again from its beginning: up to a bound, and charged to who sends it.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -17,11 +16,8 @@ use super::super::{
 };
 use crate::limits::Waits;
 
-/// What is kept of one body: forms and calls whole, no upload. A request with more is sent once.
+/// What is kept of one body, its trailers too: forms and calls whole, no upload. A request with more is sent once.
 const MAX_KEPT: usize = 64 * 1024;
-
-/// What a piece costs beside its bytes.
-const PER_PIECE: usize = 128;
 
 /// A request's body, for as often as it is sent.
 pub(crate) enum Kept<B = Outgoing> {
@@ -34,9 +30,11 @@ pub(crate) enum Kept<B = Outgoing> {
 /// A body, and what has gone by of it.
 pub(crate) struct State<B> {
     source: B,
-    pieces: VecDeque<Piece>,
-    /// How many of them the reader has had.
+    bytes: Vec<u8>,
+    trailers: Option<HeaderMap>,
+    /// How many of the bytes the reader has had, and whether the trailers.
     at: usize,
+    had_trailers: bool,
     held: Held,
     /// Which reader is the one that counts: those before it were given up.
     turn: u32,
@@ -55,12 +53,6 @@ enum Fate {
     Broken,
     /// It is not sent again: what was not read yet is all that is left.
     Over,
-}
-
-#[derive(Clone)]
-enum Piece {
-    Data(Bytes),
-    Trailers(HeaderMap),
 }
 
 /// The body, from its beginning.
@@ -87,8 +79,17 @@ impl<B: Body<Data = Bytes, Error = Broken> + Unpin> Kept<B> {
         if source.is_end_stream() {
             return Self::Nothing;
         }
-        let held = Held::new(&waits());
-        let state = State { source, pieces: VecDeque::new(), at: 0, held, turn: 0, fate: Fate::Kept, is_read: false };
+        let state = State {
+            source,
+            bytes: Vec::new(),
+            trailers: None,
+            at: 0,
+            had_trailers: false,
+            held: Held::new(&waits()),
+            turn: 0,
+            fate: Fate::Kept,
+            is_read: false,
+        };
         Self::Body(Arc::new(Mutex::new(state)))
     }
 
@@ -96,7 +97,7 @@ impl<B: Body<Data = Bytes, Error = Broken> + Unpin> Kept<B> {
         let Self::Body(state) = self else { return None };
         let mut locked = lock(state);
         locked.turn += 1;
-        (locked.at, locked.is_read) = (0, false);
+        (locked.at, locked.had_trailers, locked.is_read) = (0, false, false);
         Some(Repeated { state: state.clone(), turn: locked.turn })
     }
 
@@ -135,26 +136,61 @@ fn lock<B>(state: &Mutex<State<B>>) -> MutexGuard<'_, State<B>> {
 }
 
 impl<B> State<B> {
-    /// Keeps a piece where there is room, else nothing of all.
-    fn keep(&mut self, piece: impl FnOnce() -> Piece, count: usize) {
-        let all = self.held.count() + count + PER_PIECE;
-        if self.fate == Fate::Kept && all <= MAX_KEPT && self.held.set(all).is_ok() {
-            self.pieces.push_back(piece());
-            self.at += 1;
-        } else if self.fate == Fate::Kept {
+    /// Keeps what goes by where there is room, else nothing of all. By copy: a piece of what was read at once would hold all of that.
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if self.fate != Fate::Kept {
+            return;
+        }
+        let is_kept = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(bytes), _) => self.keep_bytes(bytes),
+            (None, Some(trailers)) => self.keep_trailers(trailers),
+            (None, None) => true,
+        };
+        if !is_kept {
             self.fate = Fate::Lost;
             self.forget();
         }
     }
 
+    fn keep_bytes(&mut self, bytes: &Bytes) -> bool {
+        let n = self.bytes.len() + bytes.len();
+        if n > MAX_KEPT {
+            return false;
+        }
+        // Charged for the room that it takes, which is doubled as it grows.
+        let room = if n > self.bytes.capacity() { n.next_power_of_two() } else { self.bytes.capacity() };
+        if self.held.set(room).is_err() {
+            return false;
+        }
+        self.bytes.reserve_exact(room - self.bytes.len());
+        self.bytes.extend_from_slice(bytes);
+        self.at = self.bytes.len();
+        true
+    }
+
+    fn keep_trailers(&mut self, trailers: &HeaderMap) -> bool {
+        let count: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if self.bytes.len() + count > MAX_KEPT || self.held.set(self.held.count() + count).is_err() {
+            return false;
+        }
+        self.trailers = Some(trailers.clone());
+        self.had_trailers = true;
+        true
+    }
+
+    /// Whether its reader has had all that is kept.
+    fn is_had(&self) -> bool {
+        self.at >= self.bytes.len() && (self.had_trailers || self.trailers.is_none())
+    }
+
     /// Lets go of what was read.
     fn forget(&mut self) {
-        drop(self.pieces.drain(..self.at.min(self.pieces.len())));
+        drop(self.bytes.drain(..self.at.min(self.bytes.len())));
         self.at = 0;
-        if self.pieces.is_empty() {
-            self.pieces = VecDeque::new();
+        if self.is_had() {
+            (self.bytes, self.trailers) = (Vec::new(), None);
             // Giving back never fails.
-            drop(self.held.set(0));
+            self.held.set(0).unwrap_or_default();
         }
     }
 }
@@ -162,23 +198,23 @@ impl<B> State<B> {
 impl<B: Body<Data = Bytes, Error = Broken> + Unpin> State<B> {
     /// The next of what is kept.
     fn kept(&mut self) -> Option<Frame<Bytes>> {
-        let piece = if self.fate == Fate::Over {
-            self.pieces.pop_front()?
-        } else {
-            let piece = self.pieces.get(self.at)?.clone();
-            self.at += 1;
-            piece
+        let frame = match self.bytes.get(self.at..).filter(|rest| !rest.is_empty()) {
+            Some(rest) => Frame::data(Bytes::copy_from_slice(rest)),
+            None if self.had_trailers => return None,
+            None => Frame::trailers(self.trailers.clone()?),
         };
-        self.is_read = self.at >= self.pieces.len() && self.source.is_end_stream();
-        Some(match piece {
-            Piece::Data(bytes) => Frame::data(bytes),
-            Piece::Trailers(trailers) => Frame::trailers(trailers),
-        })
+        self.at = self.bytes.len();
+        self.had_trailers = frame.is_trailers();
+        self.is_read = self.is_had() && self.source.is_end_stream();
+        if self.fate == Fate::Over {
+            self.forget();
+        }
+        Some(frame)
     }
 }
 
 impl<B: Body<Data = Bytes, Error = Broken> + Unpin> Repeated<B> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Next> {
         let mut state = lock(&self.state);
         let state = &mut *state;
         if state.turn != self.turn {
@@ -198,13 +234,7 @@ impl<B: Body<Data = Bytes, Error = Broken> + Unpin> Repeated<B> {
                 return Poll::Ready(None);
             }
         };
-        if let Some(bytes) = frame.data_ref() {
-            // A copy: a piece of what was read at once would hold all of that.
-            state.keep(|| Piece::Data(Bytes::copy_from_slice(bytes)), bytes.len());
-        } else if let Some(trailers) = frame.trailers_ref() {
-            let count = trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-            state.keep(|| Piece::Trailers(trailers.clone()), count);
-        }
+        state.keep(&frame);
         state.is_read = state.source.is_end_stream();
         Poll::Ready(Some(Ok(frame)))
     }
@@ -215,22 +245,18 @@ impl<B: Body<Data = Bytes, Error = Broken> + Unpin> Body for Repeated<B> {
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
-        self.get_mut().poll(cx)
+        self.poll(cx)
     }
 
     fn is_end_stream(&self) -> bool {
         let state = lock(&self.state);
-        state.turn == self.turn && state.at >= state.pieces.len() && state.source.is_end_stream()
+        state.turn == self.turn && state.is_had() && state.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         let state = lock(&self.state);
         let rest = state.source.size_hint();
-        let left = state.pieces.iter().skip(state.at).map(|piece| match piece {
-            Piece::Data(bytes) => bytes.len() as u64,
-            Piece::Trailers(_) => 0,
-        });
-        let left: u64 = left.sum();
+        let left = state.bytes.len().saturating_sub(state.at) as u64;
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + left);
         if let Some(upper) = rest.upper() {

@@ -6,6 +6,7 @@
 
 mod admission;
 mod agent;
+mod backends;
 mod between;
 mod cli;
 mod clusters;

@@ -62,7 +62,8 @@ fn what_fails_is_sent_again_elsewhere_as_often_as_the_rule_says() {
         let _serving = serving(lab)?;
         let retry = json!({"retry": {"codes": [503], "attempts": 2, "backoff": "20ms"}});
         let timed = json!({"retry": {"attempts": 2, "backoff": "20ms"}, "timeouts": {"request": "8s", "backendRequest": "300ms"}});
-        let short = json!({"retry": {"codes": [503], "attempts": 9, "backoff": "200ms"}, "timeouts": {"request": "700ms"}});
+        let short =
+            json!({"retry": {"codes": [503], "attempts": 9, "backoff": "200ms"}, "timeouts": {"request": "700ms"}});
         let rules = json!([
             {"name": "without", "matches": under("/probe"), "backendRefs": to("v1")},
             rule("/trouble/1/silence", timed), rule("/trouble/99/503", short), rule("/trouble/1/504", json!({})), rule("/", retry),
@@ -74,7 +75,10 @@ fn what_fails_is_sent_again_elsewhere_as_often_as_the_rule_says() {
         let said = client("/trouble/1/503/a")?;
         ensure!(said.starts_with("HTTP/1.1 200"), "{said}");
         let [near, far] = had(lab, "/trouble/1/503/a")?;
-        ensure!(near.0 >= 1 && far.0 >= 1 && near.0 + far.0 == 3, "each was asked before any was asked twice: {near:?} {far:?}");
+        ensure!(
+            near.0 >= 1 && far.0 >= 1 && near.0 + far.0 == 3,
+            "each was asked before any was asked twice: {near:?} {far:?}"
+        );
         ensure!(made(lab, "status")? == 2.0, "both are counted: {}", made(lab, "status")?);
 
         // As often as the rule says and no more: the last answer is the client's.
@@ -89,7 +93,9 @@ fn what_fails_is_sent_again_elsewhere_as_often_as_the_rule_says() {
         ensure!(client("/trouble/1/504/d")?.starts_with("HTTP/1.1 504"), "this rule has no retry");
 
         // A connection that ends, and one on which nothing comes, is always a failure.
-        ensure!(client("/trouble/1/reset/e")?.starts_with("HTTP/1.1 200"), "a reset is retried");
+        // By a method that no stale connection is reason enough to repeat.
+        let said = answers(lab, "shop/client", &["http://web/trouble/1/reset/e", "--request", "POST"])?;
+        ensure!(said.starts_with("HTTP/1.1 200"), "a reset is retried: {said}");
         ensure!(made(lab, "upstream_broken")? >= 1.0, "by its name");
         let begun = clock::now();
         ensure!(client("/trouble/1/silence/f")?.starts_with("HTTP/1.1 200"), "a time-out is retried");
@@ -127,7 +133,13 @@ fn a_body_is_sent_again_whole_up_to_a_bound_and_by_either_version_of_http() {
             for (path, bytes) in [("small", 10_000), ("large", 60_000), ("small/chunked", 10_000)] {
                 let path = format!("/trouble/1/503/{upstream}/{path}");
                 let said = posts(lab, &path, bytes)?;
-                ensure!(said.contains(&format!("\"n_body\":{bytes}")), "all of it came: {said}");
+                let why =
+                    || ["attempts", "budget", "body", "time"].map(|reason| withheld(lab, reason).unwrap_or_default());
+                ensure!(
+                    said.contains(&format!("\"n_body\":{bytes}")),
+                    "all of {path} came: {said}, withheld {:?}",
+                    why()
+                );
                 let [near, far] = had(lab, &path)?;
                 ensure!(near.1 + far.1 == 3 * bytes, "each had the whole: {near:?} {far:?}");
             }
@@ -169,6 +181,29 @@ fn a_service_that_fails_all_gets_a_fifth_more_requests_and_not_a_multiple() {
             "{REQUESTS} requests, all failing, 10 retries asked for: {sent} came in {took:?} ({:.3} each; 11 without a budget)",
             f64::from(sent) / f64::from(REQUESTS)
         );
+
+        // A policy of the service's that lets one request an hour be sent again, and then says why none is.
+        let policy = json!({
+            "apiVersion": "gateway.networking.x-k8s.io/v1alpha1", "kind": "XBackendTrafficPolicy",
+            "metadata": {"namespace": "shop", "name": "patient"},
+            "spec": {
+                "targetRefs": [{"group": "", "kind": "Service", "name": "v1"}],
+                "retryConstraint": {"budget": {"percent": 0}, "minRetryRate": {"count": 1, "interval": "1h"}},
+            },
+        });
+        lab.apply(&policy)?;
+        clock::until(Duration::from_secs(10), "the policy is in force", || {
+            let said = answers(lab, "shop/client", &["http://web/trouble/1000000/503/policy"])?;
+            ensure!(
+                said.starts_with("HTTP/1.1 503") && said.contains("x-millrace-reason: retry_budget_exhausted"),
+                "{said}"
+            );
+            Ok(())
+        })?;
+        let before = had(lab, "/trouble/9/503/once")?;
+        answers(lab, "shop/client", &["http://web/trouble/9/503/once"])?;
+        let [near, far] = had(lab, "/trouble/9/503/once")?;
+        ensure!(before == [(0, 0); 2] && near.0 + far.0 == 1, "it is sent once: {near:?} {far:?}");
         Ok(())
     });
 }

@@ -29,7 +29,8 @@ pub(super) fn retry(retry: &HttpRouteRulesRetry, field: &str, problems: &mut Pro
     let backoff = backoff.as_deref().and_then(|text| duration(text, &place, (Duration::ZERO, MAX_BACKOFF), problems));
     Retry {
         codes: self::codes(codes.as_deref().unwrap_or_default(), &format!("{field}.codes"), problems),
-        attempts: attempts.map_or(ATTEMPTS, |attempts| self::attempts(attempts, &format!("{field}.attempts"), problems)),
+        attempts: attempts
+            .map_or(ATTEMPTS, |attempts| self::attempts(attempts, &format!("{field}.attempts"), problems)),
         backoff: backoff.unwrap_or(BACKOFF),
     }
 }
