@@ -68,7 +68,8 @@ impl Server {
     /// Starts what is not running.
     pub(crate) fn up(&self) {
         let owner = std::process::id().to_string();
-        let up = ["cluster", "up", "--api-only", "--name", &self.name, "--owner", &owner];
+        // Its kinds and fields are read too, and all of the standard channel are in it.
+        let up = ["cluster", "up", "--api-only", "--channel", "experimental", "--name", &self.name, "--owner", &owner];
         let said = Command::new(program("xtask")).args(up).output().unwrap();
         assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
     }
