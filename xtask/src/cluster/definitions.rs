@@ -22,7 +22,9 @@ pub(super) fn apply(config: &Config, place: &Place, channel: Channel) -> Result<
     }
     let folder = module(config)?.join("config/crd").join(channel.folder());
     let mut apply = kubectl(place);
-    apply.args(["apply", "--server-side", "-f"]).arg(&folder);
+    // A folder with a list of its own holds more than definitions: the list.
+    let how = if folder.join("kustomization.yaml").exists() { "-k" } else { "-f" };
+    apply.args(["apply", "--server-side", how]).arg(&folder);
     console::read(&mut apply).with_context(|| format!("the definitions in {}", folder.display()))?;
     Ok(fs::write(&note, channel.folder())?)
 }
