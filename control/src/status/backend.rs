@@ -1,17 +1,15 @@
 //! Decides what stands on each XBackendTrafficPolicy, of each service that it names: that is its ancestor here, since a policy is in force for the
 //! requests to a service and nowhere else. Pure.
 
-use std::collections::BTreeMap;
-
 use super::{
     condition::{Holds, Wanted},
-    decide::{enforced, sentences},
+    decide::{by_object, enforced, sentences},
     parents::{Entry, PROGRAMMED},
     report::Report,
     route::{Entries, Routed, programmed_not},
 };
 use crate::{
-    diagnostic::{Diagnostic, Effect, Key, Object},
+    diagnostic::{Diagnostic, Effect},
     publish::Outcome,
     world::route::Parent,
 };
@@ -22,12 +20,7 @@ pub fn decide<'a>(outcome: &Outcome, routed: &Routed, reports: impl Iterator<Ite
     if outcome.edition.is_none() {
         return Entries::new();
     }
-    let mut faults: BTreeMap<&Key, Vec<&Diagnostic>> = BTreeMap::new();
-    for diagnostic in &outcome.sourced.diagnostics {
-        if let Object::Known(key) = &diagnostic.object {
-            faults.entry(key).or_default().push(diagnostic);
-        }
-    }
+    let faults = by_object(&outcome.sourced.diagnostics);
     let policies = outcome.sourced.asked.iter().filter(|(key, _)| !key.kind.is_route());
     let all = policies.filter_map(|(key, asked)| {
         let revision = outcome.sourced.revisions.get(key)?;

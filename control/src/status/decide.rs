@@ -57,12 +57,7 @@ pub fn decide<'a>(
     bound: &BTreeMap<Key, BTreeSet<Arc<str>>>,
     reports: impl Iterator<Item = &'a Report> + Clone,
 ) -> Conditions {
-    let mut faults: BTreeMap<&Key, Vec<&Diagnostic>> = BTreeMap::new();
-    for diagnostic in &*outcome.diagnostics {
-        if let Object::Known(key) = &diagnostic.object {
-            faults.entry(key).or_default().push(diagnostic);
-        }
-    }
+    let faults = by_object(&outcome.diagnostics);
     // Before the first edition nothing is known of any policy.
     if outcome.edition.is_none() {
         return Conditions::new();
@@ -91,6 +86,17 @@ fn accepted(faults: &[&Diagnostic]) -> Wanted {
         ([], slight) => condition(Holds::True, "AcceptedWithWarnings", sentences(slight)),
         (fatal, _) => condition(Holds::False, "Invalid", sentences(fatal)),
     }
+}
+
+/// What is wrong with each object.
+pub(super) fn by_object(diagnostics: &[Diagnostic]) -> BTreeMap<&Key, Vec<&Diagnostic>> {
+    let mut faults: BTreeMap<&Key, Vec<&Diagnostic>> = BTreeMap::new();
+    for diagnostic in diagnostics {
+        if let Object::Known(key) = &diagnostic.object {
+            faults.entry(key).or_default().push(diagnostic);
+        }
+    }
+    faults
 }
 
 /// The faults, as every other place says them, without naming the object that they stand on.

@@ -10,7 +10,7 @@ use millrace_model::{Membership, RouteName, Snapshot, route::Filter};
 
 use super::{
     condition::{Holds, Wanted},
-    decide::{enforced, sentences},
+    decide::{by_object, enforced, sentences},
     parents::{Entry, PARTIALLY_INVALID, PROGRAMMED},
     report::Report,
 };
@@ -19,7 +19,7 @@ use crate::{
         backend,
         route::{Standings, standings},
     },
-    diagnostic::{Diagnostic, Key, Object},
+    diagnostic::{Diagnostic, Key},
     publish::Outcome,
     source::{
         kubernetes::{Asked, Revision},
@@ -91,12 +91,7 @@ pub fn decide<'a>(outcome: &Outcome, routed: &Routed, reports: impl Iterator<Ite
     if outcome.edition.is_none() {
         return Entries::new();
     }
-    let mut faults: BTreeMap<&Key, Vec<&Diagnostic>> = BTreeMap::new();
-    for diagnostic in &outcome.sourced.diagnostics {
-        if let Object::Known(key) = &diagnostic.object {
-            faults.entry(key).or_default().push(diagnostic);
-        }
-    }
+    let faults = by_object(&outcome.sourced.diagnostics);
     let all = outcome.sourced.asked.iter().filter(|(key, _)| key.kind.is_route()).filter_map(|(key, asked)| {
         let name = RouteName { kind: object::route_kind(key.kind), name: key.name.clone() };
         let one = One {
