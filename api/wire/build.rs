@@ -1,7 +1,7 @@
 //! Compiles the protobufs in pure Rust: no protoc on the machine is asked for.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["name", "profile", "retry", "route", "telemetry", "trust", "mesh", "control", "node"]
+    let files = ["name", "profile", "retry", "route", "session", "telemetry", "trust", "mesh", "control", "node"]
         .map(|name| format!("proto/{name}.proto"));
     for file in &files {
         println!("cargo::rerun-if-changed={file}");

@@ -9,7 +9,8 @@ use std::{
 };
 
 use millrace_model::{
-    Action, Encryption, Map, ObjectName, Outliers, Place, Protocol, RetryBudget, RouteName, Rule, Telemetry, Traffic,
+    Action, Encryption, Map, ObjectName, Outliers, Place, Protocol, RetryBudget, RouteName, Rule, Session, Telemetry,
+    Traffic,
 };
 use serde::{Deserialize, Serialize};
 
@@ -347,6 +348,8 @@ pub struct BackendPolicy {
     pub services: BTreeSet<Arc<str>>,
     /// How many requests may be sent again, where it says so.
     pub retries: Option<RetryBudget>,
+    /// How a client's are kept with one endpoint, as a rule's.
+    pub session: Option<Session>,
 }
 
 /// How nodes are tuned.

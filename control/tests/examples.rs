@@ -154,6 +154,18 @@ async fn one_call_in_twenty_goes_to_the_new_catalogue() {
 }
 
 #[tokio::test]
+async fn requests_for_the_catalogue_are_sent_again_twice_and_never_many() {
+    let mesh = mesh_of(shop_with(&[policy("patient-requests.yaml")]).path());
+    let name = ObjectName::new("shop", "catalogue");
+    let rule = &mesh.snapshot.routes[&name].bound[0].rules[0];
+    let retry = rule.retry.as_ref().unwrap();
+    assert_eq!((retry.attempts, retry.codes.clone()), (2, [502, 503].into()));
+    assert_eq!(&*rule.backends[0].session.as_ref().unwrap().name, "catalogue");
+    let budget = mesh.snapshot.services[&name].traffic.retries;
+    assert_eq!((budget.percent, budget.min_count), (10, 3));
+}
+
+#[tokio::test]
 async fn a_machine_outside_stands_behind_orders_beside_its_pod() {
     let mesh = mesh_of(shop_with(&[policy("external.yaml")]).path());
     let endpoints = &mesh.snapshot.endpoints[&ObjectName::new("shop", "orders")].endpoints;

@@ -21,6 +21,7 @@
 //! | `millrace_proxy_http_requests_total{code,outcome}` | requests to routed ports: `answered` by an application, else the fault's name |
 //! | `millrace_proxy_http_retries_total{cause}` | requests sent again: `status`, or the fault's name that the attempt before ended in |
 //! | `millrace_proxy_http_retries_withheld_total{reason}` | requests that failed and were not: `attempts`, `budget`, `body`, `time` |
+//! | `millrace_proxy_http_sessions_total{outcome}` | requests of rules with sessions: `begun`, `kept`, `moved` |
 //! | `millrace_proxy_http_mirrors_total{outcome}` | copies of requests: `answered`, or why not: `slow`, `busy`, `late`, `cut`, `unresolved`, a fault's name |
 //! | `millrace_proxy_panics_total` | connections' tasks that panicked: a bug each |
 

@@ -3,6 +3,7 @@
 mod network;
 mod retry;
 mod route;
+mod session;
 mod traffic;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};

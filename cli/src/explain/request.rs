@@ -203,7 +203,7 @@ impl Answer {
         (backend, share): (&RouteBackend, f64),
         ejected: &Ejected,
     ) {
-        let RouteBackend { weight: _, to, filters } = backend;
+        let RouteBackend { weight: _, to, filters, session } = backend;
         let percent = format!("{:.4}", share * 100.0);
         let percent = percent.trim_end_matches('0').trim_end_matches('.');
         let mut endpoints = vec![];
@@ -222,6 +222,9 @@ impl Answer {
                 }
                 for filter in filters {
                     self.say("filter", filters::sentence(filter));
+                }
+                if let Some(session) = session {
+                    self.say("session", retries::session(session));
                 }
                 endpoints = self.endpoints(mesh, caller, (name, *port), ejected);
             }

@@ -1,6 +1,10 @@
-//! Says in a sentence when a request is sent again.
+//! Says in a sentence when a request is sent again, and how a session's find their endpoint.
 
-use millrace_model::{Retry, RetryBudget, retry::Origin};
+use millrace_model::{
+    Retry, RetryBudget, Session,
+    retry::Origin,
+    session::{Carrier, Lifetime},
+};
 
 /// What the rule asks for.
 pub(super) fn rule(Retry { codes, attempts, backoff }: &Retry) -> String {
@@ -24,6 +28,23 @@ pub(super) fn budget(budget: &RetryBudget) -> String {
     format!(
         "From one node at most {percent} % more than was asked within {interval:?}, or {min_count} within {min_interval:?}, {whose}."
     )
+}
+
+/// How a client's requests are kept with one endpoint.
+pub(super) fn session(Session { name, carrier, absolute, idle, tag: _ }: &Session) -> String {
+    let by = match carrier {
+        Carrier::Header => format!("header {name}"),
+        Carrier::Cookie { lifetime: Lifetime::Session, .. } => format!("cookie {name}"),
+        Carrier::Cookie { lifetime: Lifetime::Permanent, .. } => format!("permanent cookie {name}"),
+    };
+    let ends: Vec<String> = absolute
+        .map(|time| format!("{time:?} after it began"))
+        .into_iter()
+        .chain(idle.map(|time| format!("{time:?} after its last request")))
+        .collect();
+    let ends =
+        if ends.is_empty() { "while the endpoint is there".to_owned() } else { format!("until {}", ends.join(" or ")) };
+    format!("A client's requests stay with one endpoint, whatever the shares, by {by}, {ends}.")
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Says in a few words what a match, a backend and a filter are.
 
-use millrace_model::Retry;
 use millrace_model::route::{
     Filter, Host, PathMatch, RequestMatch, RouteBackend, RouteRule, Target, Text, Timeouts, Unresolved, ValueMatch,
 };
+use millrace_model::{Retry, Session, session::Carrier};
 
 pub(super) fn hosts(hosts: &[Host]) -> String {
     let all: Vec<String> = hosts
@@ -41,7 +41,7 @@ pub(crate) fn matched(one: &RequestMatch) -> String {
 
 pub(super) fn backends(backends: &[RouteBackend]) -> String {
     let all: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
-    let one = |RouteBackend { weight, to, filters: _ }: &RouteBackend| {
+    let one = |RouteBackend { weight, to, filters: _, session: _ }: &RouteBackend| {
         let share = 100.0 * f64::from(*weight) / if all == 0 { 1.0 } else { all as f64 };
         format!("{share:.4}% {}", target(to)).replace(".0000%", "%")
     };
@@ -58,6 +58,14 @@ pub(crate) fn target(to: &Target) -> String {
             Unresolved::Protocol => "500 (not HTTP)",
         }
         .to_owned(),
+    }
+}
+
+/// By what its token is carried.
+fn session(Session { name, carrier, .. }: &Session) -> String {
+    match carrier {
+        Carrier::Header => format!("sessions by header {name}"),
+        Carrier::Cookie { .. } => format!("sessions by cookie {name}"),
     }
 }
 
@@ -90,5 +98,9 @@ pub(super) fn filters(rule: &RouteRule) -> String {
     all.extend(request.map(|time| format!("within {time:?}")));
     all.extend(backend_request.map(|time| format!("each try {time:?}")));
     all.extend(rule.retry.as_ref().map(retry));
+    let mut sessions: Vec<String> =
+        rule.backends.iter().filter_map(|backend| backend.session.as_ref()).map(session).collect();
+    sessions.dedup();
+    all.extend(sessions);
     all.join(", ")
 }

@@ -21,7 +21,7 @@ pub(crate) fn snapshot() -> Value {
         traffic: Default::default(),
     };
     let to = |name: &str| Target::Service { name: ObjectName::new("shop", name), port: 80, speaks: Speaks::Http1 };
-    let backend = |weight, to| RouteBackend { weight, to, filters: vec![] };
+    let backend = |weight, to| RouteBackend { weight, to, filters: vec![], session: None };
     let rule = |name: &str, path: &str, backends| RouteRule {
         name: Some(name.into()),
         matches: vec![RequestMatch { path: PathMatch::Prefix(path.into()), ..RequestMatch::default() }],

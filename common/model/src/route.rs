@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ObjectName, Retry};
+use crate::{ObjectName, Retry, Session};
 
 /// Everything that is bound to one service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -292,6 +292,9 @@ pub struct RouteBackend {
     pub to: Target,
     /// What is done to those that it gets.
     pub filters: Vec<Filter>,
+    /// How a client's requests are kept with one of its endpoints.
+    #[serde(default)]
+    pub session: Option<Session>,
 }
 
 /// Where requests are sent.

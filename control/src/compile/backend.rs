@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use millrace_model::{ObjectName, RetryBudget};
+use millrace_model::{ObjectName, RetryBudget, Session};
 
 use super::Notes;
 use crate::{
@@ -33,6 +33,12 @@ pub(super) fn bound<'w>(world: &'w World, notes: &mut Notes) -> BTreeMap<ObjectN
 /// How many requests may be sent again, by service.
 pub(super) fn budgets(bound: &BTreeMap<ObjectName, &BackendPolicy>) -> BTreeMap<ObjectName, RetryBudget> {
     bound.iter().filter_map(|(service, policy)| Some((service.clone(), policy.retries?))).collect()
+}
+
+/// How a client's requests are kept with one endpoint, by service.
+pub(super) fn sessions(world: &World) -> BTreeMap<ObjectName, &Session> {
+    let held = look(world).into_iter().filter(|(_, _, standing)| matches!(standing, Standing::Holds));
+    held.filter_map(|(policy, service, _)| Some((service, policy.session.as_ref()?))).collect()
 }
 
 /// What should stand on the policies' statuses.

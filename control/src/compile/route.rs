@@ -6,6 +6,7 @@
 
 mod parent;
 mod refs;
+mod session;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +20,7 @@ use millrace_model::{
 
 use parent::Found;
 
-use super::Notes;
+use super::{Notes, backend};
 use crate::{
     diagnostic::Kind,
     status::condition::Wanted,
@@ -104,13 +105,14 @@ fn attach(world: &World, services: &Map<ObjectName, Arc<Service>>) -> Attached {
         .flat_map(|(_, found)| found.iter().flat_map(Found::places))
         .collect();
     let grants = refs::Grants::new(world);
+    let sessions = backend::sessions(world);
     let mut attached = Attached::default();
     for (route, parents) in routes.into_iter().zip(found) {
         for mut found in parents {
             if route.name.kind == RouteKind::Http {
                 found.give_way(&of_grpc);
             }
-            let mut resolver = refs::Resolver::new(world, (&grants, route), found.service);
+            let mut resolver = refs::Resolver::new(world, (&grants, &sessions, route), found.service);
             let rules = resolver.rules();
             let faults = resolver.faults;
             let standing = Standing {

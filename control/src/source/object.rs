@@ -34,6 +34,7 @@ mod profile;
 mod route;
 mod selector;
 mod service;
+mod session;
 mod slice;
 mod telemetry;
 mod traffic;

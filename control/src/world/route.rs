@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use millrace_model::{
-    ObjectName, Retry,
+    ObjectName, Retry, Session,
     route::{Filter, Host, InjectedFault, RequestMatch, RouteName, Share, Timeouts},
 };
 
@@ -84,6 +84,8 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// When they are sent again.
     pub retry: Option<Retry>,
+    /// How a client's are kept with one endpoint, whichever backend it is of. Without name and tag, unless one was written.
+    pub session: Option<Session>,
 }
 
 /// What is done to requests: as the data plane has it, but for what names another object.

@@ -115,6 +115,15 @@ const REFUSED: &[Case] = &[
     (HTTP, ("    timeouts:", "    retry: {codes: [503, 200]}\n    timeouts:"), ["spec.rules[0].retry.codes[1]", "200 is no failure", "from 400 to 599"]),
     (HTTP, ("    timeouts:", "    retry: {codes: [503, 503]}\n    timeouts:"), ["spec.rules[0].retry.codes[1]", "503 stands twice", "each status once"]),
     (HTTP, ("    timeouts:", "    retry: {backoff: soon}\n    timeouts:"), ["spec.rules[0].retry.backoff", "\"soon\" is no span of time", "30s"]),
+    (HTTP, ("    timeouts:", "    sessionPersistence: {sessionName: a b}\n    timeouts:"), ["spec.rules[0].sessionPersistence.sessionName", "\"a b\" is no cookie's name", "letters, digits"]),
+    (HTTP, ("    timeouts:", "    sessionPersistence: {sessionName: __Host-a}\n    timeouts:"), ["spec.rules[0].sessionPersistence.sessionName", "is for HTTPS alone", "prefix"]),
+    (HTTP, ("    timeouts:", "    sessionPersistence: {type: Header, sessionName: te}\n    timeouts:"), ["spec.rules[0].sessionPersistence.sessionName", "belongs to the connection", "leave it out"]),
+    (HTTP, ("    timeouts:", "    sessionPersistence: {type: Query}\n    timeouts:"), ["spec.rules[0].sessionPersistence.type", "\"Query\" is not one of its values", "Cookie"]),
+    (HTTP, ("    timeouts:", "    sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}\n    timeouts:"), ["spec.rules[0].sessionPersistence.absoluteTimeout", "must end some day", "Session"]),
+    (HTTP, ("    timeouts:", "    sessionPersistence: {type: Header, cookieConfig: {lifetimeType: Session}}\n    timeouts:"), ["spec.rules[0].sessionPersistence.cookieConfig", "a header is no cookie", "leave it out"]),
+    (HTTP, ("    timeouts:", "    sessionPersistence: {absoluteTimeout: 0s}\n    timeouts:"), ["spec.rules[0].sessionPersistence.absoluteTimeout", "0s is out of bounds", "write a time from"]),
+    (HTTP, ("    timeouts:", "    sessionPersistence: {idleTimeout: never}\n    timeouts:"), ["spec.rules[0].sessionPersistence.idleTimeout", "\"never\" is no span of time", "30s"]),
+    (GRPC, ("    backendRefs:", "    sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}\n    backendRefs:"), ["spec.rules[0].sessionPersistence.absoluteTimeout", "must end some day", "Session"]),
     (HTTP, ("statusCode: 301", "statusCode: 304"), ["spec.rules[1].filters[0].requestRedirect.statusCode", "304 is not one of its values", "308"]),
     (HTTP, ("scheme: https", "scheme: ftp"), ["spec.rules[1].filters[0].requestRedirect.scheme", "\"ftp\" is not one of its values", "http"]),
     (HTTP, ("path: {type: ReplaceFullPath, replaceFullPath: /new}}\n", "port: 0}\n"), ["spec.rules[1].filters[0].requestRedirect.port", "0 is no port number", "1 to 65535"]),
@@ -136,11 +145,11 @@ const REFUSED: &[Case] = &[
 const APPLIED: &[Case] = &[
     (HTTP, ("    timeouts:", "    retry: {attempts: 50}\n    timeouts:"), ["spec.rules[0].retry.attempts", "50 are more than Millrace makes: a request is sent again 10 times", "at most 10"]),
     (HTTP, ("    timeouts:", "    retry: {tries: 3}\n    timeouts:"), ["spec.rules[0].retry.tries", "there is no such field", "spelling"]),
-    (HTTP, ("    timeouts:", "    sessionPersistence: {sessionName: s}\n    timeouts:"), ["spec.rules[0].sessionPersistence", "does not do this yet", "until it does"]),
+    (HTTP, ("    timeouts:", "    sessionPersistence: {colour: blue}\n    timeouts:"), ["spec.rules[0].sessionPersistence.colour", "there is no such field", "spelling"]),
     (HTTP, ("    timeouts:", "    colour: blue\n    timeouts:"), ["spec.rules[0].colour", "there is no such field", "spelling"]),
     (HTTP, ("headers: [", "headers: [{name: x-user, value: bob}, "), ["spec.rules[0].matches[0].headers[1]", "\"x-user\" stands twice; the first counts", "remove"]),
     (HTTP, ("    - type: RequestMirror\n", "    - {type: ExtensionRef, extensionRef: {group: example.org, kind: Magic, name: m}}\n    - type: RequestMirror\n"), ["spec.rules[0].filters[2].extensionRef", "is no filter that Millrace knows: requests that reach it get a 500", "leave the filter out, or name a HTTPFault"]),
-    (GRPC, ("    backendRefs:", "    sessionPersistence: {sessionName: s}\n    backendRefs:"), ["spec.rules[0].sessionPersistence", "does not do this yet", "until it does"]),
+    (GRPC, ("    backendRefs:", "    sessionPersistence: {colour: blue}\n    backendRefs:"), ["spec.rules[0].sessionPersistence.colour", "there is no such field", "spelling"]),
 ];
 
 fn settle(text: &str) -> Sourced {

@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{mirror, retry};
+use super::{mirror, retry, session};
 use crate::metrics::Word;
 
 /// The outcome of a request that an application has answered.
@@ -24,6 +24,7 @@ pub(crate) struct Counts {
     broken: Family<ByReason, Counter>,
     pub(crate) mirrors: mirror::Counts,
     pub(crate) retries: retry::Counts,
+    pub(crate) sessions: session::Counts,
 }
 
 /// Labels of a count by reason.
@@ -68,5 +69,6 @@ impl Counts {
         );
         self.mirrors.register(registry);
         self.retries.register(registry);
+        self.sessions.register(registry);
     }
 }

@@ -16,6 +16,7 @@ use super::{
     fault::Fault,
     reach::{self, Caller},
     request::Callers,
+    session::{self, Id},
     upstream::{Ends, Lease},
 };
 use crate::{fault::Retry, outbound, worker::Worker};
@@ -36,6 +37,8 @@ pub(crate) struct Endpoints<'c> {
     tried: Vec<SocketAddr>,
     speaks: Speaks,
     attempts: u32,
+    /// The one that its session is with, until it was tried.
+    first: Option<Box<Backend>>,
 }
 
 impl<'c> Endpoints<'c> {
@@ -51,7 +54,20 @@ impl<'c> Endpoints<'c> {
         let node = worker.proxy.welcome()?.node;
         let sound = worker.pools.behind((&worker.proxy, mesh), &node, (service, port), callers.asked);
         let sound = sound.ok_or(Fault::NoEndpoint)?;
-        Ok(Self { callers, caller: caller.clone(), node, sound, tried: Vec::new(), speaks, attempts: 0 })
+        Ok(Self { callers, caller: caller.clone(), node, sound, tried: Vec::new(), speaks, attempts: 0, first: None })
+    }
+
+    /// Begins with the one that tokens call so; whether there is one.
+    pub(crate) fn prefer(&mut self, mesh: &Mesh, of: (&ObjectName, u16), id: &Id) -> bool {
+        self.first = self.sound.called(mesh, of, id).cloned().map(Box::new);
+        self.first.is_some()
+    }
+
+    /// What tokens call the endpoint that was chosen last.
+    pub(crate) fn id(&self, mesh: &Mesh, of: (&ObjectName, u16)) -> Option<Id> {
+        let address = self.chosen()?;
+        let mut all = self.sound.chosen.iter().chain(&self.sound.spare);
+        Some(session::id(mesh, of, all.find(|backend| backend.address == address)?))
     }
 
     /// Puts back the endpoint that was chosen last: it was the connection that failed.
@@ -121,6 +137,10 @@ impl<'c> Endpoints<'c> {
 
     /// The next to try: of two weighted draws the one with fewer requests under way for its weight. Spares come when no other is left.
     fn next(&mut self, worker: &Worker) -> Option<Backend> {
+        if let Some(first) = self.first.take() {
+            self.tried.push(first.address);
+            return Some(*first);
+        }
         let sound = &self.sound;
         let (one, other) = if self.tried.is_empty() {
             (sound.draw()?, sound.draw()?)

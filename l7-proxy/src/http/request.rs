@@ -47,6 +47,7 @@ use super::{
     received::Received,
     record::Recording,
     retry::{self, Sent},
+    session::{self, Kept},
     turn::Turn,
     upgrade::{self, Switch},
     upstream::{Lease, Unsent},
@@ -222,16 +223,22 @@ impl Callers {
         if let Some(answer) = self.filters(&rule.filters, (&mut head, asked), &mut done, seen).await? {
             return Ok(answer);
         }
-        let weights = rule.backends.iter().map(|backend| backend.weight);
-        let drawn = weighted(weights, rand::rng().random()).and_then(|index| rule.backends.get(index));
-        let backend = drawn.ok_or(Fault::Unresolved)?;
+        let session = session::kept(self, mesh, (rule, &head.headers), &caller);
+        let index = session.as_ref().map(|kept| kept.index).or_else(|| {
+            let weights = rule.backends.iter().map(|backend| backend.weight);
+            weighted(weights, rand::rng().random())
+        });
+        let backend = index.and_then(|index| rule.backends.get(index)).ok_or(Fault::Unresolved)?;
         if let Some(answer) = self.filters(&backend.filters, (&mut head, asked), &mut done, seen).await? {
             return Ok(answer);
         }
         let Target::Service { name, port, speaks } = &backend.to else { return Err(Fault::Unresolved) };
         seen.backend = Some(name.clone());
         seen.recording.backend(name);
-        let mut endpoints = Endpoints::of(self, mesh, (name, *port, *speaks), &caller)?;
+        let (mut endpoints, token) = match session {
+            Some(Kept { endpoints, token, .. }) => (endpoints, Some(token)),
+            None => (Endpoints::of(self, mesh, (name, *port, *speaks), &caller)?, None),
+        };
         seen.recording.pass_on(&mut head.headers);
         let protocol = protocol.filter(|_| *speaks == Speaks::Http1);
         if let Some(protocol) = &protocol {
@@ -263,6 +270,10 @@ impl Callers {
         }
         filter::strip_hop_by_hop(&mut parts.headers);
         done.edits.iter().for_each(|edit| filter::edit(&mut parts.headers, edit));
+        if let Some(session) = &backend.session {
+            let id = endpoints.id(mesh, (name, *port));
+            session::give(self, (session, token.as_ref()), (&mut parts.headers, matched), id);
+        }
         parts.version = Version::HTTP_11;
         if let Some(protocol) = protocol {
             upgrade::set(&mut parts.headers, protocol);
@@ -431,7 +442,7 @@ impl Way {
             name: None,
             matches: vec![],
             filters: vec![],
-            backends: vec![millrace_model::route::RouteBackend { weight: 1, to, filters: vec![] }],
+            backends: vec![millrace_model::route::RouteBackend { weight: 1, to, filters: vec![], session: None }],
             timeouts: Timeouts::default(),
             retry: None,
         };

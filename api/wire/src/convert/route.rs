@@ -9,7 +9,7 @@ use millrace_model::route::{
     Target, Text, Timeouts, Unresolved, ValueMatch,
 };
 
-use super::{Texts, Undecodable, bad, each, name, port_from, retry};
+use super::{Texts, Undecodable, bad, each, name, port_from, retry, session};
 use crate::mesh as pb;
 
 pub(super) fn routes(routes: &Routes) -> pb::Routes {
@@ -171,16 +171,22 @@ fn value_from(one: pb::ValueMatch, said: &mut Texts) -> Result<ValueMatch, Undec
 }
 
 fn backend(backend: &RouteBackend) -> pb::RouteBackend {
-    let RouteBackend { weight, to, filters } = backend;
-    pb::RouteBackend { weight: *weight, to: Some(target(to)), filters: filters.iter().map(filter::filter).collect() }
+    let RouteBackend { weight, to, filters, session } = backend;
+    pb::RouteBackend {
+        weight: *weight,
+        to: Some(target(to)),
+        filters: filters.iter().map(filter::filter).collect(),
+        session: session.as_ref().map(session::session),
+    }
 }
 
 fn backend_from(backend: pb::RouteBackend, said: &mut Texts) -> Result<RouteBackend, Undecodable> {
-    let pb::RouteBackend { weight, to, filters } = backend;
+    let pb::RouteBackend { weight, to, filters, session } = backend;
     Ok(RouteBackend {
         weight,
         to: target_from(to, said)?,
         filters: each(filters, |filter| filter::filter_from(filter, said))?,
+        session: session.map(|session| session::session_from(session, said)).transpose()?,
     })
 }
 

@@ -2,11 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_model::Retry;
 use millrace_model::route::{
     Bound, Clients, Cors, Credentials, Filter, HeaderEdit, Host, InjectedFault, Mirror, PathEdit, PathMatch, Redirect,
     RequestMatch, Rewrite, RouteBackend, RouteKind, RouteName, RouteRule, Routes, Scheme, Share, Speaks, Target, Text,
     Timeouts, Unresolved, ValueMatch,
+};
+use millrace_model::{
+    Retry, Session,
+    session::{Carrier, CookiePath, Lifetime},
 };
 use proptest::{option, prelude::*};
 
@@ -100,11 +103,20 @@ fn filter() -> impl Strategy<Value = Filter> {
     ]
 }
 
+fn session() -> impl Strategy<Value = Session> {
+    let lifetime = prop_oneof![Just(Lifetime::Session), Just(Lifetime::Permanent)];
+    let path = prop_oneof![Just(CookiePath::Matched), Just(CookiePath::Unsaid)];
+    let cookie = (lifetime, path).prop_map(|(lifetime, path)| Carrier::Cookie { lifetime, path });
+    let carrier = prop_oneof![Just(Carrier::Header), cookie];
+    ("[a-zA-Z-]{1,9}", carrier, option::of(time()), option::of(time()), any::<u32>())
+        .prop_map(|(name, carrier, absolute, idle, tag)| Session { name: name.into(), carrier, absolute, idle, tag })
+}
+
 fn rule() -> impl Strategy<Value = RouteRule> {
     let one = (path(), option::of(words()), few(value()), few(value()))
         .prop_map(|(path, method, headers, query)| RequestMatch { path, method, headers, query });
-    let backend =
-        (any::<u32>(), target(), few(filter())).prop_map(|(weight, to, filters)| RouteBackend { weight, to, filters });
+    let backend = (any::<u32>(), target(), few(filter()), option::of(session()))
+        .prop_map(|(weight, to, filters, session)| RouteBackend { weight, to, filters, session });
     let timeouts = (option::of(time()), option::of(time()))
         .prop_map(|(request, backend_request)| Timeouts { request, backend_request });
     let matches = prop::collection::vec(one, 1..3);

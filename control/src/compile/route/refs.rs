@@ -7,7 +7,10 @@ use millrace_model::{
     route::{Filter, Mirror, RouteBackend, RouteRule, Speaks, Target, Unresolved},
 };
 
-use super::{Fault, kind};
+use super::{
+    Fault, kind,
+    session::{self, Sessions},
+};
 use crate::{
     status::condition::{Holds, Wanted},
     world::{
@@ -47,6 +50,7 @@ impl<'w> Grants<'w> {
 pub(super) struct Resolver<'w> {
     world: &'w World,
     grants: &'w Grants<'w>,
+    sessions: &'w Sessions<'w>,
     route: &'w Route,
     own: Option<&'w ObjectName>,
     /// What leads nowhere.
@@ -56,10 +60,10 @@ pub(super) struct Resolver<'w> {
 impl<'w> Resolver<'w> {
     pub(super) fn new(
         world: &'w World,
-        (grants, route): (&'w Grants<'w>, &'w Route),
+        (grants, sessions, route): (&'w Grants<'w>, &'w Sessions<'w>, &'w Route),
         own: Option<&'w ObjectName>,
     ) -> Self {
-        Self { world, grants, route, own, faults: vec![] }
+        Self { world, grants, sessions, route, own, faults: vec![] }
     }
 
     /// The rules, with every reference followed.
@@ -68,15 +72,17 @@ impl<'w> Resolver<'w> {
             .rules
             .iter()
             .enumerate()
-            .map(|(index, rule)| self.rule(rule, &format!("spec.rules[{index}]")))
+            .map(|(index, rule)| self.rule((index, rule), &format!("spec.rules[{index}]")))
             .collect()
     }
 
-    fn rule(&mut self, rule: &Rule, field: &str) -> RouteRule {
-        let Rule { name, matches, filters, backends, timeouts, retry } = rule;
+    fn rule(&mut self, (at, rule): (usize, &Rule), field: &str) -> RouteRule {
+        let Rule { name, matches, filters, backends, timeouts, retry, session: _ } = rule;
         let backends = backends.iter().enumerate().map(|(index, Backend { weight, to, filters })| {
             let field = format!("{field}.backendRefs[{index}]");
-            RouteBackend { weight: *weight, to: self.follow(to, &field), filters: self.filters(filters, &field) }
+            let to = self.follow(to, &field);
+            let session = session::of(self.sessions, (&self.route.name, at, rule), &to);
+            RouteBackend { weight: *weight, to, filters: self.filters(filters, &field), session }
         });
         let backends = backends.collect();
         RouteRule {

@@ -7,11 +7,11 @@ use gateway_api::experimental::xbackendtrafficpolicies::{
     XBackendTrafficPolicy, XBackendTrafficPolicyRetryConstraint, XBackendTrafficPolicyRetryConstraintBudget,
     XBackendTrafficPolicyRetryConstraintMinRetryRate, XBackendTrafficPolicyTargetRefs,
 };
-use millrace_model::{ObjectName, RetryBudget, retry::Origin};
+use millrace_model::{ObjectName, RetryBudget, retry::Origin, session::CookiePath};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{duration::duration, meta, named};
+use super::{duration::duration, meta, named, route, session};
 use crate::{
     diagnostic::Problems,
     source::kubernetes::Asked,
@@ -32,15 +32,14 @@ const HOUR: Duration = Duration::from_secs(3_600);
 pub(super) fn policy(name: &ObjectName, policy: &XBackendTrafficPolicy, problems: &mut Problems) -> BackendPolicy {
     meta::check(&policy.metadata, problems);
     let spec = &policy.spec;
-    if spec.session_persistence.is_some() {
-        let problem = "Millrace does not do this yet: requests go as if it were not there";
-        problems.slight("spec.sessionPersistence", problem, "leave it out until it does");
-    }
+    let session = spec.session_persistence.as_ref().and_then(route::same);
     BackendPolicy {
         name: name.clone(),
         made: meta::made(&policy.metadata),
         services: targets(&spec.target_refs, problems),
         retries: spec.retry_constraint.as_ref().map(|constraint| budget(constraint, problems)),
+        session: session
+            .map(|session| session::session(&session, CookiePath::Unsaid, "spec.sessionPersistence", problems)),
     }
 }
 

@@ -13,12 +13,15 @@ mod retry;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use gateway_api::experimental::{
-    httproutes::{HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesTimeouts},
+    httproutes::{
+        HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesSessionPersistence, HttpRouteRulesTimeouts,
+    },
     referencegrants::ReferenceGrant,
 };
 use millrace_model::{
-    ObjectName,
+    ObjectName, Session,
     route::{Filter, Host, PathMatch, RequestMatch, RouteKind, RouteName, Timeouts},
+    session::CookiePath,
 };
 use serde::{Deserialize as _, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -30,6 +33,7 @@ use crate::{
     world::route::{Age, Backend, Grant, GrantFrom, GrantTo, Parent, Route, RouteFilter, Rule},
 };
 
+pub(super) use filter::own_name;
 pub(super) use grpc::grpc;
 
 /// Gateway API's own bounds, which a file has too: each rule is asked for each request, in the worst case.
@@ -66,7 +70,7 @@ pub(super) fn weigh(problems: &mut Problems) {
 }
 
 /// The same fields under another type's name: the crate has a type for each place that a thing can stand at.
-fn same<A: Serialize, B: DeserializeOwned>(one: &A) -> Option<B> {
+pub(super) fn same<A: Serialize, B: DeserializeOwned>(one: &A) -> Option<B> {
     serde_json::from_value(serde_json::to_value(one).ok()?).ok()
 }
 
@@ -88,9 +92,6 @@ pub(super) fn http(name: &ObjectName, route: &HttpRoute, problems: &mut Problems
 
 fn http_rule(route: &ObjectName, rule: &HttpRouteRules, field: &str, problems: &mut Problems) -> Rule {
     let HttpRouteRules { backend_refs, filters, matches, name, retry, session_persistence, timeouts } = rule;
-    if session_persistence.is_some() {
-        not_yet(&format!("{field}.sessionPersistence"), problems);
-    }
     let matches = matches::http(matches.as_deref().unwrap_or_default(), field, problems);
     let place = format!("{field}.filters");
     let filters = filter::filters(route, filters.as_deref().unwrap_or_default(), (&place, &matches), problems);
@@ -113,12 +114,12 @@ fn http_rule(route: &ObjectName, rule: &HttpRouteRules, field: &str, problems: &
         backends,
         timeouts: timeouts.as_ref().map(|timeouts| times(timeouts, field, problems)).unwrap_or_default(),
         retry: retry.as_ref().map(|retry| retry::retry(retry, field, problems)),
+        session: session_persistence.as_ref().map(|persistence| session(persistence, field, problems)),
     }
 }
 
-fn not_yet(field: &str, problems: &mut Problems) {
-    let problem = "Millrace does not do this yet: requests go as if it were not there";
-    problems.slight(field, problem, "leave it out until it does");
+fn session(persistence: &HttpRouteRulesSessionPersistence, field: &str, problems: &mut Problems) -> Session {
+    super::session::session(persistence, CookiePath::Matched, &format!("{field}.sessionPersistence"), problems)
 }
 
 fn rule_name(name: Option<&str>, field: &str, problems: &mut Problems) -> Option<Arc<str>> {

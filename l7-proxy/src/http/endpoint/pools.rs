@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use millrace_model::{
@@ -13,7 +13,10 @@ use millrace_model::{
 };
 use rand::Rng as _;
 
-use crate::proxy::Proxy;
+use crate::{
+    http::session::{self, Id},
+    proxy::Proxy,
+};
 
 /// A worker's pools, of one mesh.
 #[derive(Debug, Default)]
@@ -44,9 +47,18 @@ pub(crate) struct Sound {
     pub(crate) spare: Vec<Backend>,
     /// Where each one's share of `chosen` ends, all shares laid end to end.
     ends: Vec<u64>,
+    /// All of them by what tokens call them, once somebody asked for one by it.
+    ids: OnceLock<HashMap<Id, Backend>>,
 }
 
 impl Sound {
+    /// The one that tokens of this service's port call so.
+    pub(crate) fn called(&self, mesh: &Mesh, of: (&ObjectName, u16), id: &Id) -> Option<&Backend> {
+        let all = || self.chosen.iter().chain(&self.spare);
+        let ids = || all().map(|backend| (session::id(mesh, of, backend), backend.clone())).collect();
+        self.ids.get_or_init(ids).get(id)
+    }
+
     /// One of `chosen`, as often as its weight says.
     pub(crate) fn draw(&self) -> Option<&Backend> {
         let draw = match self.ends.as_slice() {
@@ -128,7 +140,7 @@ fn surveyed(
                 Some(*end)
             });
             let ends = ends.collect();
-            return Some(Sound { pool, chosen, spare, ends });
+            return Some(Sound { pool, chosen, spare, ends, ids: OnceLock::new() });
         }
     }
     None

@@ -89,6 +89,8 @@ mod secrets;
 #[cfg(test)]
 mod services;
 #[cfg(test)]
+mod sessions;
+#[cfg(test)]
 mod standalone;
 #[cfg(test)]
 mod strict;

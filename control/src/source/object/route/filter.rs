@@ -203,7 +203,7 @@ fn header_edit(edit: &HttpRouteRulesFiltersRequestHeaderModifier, field: &str, p
     HeaderEdit { set, add, remove }
 }
 
-fn own_name(name: &str, field: &str, problems: &mut Problems) -> Arc<str> {
+pub(in crate::source::object) fn own_name(name: &str, field: &str, problems: &mut Problems) -> Arc<str> {
     let lower = name.to_ascii_lowercase();
     header_name(&lower, field, problems);
     if OURS.contains(&lower.as_str()) {

@@ -10,7 +10,7 @@ use millrace_model::{
     route::{PathMatch, RequestMatch, RouteKind, RouteName, Text, Timeouts},
 };
 
-use super::{bounds, filter, hosts, matches, not_yet, refs, rule_name, same};
+use super::{bounds, filter, hosts, matches, refs, rule_name, same, session as session_of};
 use crate::{
     diagnostic::Problems,
     source::object::meta,
@@ -39,9 +39,6 @@ pub(in crate::source::object) fn grpc(name: &ObjectName, route: &GrpcRoute, prob
 
 fn rule(route: &ObjectName, rule: &GrpcRouteRules, field: &str, problems: &mut Problems) -> Rule {
     let GrpcRouteRules { backend_refs, filters, matches, name, session_persistence } = rule;
-    if session_persistence.is_some() {
-        not_yet(&format!("{field}.sessionPersistence"), problems);
-    }
     let any = PathMatch::Grpc { service: None, method: None };
     let matches: Vec<RequestMatch> = match matches.as_deref().unwrap_or_default() {
         [] => vec![RequestMatch { path: any, ..RequestMatch::default() }],
@@ -57,7 +54,9 @@ fn rule(route: &ObjectName, rule: &GrpcRouteRules, field: &str, problems: &mut P
     let backends: Vec<Backend> = backends.iter().enumerate().filter_map(read).collect();
     let name = rule_name(name.as_deref(), field, problems);
     // Gateway API has no retry here.
-    Rule { name, matches, filters, backends, timeouts: Timeouts::default(), retry: None }
+    let session = session_persistence.as_ref().and_then(same);
+    let session = session.map(|persistence| session_of(&persistence, field, problems));
+    Rule { name, matches, filters, backends, timeouts: Timeouts::default(), retry: None, session }
 }
 
 fn one_match(one: &GrpcRouteRulesMatches, field: &str, problems: &mut Problems) -> RequestMatch {
