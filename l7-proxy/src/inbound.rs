@@ -3,7 +3,6 @@
 use std::{
     future::poll_fn,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,11 +13,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use millrace_model::{Facts, Identity, Mesh};
 use millrace_node::{clock, credentials, drain::Drain};
 use rustls_pki_types::CertificateDer;
-use tokio::{
-    net::TcpStream,
-    task::JoinSet,
-    time::{Sleep, timeout},
-};
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
@@ -36,8 +31,9 @@ use crate::{
     metrics::{Direction, End},
     outbound::{POLICY, REASON},
     proxy::Proxy,
+    rarely::Rarely,
     record::{Party, Record},
-    tunnel::{self, STREAMS_TAKEN, Wire},
+    tunnel::{self, STREAMS_TAKEN, Windows, Wire},
     worker::Worker,
 };
 
@@ -187,21 +183,37 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
     };
     gather.begin();
     let _counted = proxy.metrics.tunnel(End::Server);
-    let (mut drain, ping) = (proxy.drain.clone(), connection.ping_pong());
-    let (mut is_closing, mut tight) = (false, arrived.accepted.account.tight());
-    let (silent, expired, idle) =
-        (tunnel::peer_is_silent(ping), tokio::time::sleep(arrived.valid_for), tokio::time::sleep(IDLE));
-    let revoked = async {
-        match &arrived.leaf {
-            Some(leaf) => proxy.keys.revoked(&arrived.called, leaf).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(silent, expired, idle, revoked);
+    let ping = connection.ping_pong();
+    let mut windows = Windows::new(arrived.accepted.account.tight(), tuning.stream_window);
+    let mut gone = Rarely::new(Box::pin(arrived.accepted.home.gone()));
+    let mut revoked = Rarely::new(Box::pin(revoked(proxy, arrived)));
+    let mut silent = Rarely::new(Box::pin(tunnel::peer_is_silent(ping)));
+    let mut closing = Rarely::new(Box::pin(drained_or_expired(proxy.drain.clone(), arrived.valid_for)));
+    let (mut is_closing, idle) = (false, tokio::time::sleep(IDLE));
+    tokio::pin!(idle);
     let mut streams = JoinSet::new();
     loop {
         let n_open = streams.len();
         tokio::select! {
+            // What hardly ever happens first: it costs a look, and bytes that always come may not keep it from being seen.
+            biased;
+            () = &mut gone => break,
+            () = &mut revoked => break proxy.metrics.tunnel_broken(End::Server, "revoked"),
+            () = &mut silent => break proxy.metrics.tunnel_broken(End::Server, "silent"),
+            () = &mut closing, if !is_closing => {
+                // Streams that are open go on; the peer makes new ones in another tunnel.
+                is_closing = true;
+                connection.graceful_shutdown();
+            }
+            () = idle.as_mut(), if n_open == 0 && !is_closing => {
+                is_closing = true;
+                connection.graceful_shutdown();
+            }
+            window = windows.turned() => tunnel::resized(connection.set_initial_window_size(window)),
+            Some(ended) = streams.join_next() => {
+                worker.note(ended);
+                idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
+            }
             // At most this many at once, also of those that their peer has reset: each may hold a dial.
             stream = next_stream((&mut connection, &gather), n_open < STREAMS_TAKEN as usize) => match stream {
                 Some(Ok((request, respond))) => {
@@ -211,21 +223,6 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
                 Some(Err(error)) => break broken(arrived, proxy, &error, &carried),
                 None => break,
             },
-            Some(ended) = streams.join_next() => {
-                worker.note(ended);
-                idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
-            }
-            () = arrived.accepted.home.gone() => break,
-            () = &mut revoked => break proxy.metrics.tunnel_broken(End::Server, "revoked"),
-            () = &mut silent => break proxy.metrics.tunnel_broken(End::Server, "silent"),
-            Ok(()) = tight.changed() => {
-                tunnel::resized(connection.set_initial_window_size(tunnel::window(&mut tight, tuning.stream_window)));
-            }
-            () = until_any(&mut drain, expired.as_mut(), idle.as_mut(), n_open == 0), if !is_closing => {
-                // Streams that are open go on; the peer makes new ones in another tunnel.
-                is_closing = true;
-                connection.graceful_shutdown();
-            }
         }
     }
     // The streams see the tunnel's end when the connection is dropped, and each writes its own.
@@ -268,12 +265,19 @@ async fn next_stream(
     .await
 }
 
-/// Waits until the tunnel should take no new streams: the proxy drains, its peer's certificate expired, nobody uses it.
-async fn until_any(drain: &mut Drain, expired: Pin<&mut Sleep>, idle: Pin<&mut Sleep>, is_idle: bool) {
+/// Waits until the peer's certificate is not believed any more.
+async fn revoked(proxy: &Proxy, arrived: &Arrived) {
+    match &arrived.leaf {
+        Some(leaf) => proxy.keys.revoked(&arrived.called, leaf).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the tunnel should take no new streams: the proxy drains, or its peer's certificate has expired.
+async fn drained_or_expired(mut drain: Drain, valid_for: Duration) {
     tokio::select! {
         _ = drain.begun() => {}
-        () = expired => {}
-        () = idle, if is_idle => {}
+        () = tokio::time::sleep(valid_for) => {}
     }
 }
 

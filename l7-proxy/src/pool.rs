@@ -39,7 +39,7 @@ use crate::{
     metrics::End,
     proxy::Proxy,
     stock::Family,
-    tunnel,
+    tunnel::{self, Windows},
 };
 
 /// How long a tunnel without a stream is kept: a client that polls once a minute finds it there.
@@ -314,9 +314,10 @@ async fn open(proxy: &Proxy, (turns, account): (&Turns, &Arc<Account>), ends: &E
     let (send, mut connection) = tunnel::client(&tuning).handshake(tls).await.map_err(|_broken| Why::TunnelBroken)?;
     gather.begin();
     let (ping, counted) = (connection.ping_pong(), proxy.metrics.tunnel(End::Client));
-    let (address, tight, metrics, known) = (ends.tunnel, account.tight(), proxy.metrics.clone(), carried.clone());
+    let windows = Windows::new(account.tight(), tuning.stream_window);
+    let (address, metrics, known) = (ends.tunnel, proxy.metrics.clone(), carried.clone());
     let driver = async move {
-        let ended = Box::pin(tunnel::drive((connection, gather), ping, (tight, tuning.stream_window))).await;
+        let ended = Box::pin(tunnel::drive((connection, gather), ping, windows)).await;
         tracing::debug!(%address, ?ended, "a tunnel ended");
         if let Err(error) = ended {
             metrics.tunnel_broken(End::Client, why_ended(&error, &known));

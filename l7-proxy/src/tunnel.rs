@@ -10,6 +10,7 @@ use tokio_rustls::{client, server};
 use crate::{
     frames::Counted,
     gather::{Gather, Gathered},
+    rarely::Rarely,
     tuning::Tuning,
 };
 
@@ -146,10 +147,9 @@ pub(crate) async fn peer_is_silent(mut ping: Option<PingPong>) {
 pub(crate) async fn drive(
     (mut connection, gather): (h2::client::Connection<Together, Bytes>, Gather<Leaving>),
     ping: Option<PingPong>,
-    (mut tight, usual): (watch::Receiver<bool>, u32),
+    mut windows: Windows,
 ) -> Result<(), h2::Error> {
-    let silent = peer_is_silent(ping);
-    tokio::pin!(silent);
+    let mut silent = Rarely::new(Box::pin(peer_is_silent(ping)));
     loop {
         let moved = poll_fn(|cx| {
             let ended = Pin::new(&mut connection).poll(cx);
@@ -157,11 +157,44 @@ pub(crate) async fn drive(
             ended
         });
         tokio::select! {
+            biased;
             ended = moved => return ended,
             () = &mut silent => return Err(h2::Reason::CANCEL.into()),
-            Ok(()) = tight.changed() => resized(connection.set_initial_window_size(window(&mut tight, usual))),
+            window = windows.turned() => resized(connection.set_initial_window_size(window)),
         }
     }
+}
+
+/// Whether buffers are tight, once that is not as it was.
+type Turned = Pin<Box<dyn Future<Output = watch::Receiver<bool>> + Send>>;
+
+/// Says what a stream may have under way whenever that turns. Its tunnel asks each time that it is woken, so asking costs next to nothing.
+pub(crate) struct Windows {
+    turned: Rarely<Turned>,
+    usual: u32,
+}
+
+impl Windows {
+    /// Small while buffers are `tight`, and else the `usual` ones.
+    pub(crate) fn new(tight: watch::Receiver<bool>, usual: u32) -> Self {
+        Self { turned: Rarely::new(Box::pin(turned(tight))), usual }
+    }
+
+    /// The window from now on, once it is another.
+    pub(crate) async fn turned(&mut self) -> u32 {
+        let mut tight = (&mut self.turned).await;
+        let window = window(&mut tight, self.usual);
+        self.turned = Rarely::new(Box::pin(turned(tight)));
+        window
+    }
+}
+
+async fn turned(mut tight: watch::Receiver<bool>) -> watch::Receiver<bool> {
+    if tight.changed().await.is_err() {
+        // The account is gone, and its tunnels are ending.
+        std::future::pending::<()>().await;
+    }
+    tight
 }
 
 /// What a stream may have under way, by whether buffers are tight: no more than `usual`.
@@ -173,5 +206,39 @@ pub(crate) fn window(tight: &mut watch::Receiver<bool>, usual: u32) -> u32 {
 pub(crate) fn resized(told: Result<(), h2::Error>) {
     if let Err(why) = told {
         tracing::debug!(%why, "a tunnel's windows were not changed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
+    use tokio::sync::watch;
+
+    use super::{TIGHT_WINDOW, Windows};
+
+    #[tokio::test]
+    async fn windows_turn_with_their_buffers_however_often_they_are_asked_for() {
+        const USUAL: u32 = 4 * TIGHT_WINDOW;
+        let (tight, told) = watch::channel(false);
+        let mut windows = Windows::new(told, USUAL);
+        let is_silent =
+            |windows: &mut Windows| pin!(windows.turned()).poll(&mut Context::from_waker(Waker::noop())).is_pending();
+        for (is_tight, window) in [(true, TIGHT_WINDOW), (false, USUAL), (true, TIGHT_WINDOW)] {
+            // A tunnel that has bytes to move drops its question and asks again.
+            for _ in 0..3 {
+                assert!(is_silent(&mut windows));
+            }
+            tight.send_replace(is_tight);
+            assert_eq!(windows.turned().await, window);
+        }
+        tight.send_replace(false);
+        tight.send_replace(true);
+        assert_eq!(windows.turned().await, TIGHT_WINDOW, "two turns at once are the last one");
+        drop(tight);
+        assert!(is_silent(&mut windows), "nobody tells of any more");
     }
 }
