@@ -97,10 +97,16 @@ impl<'l> Load<'l> {
 
     /// Starts the clients, each with its part of count and rate.
     fn start(&self, what: &str, count: usize, rate: usize, more: &[&str]) -> Result<Vec<Process>> {
-        self.start_as(what, what, count, rate, more)
+        self.start_as((what, what), (count, rate), more)
     }
 
-    fn start_as(&self, name: &str, what: &str, count: usize, rate: usize, more: &[&str]) -> Result<Vec<Process>> {
+    /// As processes of this name.
+    fn start_as(
+        &self,
+        (name, what): (&str, &str),
+        (count, rate): (usize, usize),
+        more: &[&str],
+    ) -> Result<Vec<Process>> {
         let program = self.lab.binaries().path("load-peer")?.display().to_string();
         let n = self.from.len() * self.n_each;
         let mut clients = Vec::with_capacity(n);
@@ -242,7 +248,11 @@ fn bare_near_rate(lab: &Lab, first: &str, family: Family) -> Result<Report> {
         let mut load = Load::new(lab, 1, family.of(lab.pod(&pod)?.addresses(), PORT));
         load.from = vec!["shop/client1".to_owned()];
         let name = format!("short-{}", pod.replace('/', "-"));
-        clients.extend(load.start_as(&name, "short", RATE * SECONDS / N_NEAR, RATE / N_NEAR, &["--first", first])?);
+        clients.extend(load.start_as(
+            (&name, "short"),
+            (RATE * SECONDS / N_NEAR, RATE / N_NEAR),
+            &["--first", first],
+        )?);
     }
     reports(clients)
 }
