@@ -214,11 +214,15 @@ mod tests {
     use std::{
         pin::pin,
         task::{Context, Waker},
+        time::Duration,
     };
 
-    use tokio::sync::watch;
+    use tokio::{sync::watch, time::timeout};
 
     use super::{TIGHT_WINDOW, Windows};
+
+    /// What has turned is told at once.
+    const SOON: Duration = Duration::from_secs(5);
 
     #[tokio::test]
     async fn windows_turn_with_their_buffers_however_often_they_are_asked_for() {
@@ -233,11 +237,11 @@ mod tests {
                 assert!(is_silent(&mut windows));
             }
             tight.send_replace(is_tight);
-            assert_eq!(windows.turned().await, window);
+            assert_eq!(timeout(SOON, windows.turned()).await, Ok(window));
         }
         tight.send_replace(false);
         tight.send_replace(true);
-        assert_eq!(windows.turned().await, TIGHT_WINDOW, "two turns at once are the last one");
+        assert_eq!(timeout(SOON, windows.turned()).await, Ok(TIGHT_WINDOW), "two turns at once are the last one");
         drop(tight);
         assert!(is_silent(&mut windows), "nobody tells of any more");
     }
