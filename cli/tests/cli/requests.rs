@@ -1,9 +1,13 @@
 //! What `millrace explain --http` says of a request, and what it exits with.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
 
-use millrace_model::route::Filter;
+use millrace_model::{
+    Retry, Session,
+    route::{Filter, InjectedFault, Share},
+    session::{Carrier, CookiePath, Lifetime},
+};
 use serde_json::Value;
 
 use crate::{answers::answer, routes::snapshot};
@@ -59,6 +63,57 @@ fn a_backend_whose_filter_can_not_be_carried_out_fails_its_share() {
     let (code, said) = explain(dir.path(), &["--http", "GET http://reviews/x"]);
     assert!(said.contains("filter    It can't be carried out, as it is none: 500, filter_not_done."), "{said}");
     assert!(code == Some(0) && said.contains("Some of such requests are sent, the others fail."), "{said}");
+}
+
+/// The first value of a field in a value, wherever it stands.
+fn first<'v>(value: &'v mut Value, name: &str) -> Option<&'v mut Value> {
+    match value {
+        Value::Object(all) => match all.contains_key(name) {
+            true => all.get_mut(name),
+            false => all.values_mut().find_map(|one| first(one, name)),
+        },
+        Value::Array(all) => all.iter_mut().find_map(|one| first(one, name)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    }
+}
+
+#[test]
+fn retries_and_sessions_are_told_by_rule_and_backend() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut snapshot = snapshot();
+    let routes = snapshot.pointer_mut("/snapshot/routes").unwrap();
+    let retry = Retry { codes: [503].into(), attempts: 2, backoff: Duration::from_millis(25) };
+    *first(routes, "retry").unwrap() = serde_json::to_value(retry).unwrap();
+    let carrier = Carrier::Cookie { lifetime: Lifetime::Session, path: CookiePath::Matched };
+    let session = Session { name: "cart".into(), carrier, absolute: None, idle: None, tag: 1 };
+    *first(routes, "session").unwrap() = serde_json::to_value(session).unwrap();
+    answer(dir.path(), "agent", &[("GET /config", snapshot.to_string())]);
+    let (code, said) = explain(dir.path(), &["--http", "GET http://reviews/x"]);
+    for wanted in [
+        "retry     It is sent again up to 2 times, where an endpoint does not answer, or answers 503; after 25ms at least",
+        "session   A client's requests stay with one endpoint, whatever the shares, by cookie cart, while the endpoint is there.",
+    ] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn a_fault_that_aborts_all_is_said_to_send_none_and_one_that_aborts_some_to_send_some() {
+    for (numerator, outcome, code) in
+        [(100, "It fails.", 1), (40, "Some of such requests are sent, the others fail.", 0)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let mut snapshot = snapshot();
+        let routes = snapshot.pointer_mut("/snapshot/routes").unwrap();
+        let abort = Some((503, Share { numerator, denominator: 100 }));
+        let fault = Filter::Fault(InjectedFault { delay: None, abort });
+        *first(routes, "filters").unwrap() = serde_json::to_value([fault]).unwrap();
+        answer(dir.path(), "agent", &[("GET /config", snapshot.to_string())]);
+        let (ended, said) = explain(dir.path(), &["--http", "GET http://reviews/x"]);
+        assert!(said.contains(outcome) && ended == Some(code), "{said}");
+        assert_eq!(said.contains("Every such request is aborted: none is sent."), numerator == 100, "{said}");
+    }
 }
 
 #[test]

@@ -236,7 +236,10 @@ impl Callers {
         seen.backend = Some(name.clone());
         seen.recording.backend(name);
         let (mut endpoints, token) = match session {
-            Some(Kept { endpoints, token, .. }) => (endpoints, Some(token)),
+            Some(kept) => {
+                let Kept { index: _, endpoints, token } = *kept;
+                (endpoints, Some(token))
+            }
             None => (Endpoints::of(self, mesh, (name, *port, *speaks), &caller)?, None),
         };
         seen.recording.pass_on(&mut head.headers);

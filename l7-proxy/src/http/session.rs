@@ -175,13 +175,14 @@ pub(crate) fn id(mesh: &Mesh, (service, port): (&ObjectName, u16), backend: &Bac
     id
 }
 
-/// The endpoint that a request's token names, of whichever of its rule's backends; whatever their shares.
+/// The endpoint that a request's token names, of whichever of its rule's backends; whatever their shares. In a box: most requests have
+/// none, and hold room for it.
 pub(crate) fn kept<'c>(
     callers: &'c Callers,
     mesh: &Arc<Mesh>,
     (rule, headers): (&RouteRule, &HeaderMap),
     caller: &Arc<Workload>,
-) -> Option<Kept<'c>> {
+) -> Option<Box<Kept<'c>>> {
     if rule.backends.iter().all(|backend| backend.session.is_none()) {
         return None;
     }
@@ -196,7 +197,7 @@ pub(crate) fn kept<'c>(
             }
             let Some(mut found) = endpoints.take() else { break };
             if found.prefer(mesh, (name, *port), &token.id) {
-                return Some(Kept { index, endpoints: found, token });
+                return Some(Box::new(Kept { index, endpoints: found, token }));
             }
             endpoints = Some(found);
         }

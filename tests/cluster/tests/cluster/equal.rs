@@ -79,12 +79,40 @@ fn generated(shop: &str) -> Vec<Value> {
                 "spec": no_egress,
             }));
         }
+        if app % 7 == 0 {
+            objects.extend(requests(shop, &name));
+        }
         if app % 3 == 0 {
             objects.push(access(shop, &format!("{name}-deny"), &name, "Deny"));
             objects.push(encryption(shop, &format!("{name}-a"), &name, "Strict"));
         }
     }
     objects
+}
+
+/// How requests to a service are routed, sent again and kept. What is left out of it the API server fills in, and nobody does in a file.
+fn requests(shop: &str, name: &str) -> [Value; 2] {
+    let backends = json!([{"name": name, "port": 80}]);
+    let kept = json!({"sessionName": "x-kept", "type": "Header", "absoluteTimeout": "5m"});
+    let policy = json!({
+        "apiVersion": "gateway.networking.x-k8s.io/v1alpha1", "kind": "XBackendTrafficPolicy",
+        "metadata": {"name": name, "namespace": shop},
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": name}],
+            "retryConstraint": {"budget": {"percent": 7}}, "sessionPersistence": {"absoluteTimeout": "1h"},
+        },
+    });
+    let route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name, "namespace": shop},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": name}],
+            "rules": [
+                {"name": "kept", "matches": [{"path": {"value": "/kept"}}], "backendRefs": backends, "sessionPersistence": kept},
+                {"backendRefs": backends, "retry": {"codes": [503, 500]}},
+            ],
+        },
+    });
+    [policy, route]
 }
 
 fn without_generation(mut snapshot: Snapshot) -> String {
