@@ -14,6 +14,7 @@ mod definitions;
 mod deploy;
 mod equal;
 mod follower;
+mod image;
 mod joining;
 mod lists;
 mod mesh;

@@ -8,7 +8,7 @@ mod first;
 use std::{
     collections::BTreeSet,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
     time::Duration,
@@ -16,7 +16,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::server::{Server, program};
+use crate::{
+    image,
+    server::{Server, program},
+};
 
 /// How long a roll-out may take on two busy cores.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -24,9 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(300);
 /// How long pods call, in seconds: two kills and a roll-out take less.
 const LOAD: u32 = 60;
-/// What the image of the manifests holds.
-const PROGRAMS: [&str; 6] =
-    ["millrace", "millrace-control", "millrace-agent", "millrace-proxy", "millrace-holder", "millrace-cni"];
 /// The image of the manifests, as containerd calls it.
 const IMAGE: &str = "docker.io/library/millrace:0.1.0";
 
@@ -197,22 +197,12 @@ impl Cluster {
         done(&self.server.kubectl(args, ""))
     }
 
-    /// The programs, and the libraries that they are linked to, as an image on every node.
+    /// What the recipe packs, as an image on every node.
     fn load_millrace(&self) {
         let folder = tempfile::tempdir().unwrap();
-        let mut libraries = BTreeSet::new();
-        let mut files = Vec::new();
-        for name in PROGRAMS {
-            let stripped = folder.path().join(name);
-            done(&Command::new("strip").arg("-o").arg(&stripped).arg(program(name)).output().unwrap());
-            for word in done(&Command::new("ldd").arg(&stripped).output().unwrap()).split_whitespace() {
-                if word.starts_with('/') {
-                    libraries.insert(word.to_owned());
-                }
-            }
-            files.push(format!("/usr/local/bin/{name}={}", stripped.display()));
-        }
-        files.extend(libraries.iter().map(|library| format!("{library}={library}")));
+        let image = image::packed(folder.path());
+        let place = |file: PathBuf| format!("/{}={}", file.display(), image.join(&file).display());
+        let files = image::files(&image).into_iter().map(place);
         let mut load = Command::new(program("xtask"));
         load.args(["cluster", "load", "--name", &self.name, "--image", IMAGE]).args(files);
         done(&load.output().unwrap());

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command, time::Duration};
 
 use kube::Client;
 use millrace_control::diagnostic::Kind;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
@@ -15,6 +15,8 @@ use crate::{
     world::{access, pod, slice},
 };
 
+/// How many nodes the pods are on.
+const NODES: usize = 50;
 /// Objects are made this many at a time.
 const AT_ONCE: usize = 32;
 /// The most that a write may take to a subscriber, for 99 of 100.
@@ -55,6 +57,36 @@ impl Build {
     }
 }
 
+/// What the control plane says of its own work: how often, and for how long in all.
+struct Stages(Vec<(&'static str, f64, f64)>);
+
+impl Stages {
+    fn of(process: &Process) -> Self {
+        let text = process.ask("GET", "/metrics", "");
+        let one = |name: String| {
+            let line = text.lines().find(|line| line.starts_with(&name)).unwrap_or_else(|| panic!("no {name}: {text}"));
+            line.rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        let of = |name| (name, one(format!("{name}_count")), one(format!("{name}_sum")));
+        Self(["millrace_control_compile_seconds", "millrace_control_publish_seconds"].map(of).into())
+    }
+
+    fn print_since(&self, before: &Self) {
+        for ((name, count, sum), (_, count_before, sum_before)) in self.0.iter().zip(&before.0) {
+            let (n, seconds) = (count - count_before, sum - sum_before);
+            println!("{name}: {n} times, {:.1} ms each", seconds / n * 1000.0);
+        }
+    }
+}
+
+/// The nodes that pods are on, which are there: a pod of a node that is not has a fault, and twenty thousand faults are another measurement.
+async fn nodes(writer: &Writer, namespace: &str) {
+    for n in 0..NODES {
+        let meta = json!({"name": format!("{namespace}-{n}")});
+        drop(writer.create(&json!({"apiVersion": "v1", "kind": "Node", "metadata": meta})).await);
+    }
+}
+
 async fn fill(client: &Client, namespace: &str, size: &Size) {
     let gate = std::sync::Arc::new(Semaphore::new(AT_ONCE));
     let mut made = JoinSet::new();
@@ -69,11 +101,11 @@ async fn fill(client: &Client, namespace: &str, size: &Size) {
             .collect();
         let mut objects = vec![
             json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
-                "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}}),
+                "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}),
             slice(namespace, &name, &pods),
         ];
         for (index, (pod_name, address)) in pods.iter().enumerate() {
-            let node = format!("size-{}", (app + index) % 50);
+            let node = format!("{namespace}-{}", (app + index) % NODES);
             objects.push(pod(namespace, pod_name, &name, (&node, address)));
         }
         let (writer, gate) = (Writer { client: client.clone() }, gate.clone());
@@ -99,6 +131,7 @@ async fn measure(size: Size) {
     let client = server.client().await;
     let writer = Writer { client: client.clone() };
     let began = millrace_control::clock::now();
+    nodes(&writer, &namespace).await;
     fill(&client, &namespace, &size).await;
     println!("{} services, {} endpoints: made in {:.1?}", size.n_services, size.n_endpoints, began.elapsed());
 
@@ -121,9 +154,9 @@ async fn measure(size: Size) {
     let used = (process.processor() - before).as_secs_f64() / rest.as_secs_f64() * 100.0;
     println!("at rest: {now} MiB, at most {most} MiB, {used:.1} % of one core");
 
-    let token: Value = serde_json::from_str(&process.ask("POST", "/tokens", r#"{"node":"size-0"}"#)).unwrap();
     let address = process.address().unwrap();
-    let node = Node::join_at(address, "cluster.local", token["token"].as_str().unwrap()).await.unwrap();
+    let token = process.token(&format!("{namespace}-0"));
+    let node = Node::join_at(address, "cluster.local", &token).await.unwrap();
     let mut updates = node.policies(address).await;
     writer.create(&access(&namespace, "guard", "app-0", "Allow")).await;
     updates.until(|policy| policy.name.name.as_ref() == "guard").await;
@@ -132,7 +165,8 @@ async fn measure(size: Size) {
     let window = millrace_control::clock::now();
     let mut changes = JoinSet::new();
     let pace = Duration::from_secs(1) / size.changes_a_second;
-    let mut times = Vec::new();
+    let (mut times, mut writes) = (Vec::new(), Vec::new());
+    let stages = Stages::of(&process);
     let (mut sent, mut port) = (0_u32, 1000_u16);
     while window.elapsed() < Duration::from_secs(size.seconds.into()) {
         let due = pace * sent;
@@ -151,6 +185,7 @@ async fn measure(size: Size) {
             let spec = json!({"spec": {"rules": [{"to": [{"ports": [port]}]}]}});
             let began = millrace_control::clock::now();
             writer.merge(Kind::AccessPolicy, &namespace, "guard", &spec).await;
+            writes.push(began.elapsed());
             updates.until(|policy| policy.rules.iter().any(|rule| rule.ports.contains(&port))).await;
             times.push(began.elapsed());
         }
@@ -169,6 +204,16 @@ async fn measure(size: Size) {
         times.len(),
         times.last().unwrap()
     );
+    writes.sort();
+    println!(
+        "of that, until the API server answered: p50 {:.0?}, p99 {:.0?}",
+        writes[writes.len() / 2],
+        writes[writes.len() * 99 / 100]
+    );
+    Stages::of(&process).print_since(&stages);
+    for n in 0..NODES {
+        writer.delete(Kind::Node, "", &format!("{namespace}-{n}")).await;
+    }
     assert!(p99 < P99, "p99 is {p99:?}");
 }
 
