@@ -115,8 +115,13 @@ pub(super) fn endpoints(
         (slices, selector) => {
             let mut found = sliced(world, (service, slices), owners, workloads);
             // Whoever writes slices knows of pods alone.
-            let all = selector.as_ref().map(|selector| pods.with(&service.name.namespace, selector));
-            let outside: Vec<&Pod> = all.into_iter().flatten().filter(|pod| external::is_outside(pod)).collect();
+            let outside: Vec<&Pod> = match selector {
+                Some(selector) => external::within(&world.objects.pods, &service.name.namespace)
+                    .filter(|pod| is_workload(pod))
+                    .filter(|pod| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
+                    .collect(),
+                None => Vec::new(),
+            };
             selected(service, &outside, workloads, notes).into_values().for_each(|one| merge(&mut found, one));
             found
         }

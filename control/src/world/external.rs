@@ -1,7 +1,9 @@
 //! How what is outside Kubernetes stands among what is within: an ExternalWorkload is a pod of no node, an ExternalService a service
 //! with a slice. No object's name has a colon, so that none is taken for another.
 
-use millrace_model::ObjectName;
+use std::sync::Arc;
+
+use millrace_model::{Map, ObjectName};
 
 use super::Pod;
 use crate::diagnostic::{Key, Kind};
@@ -33,6 +35,17 @@ pub fn written(kind: Kind, name: &ObjectName) -> Key {
     } else {
         Key { kind, name: name.clone() }
     }
+}
+
+/// The machines of a namespace: they stand together among its pods, so that nobody looks through these for one.
+pub fn within<'w>(
+    pods: &'w Map<ObjectName, Arc<Pod>>,
+    namespace: &Arc<str>,
+) -> impl Iterator<Item = &'w Pod> + use<'w> {
+    let first = ObjectName { namespace: namespace.clone(), name: WORKLOAD.into() };
+    let namespace = namespace.clone();
+    let own = move |name: &ObjectName| name.namespace == namespace && name.name.starts_with(WORKLOAD);
+    pods.starting_at(&first).take_while(move |(name, _)| own(name)).map(|(_, pod)| &**pod)
 }
 
 /// True for a machine outside Kubernetes.

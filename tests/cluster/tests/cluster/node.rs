@@ -20,6 +20,9 @@ use tonic::{
 
 use crate::mesh::{Mesh, PATIENCE};
 
+/// As an agent takes: a first Update is the whole mesh.
+const MAX_UPDATE: usize = 256 * 1024 * 1024;
+
 /// A node that joined.
 pub(crate) struct Node {
     material: KeyMaterial,
@@ -150,7 +153,8 @@ async fn try_connect(
     config.alpn_protocols = vec![b"h2".to_vec()];
     let tls = TlsConnector::from(Arc::new(config));
     let endpoint = Endpoint::from_static("http://control");
-    Ok(ControlClient::new(endpoint.connect_with_connector(Connector { tls, address }).await?))
+    let channel = endpoint.connect_with_connector(Connector { tls, address }).await?;
+    Ok(ControlClient::new(channel).max_decoding_message_size(MAX_UPDATE))
 }
 
 #[derive(Clone)]
