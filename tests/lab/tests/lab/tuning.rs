@@ -12,7 +12,10 @@ use millrace_lab::{
 };
 use serde_json::{Value, json};
 
-use crate::scene::{self, CALL};
+use crate::{
+    profile::comes,
+    scene::{self, CALL},
+};
 
 /// Pairs of each knob: an odd number, for a median.
 const PAIRS: usize = 5;
@@ -312,11 +315,9 @@ fn a_larger_initial_window_saves_round_trips_on_a_path_with_delay() {
         let (url, body) = (format!("http://{}/", lab.pod("shop/hermit")?.at(8080)), format!("@{}", body.display()));
         let (mut without, mut with) = (Vec::new(), Vec::new());
         for _ in 0..PAIRS {
-            for (spec, figures) in
-                [(json!({}), &mut without), (json!({"pods": {"initialWindowSegments": 40}}), &mut with)]
-            {
-                lab.apply(&profile(&spec))?;
-                lab.settle()?;
+            for (segments, figures) in [(10, &mut without), (40, &mut with)] {
+                lab.apply(&profile(&json!({"pods": {"initialWindowSegments": segments}})))?;
+                comes(lab, ("a", "spec.pods.initialWindowSegments"), &segments.to_string())?;
                 figures.push(post(lab, &url, &body)?);
             }
         }

@@ -59,6 +59,12 @@ impl Clients {
         }
         clock::until(Duration::from_secs(10), "the routes are in force", || {
             ensure!(lab.pod("shop/client")?.get("http://web/")?.contains("x-forwarded-for"));
+            // Without a route the service has no endpoint, and refuses.
+            for url in ["http://web:70/", "http://web:90/"] {
+                lab.pod("shop/client")?
+                    .run(&["curl", "--silent", "--max-time", "8", "--output", "/dev/null", url])?
+                    .ok()?;
+            }
             Ok(())
         })?;
         lab.settle()?;
