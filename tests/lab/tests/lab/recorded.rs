@@ -156,21 +156,15 @@ const LAST: i32 = 16;
 
 /// Waits until calls are written: the policy is in force then, and the route.
 fn in_force(lab: &Lab, scene: &Recorded<'_>, method: &str) -> Result<()> {
+    // By a status that nothing here counts: each worker writes its own lines, and one of these may come after others' that were called later.
     clock::until(SOON, "route and policy are in force", || {
-        let before = scene.lines(&json!({"grpc_status": 0}))?.len();
-        let calls = say(lab, method, 1, 0)?;
-        ensure!(calls.n_failed() == 0, "{calls:?}");
+        let before = scene.lines(&json!({"grpc_status": LAST}))?.len();
+        let calls = say(lab, method, 1, LAST)?;
+        ensure!(calls.n_failed() == 1, "{calls:?}");
         clock::until(Duration::from_millis(500), "a line is written", || {
-            ensure!(scene.lines(&json!({"grpc_status": 0}))?.len() > before);
+            ensure!(scene.lines(&json!({"grpc_status": LAST}))?.len() > before);
             Ok(())
         })?;
-        Ok(())
-    })?;
-    // Lines come in order: those of the calls before, which were not waited for, have come when this one's has.
-    let calls = say(lab, method, 1, LAST)?;
-    ensure!(calls.n_failed() == 1, "{calls:?}");
-    clock::until(LAG, "what was called before is written", || {
-        ensure!(!scene.lines(&json!({"grpc_status": LAST}))?.is_empty());
         Ok(())
     })?;
     Ok(())
