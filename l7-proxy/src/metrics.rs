@@ -127,10 +127,10 @@ pub(crate) struct ByTaken {
     outcome: Word,
 }
 
-/// Labels of a count of ejections.
+/// Labels of a count by cause.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByCause {
-    cause: Word,
+    pub(crate) cause: Word,
 }
 
 /// Every metric.

@@ -27,10 +27,16 @@ pub(crate) struct Counts {
     pub(crate) sessions: session::Counts,
 }
 
-/// Labels of a count by reason.
+/// Labels of a count by reason. The names are ours.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByReason {
-    reason: Word,
+pub(super) struct ByReason {
+    pub(super) reason: Word,
+}
+
+/// Labels of a count by outcome. The names are ours.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByOutcome {
+    pub(super) outcome: Word,
 }
 
 /// Labels of a count by answer. Statuses are three digits, and names are ours.

@@ -15,7 +15,6 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use millrace_model::route::{Mirror, Target};
 use prometheus_client::{
-    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
@@ -23,6 +22,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use super::{
     body::Outgoing,
+    counts::ByOutcome,
     endpoint::Endpoints,
     fault::Fault,
     received::Received,
@@ -51,12 +51,6 @@ pub(crate) struct Mirrors {
 /// What is counted of copies: `millrace_proxy_http_mirrors_total{outcome}`.
 #[derive(Debug, Default)]
 pub(crate) struct Counts(Family<ByOutcome, Counter>);
-
-/// Labels of a count by outcome. The names are ours.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOutcome {
-    outcome: Word,
-}
 
 impl Counts {
     fn count(&self, outcome: &'static str) {

@@ -20,7 +20,6 @@ use http_body_util::BodyExt as _;
 use millrace_model::{Mesh, ObjectName, Retry, RetryBudget, retry::Origin, route::Speaks};
 use millrace_node::clock;
 use prometheus_client::{
-    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
@@ -28,6 +27,7 @@ use rand::Rng as _;
 
 use super::{
     body::Outgoing,
+    counts::ByReason,
     endpoint::Endpoints,
     expect::{self, Gate},
     fault::Fault,
@@ -35,7 +35,10 @@ use super::{
     request::{Callers, Seen, in_time},
     upstream::Lease,
 };
-use crate::{fault::Retry as May, metrics::Word};
+use crate::{
+    fault::Retry as May,
+    metrics::{ByCause, Word},
+};
 
 pub(crate) use budget::Budgets;
 pub(crate) use kept::{Kept, Repeated};
@@ -232,18 +235,6 @@ async fn let_go(failed: Option<(Response<Received>, Lease)>, pause: Duration) ->
 pub(crate) struct Counts {
     made: Family<ByCause, Counter>,
     withheld: Family<ByReason, Counter>,
-}
-
-/// Labels of a count by cause. The names are ours.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByCause {
-    cause: Word,
-}
-
-/// Labels of a count by reason. The names are ours.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByReason {
-    reason: Word,
 }
 
 impl Counts {

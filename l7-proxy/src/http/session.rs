@@ -17,13 +17,12 @@ use millrace_model::{
     session::{Carrier, CookiePath, Lifetime},
 };
 use prometheus_client::{
-    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{endpoint::Endpoints, request::Callers};
+use super::{counts::ByOutcome, endpoint::Endpoints, request::Callers};
 use crate::metrics::Word;
 
 /// Bytes of a hash: so many that no two endpoints of a service have one.
@@ -287,12 +286,6 @@ fn before_signs(expression: &str) -> &str {
 /// What is counted: `millrace_proxy_http_sessions_total{outcome}`.
 #[derive(Debug, Default)]
 pub(crate) struct Counts(Family<ByOutcome, Counter>);
-
-/// Labels of a count by outcome. The names are ours.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOutcome {
-    outcome: Word,
-}
 
 impl Counts {
     fn count(&self, outcome: Outcome) {
