@@ -12,7 +12,6 @@ use std::{
 
 use http::{Request, request::Parts};
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use millrace_model::route::{Mirror, Target};
 use prometheus_client::{
     metrics::{counter::Counter, family::Family},
@@ -36,9 +35,6 @@ const MAX_COPIES: usize = 256;
 
 /// How long one may take in all. Who mirrors answers nobody, so that nobody misses what is cut.
 const TIME: Duration = Duration::from_secs(15);
-
-/// What is read of an answer so that the connection can be kept; past it the connection is closed instead.
-const MAX_ANSWER: usize = 64 * 1024;
 
 /// A worker's copies under way.
 #[derive(Debug, Default)]
@@ -139,18 +135,7 @@ async fn sent(callers: &Callers, to: &Target, head: Parts, body: Outgoing) -> Re
         let mut lease = endpoints.lease(&callers.worker, &mesh).await?;
         match lease.send(request).await {
             Ok(response) => {
-                let mut body = response.into_body();
-                let mut n_read = 0;
-                while n_read <= MAX_ANSWER {
-                    match body.frame().await {
-                        Some(Ok(frame)) => n_read += frame.data_ref().map_or(0, bytes::Bytes::len),
-                        Some(Err(_broken)) => return Ok(()),
-                        None => {
-                            lease.give_back();
-                            return Ok(());
-                        }
-                    }
-                }
+                lease.give_back_after(response.into_body()).await;
                 return Ok(());
             }
             Err(unsent) => {

@@ -13,10 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use http::{Response, request::Parts};
-use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use millrace_model::{Mesh, ObjectName, Retry, RetryBudget, retry::Origin, route::Speaks};
 use millrace_node::clock;
 use prometheus_client::{
@@ -45,9 +42,6 @@ pub(crate) use kept::{Kept, Repeated};
 
 /// A pause is doubled with each attempt, up to so many times the first.
 const LONGEST: u32 = 16;
-
-/// What is read of an answer that is not passed on, so that its connection can be kept; with more it is closed.
-const MAX_UNREAD: usize = 64 * 1024;
 
 /// The cause of an attempt that had an answer.
 const STATUS: &str = "status";
@@ -205,20 +199,9 @@ fn pause(backoff: Duration, n_made: u32, draw: u32) -> Duration {
 async fn let_go(failed: Option<(Response<Received>, Lease)>, pause: Duration) -> Result<(), Fault> {
     let pause = tokio::time::sleep(pause);
     let drained = async {
-        let Some((response, lease)) = failed else { return };
-        let mut body = response.into_body();
-        let mut n_read = 0;
-        while !body.is_end_stream() {
-            match body.frame().await {
-                Some(Ok(frame)) => n_read += frame.data_ref().map_or(0, Bytes::len),
-                Some(Err(_broken)) => return,
-                None => break,
-            }
-            if n_read > MAX_UNREAD {
-                return;
-            }
+        if let Some((response, lease)) = failed {
+            lease.give_back_after(response.into_body()).await;
         }
-        lease.give_back();
     };
     tokio::pin!(pause);
     tokio::select! {

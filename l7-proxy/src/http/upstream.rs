@@ -16,6 +16,7 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{Request, Response, header::UPGRADE};
 use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
 use millrace_model::route::Speaks;
 use millrace_node::clock;
@@ -36,6 +37,9 @@ use crate::{
     home::Pod,
     limits::{Account, Waits},
 };
+
+/// What is read of an answer that nobody gets, so that its connection can be kept; with more it is closed.
+const MAX_UNREAD: usize = 64 * 1024;
 
 /// Connections without a request that are kept to one endpoint for one pod: what a burst leaves behind.
 const MAX_IDLE: usize = 64;
@@ -211,6 +215,18 @@ impl Lease {
     /// Keeps the connection for no other request.
     pub(crate) fn spend(&mut self) {
         self.is_spent = true;
+    }
+
+    /// Reads an answer that nobody gets to its end, and keeps the connection then; one that is too long or breaks off takes it along.
+    pub(crate) async fn give_back_after(self, mut body: Received) {
+        let mut n_read = 0;
+        while n_read <= MAX_UNREAD {
+            match body.frame().await {
+                Some(Ok(frame)) => n_read += frame.data_ref().map_or(0, Bytes::len),
+                Some(Err(_broken)) => return,
+                None => return self.give_back(),
+            }
+        }
     }
 
     /// Keeps the connection for the next request.
