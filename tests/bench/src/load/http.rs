@@ -112,12 +112,15 @@ pub(super) fn closed(task: Task, n_connections: usize) -> Result<Measured> {
 pub(super) fn open(task: Task, n_connections: usize, rate: u32) -> Result<Measured> {
     let mut client = Client::open(task, n_connections)?;
     let every = Duration::from_secs(1) / rate.max(1);
-    let _timer = client.poll.tick(every, n_connections)?;
+    let ticks = client.poll.tick(every, n_connections)?;
     let mut idle: VecDeque<usize> = (0..n_connections).collect();
     let (mut due, mut window) = (VecDeque::new(), Window::of(task));
     let mut next = clock::now() + every;
     loop {
         let ready = client.poll.wait(PATIENCE)?;
+        if ready.iter().any(|change| change.number == n_connections) {
+            ticks.take()?;
+        }
         let now = clock::now();
         if window.phase(now)? == Phase::Over {
             let most = f64::from(rate) * BACKLOG + n_connections as f64;
