@@ -27,6 +27,7 @@ use crate::{
     copy,
     crew::Who,
     descriptors::Held,
+    dial::prompt,
     fault::Why,
     handshakes::Caller,
     home::{Home, Pod},
@@ -212,9 +213,21 @@ fn watch(listener: Arc<OwnedFd>) -> Option<AsyncFd<Arc<OwnedFd>>> {
     }
 }
 
+/// Sets on a listener what each of its connections needs, which have its options from accept(2) on: one call where there were two for each. The
+/// agent has done so as it made the listener; one that came from elsewhere, as in a test, has it from here.
+fn prepare(kind: Kind, listener: &Arc<OwnedFd>) {
+    prompt(listener);
+    match kind {
+        Kind::Outbound | Kind::Plaintext => copy::abortive(listener),
+        // A tunnel ends as TLS has it.
+        Kind::Tunnel => {}
+    }
+}
+
 #[expect(clippy::infinite_loop, reason = "it ends by being aborted")]
 async fn accept(proxy: Arc<Proxy>, home: Home, kind: Kind, listener: AsyncFd<Arc<OwnedFd>>, workers: Arc<Workers>) {
     let account = proxy.accounts.of(&home.pod);
+    prepare(kind, listener.get_ref());
     let mut burst = 0;
     loop {
         let accepted = listener.async_io(Interest::READABLE, |listener| {
@@ -309,6 +322,33 @@ async fn admit(
             let connection = account.connect(Some(caller)).map_err(Why::Limited)?;
             let pending = account.begin(&connection).map_err(Why::Limited)?;
             Ok((connection, pending))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{TcpListener, TcpStream},
+        sync::Arc,
+        time::Duration,
+    };
+
+    use socket2::SockRef;
+
+    use super::{Kind, prepare};
+
+    #[test]
+    fn a_connection_has_what_its_listener_was_prepared_with() {
+        for (kind, linger) in
+            [(Kind::Outbound, Some(Duration::ZERO)), (Kind::Plaintext, Some(Duration::ZERO)), (Kind::Tunnel, None)]
+        {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            prepare(kind, &Arc::new(listener.try_clone().unwrap().into()));
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            assert!(accepted.nodelay().unwrap(), "{kind:?}");
+            assert_eq!(SockRef::from(&accepted).linger().unwrap(), linger, "{kind:?}");
         }
     }
 }

@@ -5,11 +5,11 @@ mod source;
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
-    os::fd::AsFd as _,
+    os::fd::AsFd,
     time::Duration,
 };
 
-use socket2::TcpKeepalive;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
@@ -36,7 +36,8 @@ pub(crate) struct Connected {
     pub(crate) held: Held,
 }
 
-/// Connects to an application of the socket's own pod on behalf of `client`, from a source of the client's own.
+/// Connects to an application of the socket's own pod on behalf of `client`, from a source of the client's own. Over loopback nobody vanishes
+/// unsaid, so nobody is asked whether he is still there.
 pub(crate) async fn dial_for(
     unconnected: Unconnected,
     client: SocketAddr,
@@ -46,11 +47,19 @@ pub(crate) async fn dial_for(
         // A pod whose loopback device is down, say: from its own address there is room for fewer.
         tracing::debug!(%why, %target, "a dial has no source of its own");
     }
-    dial(unconnected, target).await
+    let connected = connect(unconnected, target).await?;
+    prompt(&connected.socket);
+    Ok(connected)
 }
 
 /// Connects to `target`, or says by name why not.
 pub(crate) async fn dial(unconnected: Unconnected, target: SocketAddr) -> Result<Connected, Why> {
+    let connected = connect(unconnected, target).await?;
+    tune(&connected.socket);
+    Ok(connected)
+}
+
+async fn connect(unconnected: Unconnected, target: SocketAddr) -> Result<Connected, Why> {
     let Unconnected { socket, held } = unconnected;
     let socket = TcpSocket::from_std_stream(socket.into());
     let socket = match timeout(CONNECT, socket.connect(target)).await {
@@ -58,7 +67,6 @@ pub(crate) async fn dial(unconnected: Unconnected, target: SocketAddr) -> Result
         Ok(Err(error)) => return Err(named(&error)),
         Err(_elapsed) => return Err(Why::ConnectTimeout),
     };
-    tune(&socket);
     Ok(Connected { socket, held })
 }
 
@@ -71,12 +79,19 @@ fn named(error: &io::Error) -> Why {
     }
 }
 
-/// Sets what every carried connection needs: no waiting to fill a segment, and an end for a peer that vanished.
+/// Has bytes go as they come, without waiting to fill a segment: what every carried connection needs.
+pub(crate) fn prompt(socket: impl AsFd) {
+    if let Err(why) = SockRef::from(&socket).set_tcp_nodelay(true) {
+        tracing::debug!(%why, "a socket's option was not set: it is broken already");
+    }
+}
+
+/// The same for one whose peer may vanish: it gets an end.
 pub(crate) fn tune(socket: &TcpStream) {
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
-    let tuned = socket.set_nodelay(true).and_then(|()| socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive));
-    if let Err(why) = tuned {
+    prompt(socket);
+    if let Err(why) = SockRef::from(socket).set_tcp_keepalive(&keepalive) {
         tracing::debug!(%why, "a socket's options were not set: it is broken already");
     }
 }

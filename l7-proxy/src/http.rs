@@ -50,7 +50,7 @@ use millrace_model::Protocol;
 use socket2::SockRef;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
-use crate::{accept::Accepted, fault::Why, rarely::Rarely, record::Record, unrouted, worker::Worker};
+use crate::{accept::Accepted, fault::Why, maps::Asked, rarely::Rarely, record::Record, unrouted, worker::Worker};
 use driven::Both;
 use fault::Fault;
 use heads::{Bad, Version};
@@ -86,8 +86,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub(crate) enum Taken {
     /// It was, and ended so.
     Ended(Result<(), Why>),
-    /// It is to be carried as it is.
-    Not(TcpStream),
+    /// It is to be carried as it is, to what was asked for.
+    Not(TcpStream, Result<Asked, Why>),
 }
 
 /// Serves a connection to a routed port to its end.
@@ -97,12 +97,14 @@ pub(crate) async fn take(
     socket: TcpStream,
     record: &mut Record,
 ) -> Taken {
-    // What can't be read is told by whoever carries connections as they are.
-    let Ok(welcome) = worker.proxy.welcome() else { return Taken::Not(socket) };
-    let Ok(Some(asked)) = welcome.maps.original(socket.as_fd()) else { return Taken::Not(socket) };
+    let asked = match asked(worker, &socket) {
+        Ok(asked) => asked,
+        // Told by whoever carries connections as they are.
+        Err(why) => return Taken::Not(socket, Err(why)),
+    };
     let mesh = worker.proxy.current();
     let (address, port) = (asked.address.ip(), asked.address.port());
-    let Some(service) = mesh.service_at(address, port, Protocol::Tcp) else { return Taken::Not(socket) };
+    let Some(service) = mesh.service_at(address, port, Protocol::Tcp) else { return Taken::Not(socket, Ok(asked)) };
     let routes = mesh.snapshot.routes.get(&service.name);
     let is_routed = routes.is_some_and(|routes| routes.route(port, &accepted.home.pod.name.namespace));
     record.asked = Some(asked.address);
@@ -116,7 +118,19 @@ pub(crate) async fn take(
         drop(mesh);
         return Taken::Ended(Box::pin(unrouted::serve(worker, accepted, (socket, asked.address), record)).await);
     }
-    Taken::Not(socket)
+    Taken::Not(socket, Ok(asked))
+}
+
+/// What an application asked for.
+fn asked(worker: &Worker, socket: &TcpStream) -> Result<Asked, Why> {
+    match worker.proxy.welcome()?.maps.original(socket.as_fd()) {
+        Ok(Some(asked)) => Ok(asked),
+        Ok(None) => Err(Why::NoOriginal),
+        Err(why) => {
+            tracing::warn!(%why, "what an application asked for can't be read");
+            Err(Why::OriginalUnreadable)
+        }
+    }
 }
 
 /// One connection, until client or proxy ends it.

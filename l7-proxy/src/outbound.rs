@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    os::fd::AsFd as _,
     sync::Arc,
     time::Duration,
 };
@@ -17,12 +16,12 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     accept::Accepted,
     copy::{self, AtSocket, Stream},
-    dial::tune,
     fault::{Fault, Retry, Why},
     head,
     home::Home,
     http::{Taken, take},
     limits::Account,
+    maps::Asked,
     metrics::Direction,
     pick::{Candidate, candidates, pick},
     pool::{Ends, Place},
@@ -53,14 +52,12 @@ pub(crate) const POLICY: &str = "x-millrace-policy";
 /// A connection that an application of this node made to a workload of another.
 pub(crate) async fn serve(worker: Arc<Worker>, mut accepted: Accepted, socket: TcpStream) {
     let mut record = Record::begin(worker.proxy.clone(), Direction::Outbound, Party::at(accepted.peer));
-    copy::abortive(&socket);
-    tune(&socket);
-    let socket = match Box::pin(take(&worker, &mut accepted, socket, &mut record)).await {
+    let (socket, asked) = match Box::pin(take(&worker, &mut accepted, socket, &mut record)).await {
         Taken::Ended(ended) => return record.end(ended),
-        Taken::Not(socket) => socket,
+        Taken::Not(socket, asked) => (socket, asked),
     };
     let opened = tokio::select! {
-        opened = timeout(OPENING, open(&worker, &accepted, &socket, &mut record)) => opened,
+        opened = timeout(OPENING, open(&worker, &accepted, asked, &mut record)) => opened,
         () = copy::reset_of(&socket) => Ok(Err(Why::ClientReset)),
     };
     let ended = match opened.unwrap_or(Err(Why::AnswerTimeout)) {
@@ -87,19 +84,12 @@ pub(crate) async fn serve(worker: Arc<Worker>, mut accepted: Accepted, socket: T
 async fn open<'w>(
     worker: &'w Arc<Worker>,
     accepted: &Accepted,
-    socket: &TcpStream,
+    asked: Result<Asked, Why>,
     record: &mut Record,
 ) -> Result<(Held<'w>, Stream), Why> {
     let mesh = worker.proxy.current();
     let welcome = worker.proxy.welcome()?;
-    let asked = match welcome.maps.original(socket.as_fd()) {
-        Ok(Some(asked)) => asked,
-        Ok(None) => return Err(Why::NoOriginal),
-        Err(why) => {
-            tracing::warn!(%why, "what an application asked for can't be read");
-            return Err(Why::OriginalUnreadable);
-        }
-    };
+    let asked = asked?;
     record.asked = Some(asked.address);
     record.target = Party::at(asked.backend);
     let source = accepted.home.pod.workload(&mesh)?.clone();

@@ -22,7 +22,6 @@ pub(crate) async fn serve(worker: Arc<Worker>, mut accepted: Accepted, socket: T
     let client = SocketAddr::new(accepted.peer.ip().to_canonical(), accepted.peer.port());
     let mut record = Record::begin(worker.proxy.clone(), Direction::Plaintext, Party::at(client));
     record.target.workload = Some(accepted.home.pod.name.to_string());
-    copy::abortive(&socket);
     tune(&socket);
     let ended = match open(&worker, &accepted, &socket, client, &mut record).await {
         Ok((called, Connected { socket: target, held })) => {

@@ -5,6 +5,7 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use millrace_model::{Workload, port};
@@ -43,6 +44,17 @@ const LOOPBACK: &[u8] = b"lo";
 /// address of its own to keep others out by.
 fn is_bound_to_loopback(kind: ListenerKind) -> bool {
     kind == ListenerKind::OutboundV4
+}
+
+/// Whether what is accepted is reset however it is closed, until its proxy says that it has ended in order: an application's own connections
+/// are, a tunnel is not.
+fn is_reset_until_it_ends(kind: ListenerKind) -> bool {
+    match kind {
+        ListenerKind::OutboundV4 | ListenerKind::OutboundV6 | ListenerKind::PlaintextV4 | ListenerKind::PlaintextV6 => {
+            true
+        }
+        ListenerKind::TunnelV4 | ListenerKind::TunnelV6 | ListenerKind::Unspecified => false,
+    }
 }
 
 /// Where a listener of this kind listens: on loopback alone, so that nothing from outside reaches it unsteered. The outbound one
@@ -86,6 +98,11 @@ pub fn open(kind: ListenerKind) -> io::Result<OwnedFd> {
     // Lets connections of a listener that is gone linger; another socket that listens there is an error all the same.
     socket.set_reuse_address(true)?;
     socket.bind(&at.into())?;
+    // Before the first connection: each has its listener's options.
+    socket.set_tcp_nodelay(true)?;
+    if is_reset_until_it_ends(kind) {
+        socket.set_linger(Some(Duration::ZERO))?;
+    }
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use millrace_model::{Identity, ObjectName, Snapshot};
@@ -17,6 +18,7 @@ use millrace_node::{
     },
 };
 use prost::Message as _;
+use socket2::SockRef;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -88,6 +90,9 @@ impl FakeAgent {
     }
 
     pub(crate) async fn say(&self, say: Say) {
+        if let Say::Listeners(_, listeners) = &say {
+            listeners.iter().for_each(|(kind, listener)| prepare(*kind, listener));
+        }
         self.say.send(say).await.ok().unwrap();
     }
 
@@ -191,4 +196,13 @@ async fn speak(connection: &Connection, say: Say) {
         Say::Drain(deadline_ms) => (from_agent::Kind::Drain(wire::node::Drain { deadline_ms }), vec![]),
     };
     send(connection, kind, &descriptors).await;
+}
+
+/// Gives a listener the options that an agent makes it with.
+fn prepare(kind: ListenerKind, listener: &OwnedFd) {
+    let listener = SockRef::from(listener);
+    listener.set_tcp_nodelay(true).unwrap();
+    if kind != ListenerKind::TunnelV4 {
+        listener.set_linger(Some(Duration::ZERO)).unwrap();
+    }
 }
