@@ -3,7 +3,7 @@
 use millrace_abi::Tuning;
 use millrace_model::{
     NodeProfile,
-    profile::{PodSettings, ProxySettings, WorkloadLimits, cpu_list},
+    profile::{PodSettings, ProxySettings, WorkloadLimits, cpu_list, cpu_quantity},
 };
 use millrace_node::wire::{
     convert,
@@ -116,7 +116,8 @@ fn of_proxy(asked: &NodeProfile, proxy: Option<&[InForce]>) -> Vec<Setting> {
         receive_buffer,
         congestion_control: _,
     } = &asked.proxy;
-    let WorkloadLimits { max_connections, max_pending_connections, max_buffered_bytes, share_weight } = &asked.limits;
+    let WorkloadLimits { max_connections, max_pending_connections, max_buffered_bytes, share_weight, cpu_millis } =
+        &asked.limits;
     let cpus = (!cpus.is_empty()).then(|| cpu_list(cpus.iter().copied().map(usize::from)));
     let number = |asked: &Option<u32>| asked.map(|n| n.to_string());
     let fields = [
@@ -131,6 +132,7 @@ fn of_proxy(asked: &NodeProfile, proxy: Option<&[InForce]>) -> Vec<Setting> {
         ("spec.workloadLimits.maxPendingConnections", number(max_pending_connections)),
         ("spec.workloadLimits.maxBufferedBytes", max_buffered_bytes.map(|n| n.to_string())),
         ("spec.workloadLimits.shareWeight", number(share_weight)),
+        ("spec.workloadLimits.cpu", cpu_millis.map(cpu_quantity)),
     ];
     let said = |field: &str| proxy.and_then(|rows| rows.iter().find(|row| row.field == field));
     let setting = |(field, wanted): (&str, Option<String>)| {

@@ -282,6 +282,7 @@ spec:
     DESTS: 262144
   workloadLimits:
     maxConnections: 5000
+    cpu: 250m
   acceleration:
     sockmap: false
 ";
@@ -549,6 +550,10 @@ const CASES: &[Case] = &[
     case(PROFILE, ("DESTS: 262144", "DEST: 262144"), PROFILE_NAME, ("spec.maps.DEST", "\"DEST\" is no kernel map", "PODS, DESTS")),
     case(PROFILE, ("DESTS: 262144", "DESTS: 1"), PROFILE_NAME, ("spec.maps.DESTS", "1 is out of bounds", "from 64 to 16777216")),
     case(PROFILE, ("maxConnections: 5000", "maxConnections: 0"), PROFILE_NAME, ("spec.workloadLimits.maxConnections", "0 is out of bounds", "from 1")),
+    case(PROFILE, ("cpu: 250m", "cpu: 5m"), PROFILE_NAME, ("spec.workloadLimits.cpu", "\"5m\" is no processor time", "from 10m to 256")),
+    case(PROFILE, ("cpu: 250m", "cpu: 257"), PROFILE_NAME, ("spec.workloadLimits.cpu", "\"257\" is no processor time", "from 10m to 256")),
+    case(PROFILE, ("cpu: 250m", "cpu: 0.5"), PROFILE_NAME, ("spec.workloadLimits.cpu", "does not fit", "a string in quotes")),
+    case(PROFILE, ("cpu: 250m", "cpu: a quarter"), PROFILE_NAME, ("spec.workloadLimits.cpu", "\"a quarter\" is no processor time", "such as 250m")),
     case(PROFILE, ("sockmap: false", "sockmap: true"), PROFILE_NAME, ("spec.acceleration.sockmap", "it is not built", "write false")),
 ];
 

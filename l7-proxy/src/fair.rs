@@ -5,8 +5,12 @@
 //! ready connections delays another's one by a quantum and a poll, and not by a thousand polls. While nobody's quantum is
 //! spent, a poll costs two looks at the clock, and no lock. A worker with nothing to do has polled everybody who was ready: then
 //! a new round begins by itself, so that who is alone, or lets others come, never waits for one.
+//!
+//! A workload that has had as much of processors as it may ([`Processor`](crate::limits::Processor)) waits in the same queue, also where
+//! nobody else wants the worker: until a timer says that it may have more. Its bytes wait where they are, in sockets.
 
 mod line;
+mod meter;
 
 use std::{
     collections::HashMap,
@@ -16,14 +20,17 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use millrace_node::clock;
 use tokio::sync::Notify;
 
-use self::line::Line;
+use self::{line::Line, meter::Meter};
 use crate::limits::Account;
+
+/// The longest that a workload is held back without a look whether it still has to be: its limit may be another one since.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The turns of one worker's workloads.
 #[derive(Debug)]
@@ -34,6 +41,9 @@ pub(crate) struct Turns {
     lines: Mutex<HashMap<usize, Weak<Line>>>,
 }
 
+/// A line that is held back, and since when.
+type Held = (Weak<Line>, Instant);
+
 /// What lines tell the worker.
 #[derive(Debug, Default)]
 struct Shared {
@@ -43,17 +53,27 @@ struct Shared {
     /// Lines whose quantum is spent and in which somebody waits.
     waiting: Mutex<Vec<Arc<Line>>>,
     somebody_waits: Notify,
+    /// Lines whose workload has had what it may, and in which somebody waits; each since when.
+    held: Mutex<Vec<Held>>,
+    meter: Meter,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self::by_clock(clock::now)
+        Self::by_clocks(clock::now, Some(clock::thread_cpu))
     }
 }
 
 impl Turns {
+    #[cfg(test)]
     pub(crate) fn by_clock(now: fn() -> Instant) -> Self {
-        Self { now, shared: Arc::default(), lines: Mutex::default() }
+        Self::by_clocks(now, None)
+    }
+
+    /// By the time, and by what the thread has had of a processor.
+    fn by_clocks(now: fn() -> Instant, cpu: Option<fn() -> Duration>) -> Self {
+        let shared = Shared { meter: Meter::by(cpu), ..Shared::default() };
+        Self { now, shared: Arc::new(shared), lines: Mutex::default() }
     }
 
     /// Begins a new round: for the worker's runtime to call whenever its thread has nothing to do.
@@ -69,14 +89,19 @@ impl Turns {
         Scheduled { life: Box::pin(life), now: self.now, line: self.line(account), ticket: None }
     }
 
-    /// Begins a new round whenever somebody waits for one. It belongs into the worker's loop, beside what it schedules.
-    #[expect(clippy::infinite_loop, reason = "it ends with the loop that it runs beside")]
+    /// Begins a new round whenever somebody waits for one, and lets go who was held back, once it may go on. It belongs into the worker's
+    /// loop, beside what it schedules.
     pub(crate) async fn pace(&self) {
         loop {
-            self.shared.somebody_waits.notified().await;
+            let held_for = self.shared.held_for(self.now);
+            tokio::select! {
+                () = self.shared.somebody_waits.notified() => {}
+                () = tokio::time::sleep(held_for.unwrap_or_default()), if held_for.is_some() => {}
+            }
             loop {
                 // Comes back once everything that is ready was polled, or has had sixty polls; events are looked for then.
                 tokio::task::yield_now().await;
+                self.shared.release(self.now);
                 // A round ends when every queue has had its quantum: who has the larger share must not lose it to haste.
                 if self.shared.n_called.load(Ordering::Relaxed) > 0 {
                     continue;
@@ -86,7 +111,8 @@ impl Turns {
                     break;
                 }
                 self.shared.round.fetch_add(1, Ordering::Relaxed);
-                waiting.iter().for_each(Line::turn);
+                let now = (self.now)();
+                waiting.iter().for_each(|line| Line::turn(line, now));
             }
         }
     }
@@ -112,6 +138,45 @@ impl Shared {
     fn round(&self) -> u64 {
         self.round.load(Ordering::Relaxed)
     }
+
+    /// Holds a line back until its workload may have more.
+    fn hold(&self, line: &Arc<Line>, now: Instant) {
+        self.held().push((Arc::downgrade(line), now));
+    }
+
+    /// How long until one that is held back is to be looked at; None where nobody is.
+    fn held_for(&self, now: fn() -> Instant) -> Option<Duration> {
+        let held = self.held();
+        let lines = held.iter().filter_map(|(line, _)| line.upgrade());
+        lines.map(|line| line.waits(now()).unwrap_or_default().min(LOOK_AGAIN)).min()
+    }
+
+    /// Lets go who need not wait any longer.
+    fn release(&self, now: fn() -> Instant) {
+        let mut held = self.held();
+        if held.is_empty() {
+            return;
+        }
+        let now = now();
+        let mut free = Vec::new();
+        held.retain(|(line, since)| {
+            let Some(line) = line.upgrade() else { return false };
+            let waits = line.waits(now).is_some();
+            if !waits {
+                free.push((line, now.saturating_duration_since(*since)));
+            }
+            waits
+        });
+        drop(held);
+        for (line, waited) in free {
+            line.was_held(waited);
+            Line::turn(&line, now);
+        }
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Vec<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A task that is polled in its workload's turn.
@@ -129,12 +194,12 @@ impl<F: Future> Future for Scheduled<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let Self { life, now, line, ticket } = &mut *self;
-        if !line.may_run(ticket, cx.waker()) {
+        let began = now();
+        if !line.may_run(ticket, began, cx.waker()) {
             return Poll::Pending;
         }
-        let began = now();
         let polled = life.as_mut().poll(cx);
-        Line::ran(line, now().saturating_duration_since(began));
+        Line::ran(line, began, now());
         polled
     }
 }
@@ -142,7 +207,7 @@ impl<F: Future> Future for Scheduled<F> {
 impl<F> Drop for Scheduled<F> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            Line::leave(&self.line, ticket);
+            Line::leave(&self.line, ticket, (self.now)());
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod account;
 mod budget;
+mod processor;
 mod seen;
 
 use std::{
@@ -13,11 +14,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use millrace_model::ObjectName;
+use millrace_model::{ObjectName, profile::cpu_quantity};
 use millrace_node::wire::{mesh, node::InForce};
 
 pub(crate) use account::{Account, Charge, Connection, Pending, Waits};
 pub(crate) use budget::Budget;
+pub(crate) use processor::Processor;
 
 use crate::home::Pod;
 
@@ -33,25 +35,33 @@ pub(crate) struct WorkloadLimits {
     pub(crate) max_buffered: u64,
     /// Its part, against the others', of time on a busy worker and of the budget's second half.
     pub(crate) weight: u32,
+    /// Thousandths of a processor that its work may take at most, over all workers; None: as much as there is.
+    pub(crate) cpu_millis: Option<u32>,
 }
 
 impl Default for WorkloadLimits {
     fn default() -> Self {
-        Self { max_connections: 10_000, max_pending: 1024, max_buffered: 128 << 20, weight: 100 }
+        Self { max_connections: 10_000, max_pending: 1024, max_buffered: 128 << 20, weight: 100, cpu_millis: None }
     }
 }
 
 impl WorkloadLimits {
     /// These, but for what a NodeProfile asks. That was checked when it was written, and is bounded here again.
     fn asked(self, asked: Option<mesh::WorkloadLimits>) -> Self {
-        let mesh::WorkloadLimits { max_connections, max_pending_connections, max_buffered_bytes, share_weight } =
-            asked.unwrap_or_default();
+        let mesh::WorkloadLimits {
+            max_connections,
+            max_pending_connections,
+            max_buffered_bytes,
+            share_weight,
+            cpu_millis,
+        } = asked.unwrap_or_default();
         let count = |asked: Option<u32>, own| asked.map_or(own, |n| usize::try_from(n).unwrap_or(usize::MAX).max(1));
         Self {
             max_connections: count(max_connections, self.max_connections),
             max_pending: count(max_pending_connections, self.max_pending),
             max_buffered: max_buffered_bytes.map_or(self.max_buffered, |bytes| bytes.max(LEAST_BUFFERED)),
             weight: share_weight.unwrap_or(self.weight).clamp(1, MAX_WEIGHT),
+            cpu_millis: cpu_millis.map(|millis| millis.max(LEAST_CPU_MILLIS)).or(self.cpu_millis),
         }
     }
 
@@ -67,6 +77,9 @@ const LEAST_CONNECTIONS: usize = 1024;
 
 /// The least that may wait for one: a tunnel, and a stream's smallest window.
 const LEAST_BUFFERED: u64 = 65_536;
+
+/// The least of a processor that one may be held to: a handshake, which is half a millisecond, every twentieth of a second.
+const LEAST_CPU_MILLIS: u32 = 10;
 
 /// The largest weight: a hundred times the usual share.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;
@@ -192,16 +205,15 @@ impl Accounts {
 
     /// What is in force, by the NodeProfile's fields.
     pub(crate) fn in_force(&self) -> Vec<InForce> {
-        let WorkloadLimits { max_connections, max_pending, max_buffered, weight } = self.limits().each;
-        let row = |field: &str, value: u64| InForce {
-            field: format!("spec.workloadLimits.{field}"),
-            value: value.to_string(),
-        };
+        let WorkloadLimits { max_connections, max_pending, max_buffered, weight, cpu_millis } = self.limits().each;
+        let said = |field: &str, value| InForce { field: format!("spec.workloadLimits.{field}"), value };
+        let row = |field: &str, value: u64| said(field, value.to_string());
         vec![
             row("maxConnections", max_connections as u64),
             row("maxPendingConnections", max_pending as u64),
             row("maxBufferedBytes", max_buffered),
             row("shareWeight", weight.into()),
+            said("cpu", cpu_millis.map_or_else(|| "no limit".to_owned(), cpu_quantity)),
         ]
     }
 

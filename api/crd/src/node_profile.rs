@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -182,6 +183,11 @@ pub struct LimitsProfile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u32", range(min = 1, max = 10000))]
     pub share_weight: Option<u32>,
+    /// The processor time that the proxy spends on one workload at most, also where nobody else wants it: a quantity such as `250m`
+    /// or `2`, from 10m to 256. What is over it waits, the workload's own work alone. Left out: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "IntOrString")]
+    pub cpu: Option<IntOrString>,
 }
 
 /// Ways to be quicker that change nothing but speed.

@@ -211,12 +211,13 @@ fn profile() -> impl Strategy<Value = (Arc<str>, NodeProfile)> {
         });
     let pods = (prop::option::of(text()), some())
         .prop_map(|(congestion_control, initial_window)| PodSettings { congestion_control, initial_window });
-    let limits = (some(), some(), prop::option::of(any::<u64>()), some()).prop_map(
-        |(max_connections, max_pending_connections, max_buffered_bytes, share_weight)| WorkloadLimits {
+    let limits = (some(), some(), prop::option::of(any::<u64>()), some(), some()).prop_map(
+        |(max_connections, max_pending_connections, max_buffered_bytes, share_weight, cpu_millis)| WorkloadLimits {
             max_connections,
             max_pending_connections,
             max_buffered_bytes,
             share_weight,
+            cpu_millis,
         },
     );
     let maps = prop::collection::btree_map(text(), any::<u32>(), 0..4);

@@ -66,6 +66,13 @@ pub struct WorkloadLimits {
     pub max_buffered_bytes: Option<u64>,
     /// Its part of the proxy's time beside others', where all want more than there is.
     pub share_weight: Option<u32>,
+    /// Thousandths of a processor that the proxy spends on it at most, whoever else wants them.
+    pub cpu_millis: Option<u32>,
+}
+
+/// Thousandths of a processor as Kubernetes writes them: `2`, `250m`.
+pub fn cpu_quantity(millis: u32) -> String {
+    if millis.is_multiple_of(1000) { (millis / 1000).to_string() } else { format!("{millis}m") }
 }
 
 /// Processors as the kernel lists them, such as `0-3,8`.

@@ -10,8 +10,10 @@ use std::{
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     task::Waker,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use millrace_node::clock;
 
 use super::Shared;
 use crate::limits::Account;
@@ -23,6 +25,9 @@ const QUANTUM_NS: i64 = 2_000;
 /// The most that one poll is charged, in quanta: the clock runs also while another process has the core.
 const MOST: i64 = 8;
 
+/// Processor time from which on it is told to the account, which all workers write to: a few polls.
+const TELL_FROM: u64 = 50_000;
+
 /// One workload's queue on one worker.
 #[derive(Debug)]
 pub(super) struct Line {
@@ -32,6 +37,8 @@ pub(super) struct Line {
     round: AtomicU64,
     /// Nanoseconds of its quantum; below zero what the last poll took too much.
     left: AtomicI64,
+    /// Nanoseconds of processor time that the account was not told yet.
+    untold: AtomicU64,
     /// Whether somebody waits in the queue, or was called from it and has not run yet.
     is_queued: AtomicBool,
     queue: Mutex<Queue>,
@@ -51,14 +58,16 @@ struct Queue {
 impl Line {
     pub(super) fn new(account: Arc<Account>, shared: Arc<Shared>) -> Self {
         let (left, round) = (quantum(&account).into(), shared.round().into());
-        Self { account, shared, round, left, is_queued: AtomicBool::new(false), queue: Mutex::default() }
+        let (untold, is_queued) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { account, shared, round, left, untold, is_queued, queue: Mutex::default() }
     }
 
     /// Whether the task may run. If not it has a ticket, and is woken when that is called.
-    pub(super) fn may_run(self: &Arc<Self>, ticket: &mut Option<u64>, waker: &Waker) -> bool {
+    pub(super) fn may_run(self: &Arc<Self>, ticket: &mut Option<u64>, now: Instant, waker: &Waker) -> bool {
         if ticket.is_none() {
             self.refill();
-            if self.left.load(Ordering::Relaxed) > 0 && !self.is_queued.load(Ordering::Relaxed) {
+            let has_its_turn = self.left.load(Ordering::Relaxed) > 0 && !self.is_queued.load(Ordering::Relaxed);
+            if has_its_turn && self.waits(now).is_none() {
                 return true;
             }
         }
@@ -71,7 +80,7 @@ impl Line {
                 *ticket = Some(mine);
                 self.account.waits_for_its_turn();
                 self.is_queued.store(true, Ordering::Relaxed);
-                self.tell(&mut queue);
+                self.tell(&mut queue, now);
                 false
             }
             Some(mine) if queue.called == Some(*mine) => {
@@ -89,33 +98,54 @@ impl Line {
         }
     }
 
-    /// A task ran for so long: the next in the queue may run while the quantum lasts.
-    pub(super) fn ran(this: &Arc<Self>, elapsed: Duration) {
+    /// A task ran from then to now: the next in the queue may run while the quantum lasts.
+    pub(super) fn ran(this: &Arc<Self>, began: Instant, now: Instant) {
+        let elapsed = now.saturating_duration_since(began);
+        this.used(this.shared.meter.of(elapsed), now);
         let most = quantum(&this.account).saturating_mul(MOST);
         let spent = i64::try_from(elapsed.as_nanos()).unwrap_or(most).min(most);
         this.left.store(this.left.load(Ordering::Relaxed) - spent, Ordering::Relaxed);
         if this.is_queued.load(Ordering::Relaxed) {
-            this.go_on(&mut this.lock());
+            this.go_on(&mut this.lock(), now);
         }
     }
 
-    /// A new round.
-    pub(super) fn turn(this: &Arc<Self>) {
+    /// A new round, or the end of being held back.
+    pub(super) fn turn(this: &Arc<Self>, now: Instant) {
         let mut queue = this.lock();
         queue.is_told = false;
         this.refill();
-        this.go_on(&mut queue);
+        this.go_on(&mut queue, now);
+    }
+
+    /// How long the workload has to wait for processor time; None where it need not.
+    pub(super) fn waits(&self, now: Instant) -> Option<Duration> {
+        self.account.processor.waits(now)
+    }
+
+    /// It was held back so long.
+    pub(super) fn was_held(&self, time: Duration) {
+        self.account.processor.has_waited(time);
     }
 
     /// A task that had a ticket is gone.
-    pub(super) fn leave(this: &Arc<Self>, ticket: u64) {
+    pub(super) fn leave(this: &Arc<Self>, ticket: u64, now: Instant) {
         let mut queue = this.lock();
         if queue.called == Some(ticket) {
             this.is_gone(&mut queue);
         } else {
             queue.waiting.remove(&ticket);
         }
-        this.go_on(&mut queue);
+        this.go_on(&mut queue, now);
+    }
+
+    fn used(&self, nanos: u64, now: Instant) {
+        let untold = self.untold.load(Ordering::Relaxed).saturating_add(nanos);
+        let is_told = untold >= TELL_FROM;
+        if is_told {
+            self.account.processor.charge(now, Duration::from_nanos(untold));
+        }
+        self.untold.store(if is_told { 0 } else { untold }, Ordering::Relaxed);
     }
 
     /// Who was called runs, or will never.
@@ -125,15 +155,15 @@ impl Line {
         self.is_queued.store(!queue.waiting.is_empty(), Ordering::Relaxed);
     }
 
-    /// Calls the next where there is one, now or in the next round.
-    fn go_on(self: &Arc<Self>, queue: &mut Queue) {
+    /// Calls the next where there is one: now, in the next round, or when the workload may have more.
+    fn go_on(self: &Arc<Self>, queue: &mut Queue, now: Instant) {
         if queue.called.is_some() {
             return;
         }
         if queue.waiting.is_empty() {
             self.is_queued.store(false, Ordering::Relaxed);
-        } else if self.left.load(Ordering::Relaxed) <= 0 {
-            self.tell(queue);
+        } else if self.left.load(Ordering::Relaxed) <= 0 || self.waits(now).is_some() {
+            self.tell(queue, now);
         } else if let Some((ticket, waker)) = queue.waiting.pop_first() {
             queue.called = Some(ticket);
             self.shared.n_called.fetch_add(1, Ordering::Relaxed);
@@ -141,10 +171,14 @@ impl Line {
         }
     }
 
-    fn tell(self: &Arc<Self>, queue: &mut Queue) {
+    fn tell(self: &Arc<Self>, queue: &mut Queue, now: Instant) {
         if !queue.is_told && queue.called.is_none() {
             queue.is_told = true;
-            self.shared.waiting().push(self.clone());
+            if self.waits(now).is_some() {
+                self.shared.hold(self, now);
+            } else {
+                self.shared.waiting().push(self.clone());
+            }
             self.shared.somebody_waits.notify_one();
         }
     }
@@ -165,6 +199,13 @@ impl Line {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let untold = Duration::from_nanos(self.untold.load(Ordering::Relaxed));
+        self.account.processor.charge(clock::now(), untold);
     }
 }
 

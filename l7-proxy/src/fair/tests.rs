@@ -1,5 +1,7 @@
 //! States who is polled when, by a clock that only the tasks' own work moves.
 
+mod held;
+
 use std::{
     cell::Cell,
     sync::{

@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Budget, Limit, WorkloadLimits};
+use super::{Budget, Limit, Processor, WorkloadLimits};
 use crate::handshakes::Caller;
 
 /// Limits below this keep nothing back for others: a quarter of little is nothing.
@@ -37,6 +37,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub(crate) struct Account {
     /// Whose it is.
     pub(crate) workload: ObjectName,
+    /// What it has of processors.
+    pub(crate) processor: Processor,
     budget: Arc<Budget>,
     max_connections: AtomicUsize,
     max_pending: AtomicUsize,
@@ -71,10 +73,11 @@ struct OfPeer {
 
 impl Account {
     pub(super) fn open(workload: ObjectName, limits: WorkloadLimits, budget: &Arc<Budget>) -> Self {
-        let WorkloadLimits { max_connections, max_pending, max_buffered, weight } = limits;
+        let WorkloadLimits { max_connections, max_pending, max_buffered, weight, cpu_millis } = limits;
         budget.enter(weight);
         Self {
             workload,
+            processor: Processor::new(cpu_millis),
             budget: budget.clone(),
             max_connections: max_connections.into(),
             max_pending: max_pending.into(),
@@ -96,7 +99,8 @@ impl Account {
     }
 
     pub(super) fn set(&self, limits: WorkloadLimits) {
-        let WorkloadLimits { max_connections, max_pending, max_buffered, weight } = limits;
+        let WorkloadLimits { max_connections, max_pending, max_buffered, weight, cpu_millis } = limits;
+        self.processor.set(cpu_millis);
         self.max_connections.store(max_connections, Ordering::Relaxed);
         self.max_pending.store(max_pending, Ordering::Relaxed);
         self.max_buffered.store(max_buffered, Ordering::Relaxed);
@@ -171,7 +175,7 @@ impl Account {
         Waits { account: self.clone(), caller: peer.counted(), peer: self.peer(peer) }
     }
 
-    /// Its share of a worker was spent while it had more to do.
+    /// Its share of a worker, or what it may have of processors, was spent while it had more to do.
     pub(crate) fn waits_for_its_turn(&self) {
         self.turns_waited.fetch_add(1, Ordering::Relaxed);
     }

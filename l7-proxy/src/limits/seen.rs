@@ -3,9 +3,10 @@
 //! Labels are names of this node's pods, which are bounded, and go with their pod; an account that never had anything has no
 //! series.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use http::StatusCode;
+use millrace_model::profile::cpu_quantity;
 use millrace_node::admin::{Response, Route, json};
 use prometheus_client::{
     collector::Collector,
@@ -15,7 +16,7 @@ use prometheus_client::{
 };
 use serde_json::{Map, Value};
 
-use super::{Account, Accounts, Limit, WorkloadLimits};
+use super::{Account, Accounts, Limit, Processor, WorkloadLimits};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -48,6 +49,8 @@ impl Accounts {
                 "pending": account.n_pending(),
                 "buffered_bytes": account.n_buffered(),
                 "turns_waited": account.n_turns_waited(),
+                "cpu_seconds": account.processor.used().as_secs_f64(),
+                "throttled_seconds": account.processor.throttled().as_secs_f64(),
                 "limited": limited,
             });
             (account.workload.to_string(), has)
@@ -66,12 +69,13 @@ impl Accounts {
 
 impl WorkloadLimits {
     fn status(self) -> Value {
-        let Self { max_connections, max_pending, max_buffered, weight } = self;
+        let Self { max_connections, max_pending, max_buffered, weight, cpu_millis } = self;
         serde_json::json!({
             "max_connections": max_connections,
             "max_pending_connections": max_pending,
             "max_buffered_bytes": max_buffered,
             "share_weight": weight,
+            "cpu": cpu_millis.map(cpu_quantity),
         })
     }
 }
@@ -81,6 +85,7 @@ impl Account {
         self.n_connections() > 0
             || self.n_buffered() > 0
             || self.n_turns_waited() > 0
+            || !self.processor.used().is_zero()
             || self.n_limited().any(|(_, count)| count > 0)
     }
 }
@@ -95,6 +100,18 @@ const GAUGES: [Gauge; 3] = [
     ("workload_connections", "Connections that a workload has open", |account| account.n_connections() as u64),
     ("workload_pending", "Of them, those that are being opened", |account| account.n_pending() as u64),
     ("workload_buffered_bytes", "Bytes that wait in buffers for a workload", Account::n_buffered),
+];
+
+/// Time of a workload, in the same way.
+type Seconds = (&'static str, &'static str, fn(&Processor) -> Duration);
+
+const SECONDS: [Seconds; 2] = [
+    ("workload_cpu_seconds", "Processor time that a workload's work has taken", Processor::used),
+    (
+        "workload_throttled_seconds",
+        "Time that a workload with work to do was held back on a worker, having had what it may of processors",
+        Processor::throttled,
+    ),
 ];
 
 impl Collector for Seen {
@@ -119,6 +136,13 @@ impl Collector for Seen {
         for account in &accounts {
             let label = [("workload", account.workload.to_string())];
             ConstCounter::new(account.n_turns_waited()).encode(family.encode_family(&label)?)?;
+        }
+        for (name, help, read) in SECONDS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for account in &accounts {
+                let label = [("workload", account.workload.to_string())];
+                ConstCounter::new(read(&account.processor).as_secs_f64()).encode(family.encode_family(&label)?)?;
+            }
         }
         let help = "Connections refused, held back or cut because a limit of a workload was reached";
         let mut family = encoder.encode_descriptor("workload_limited", help, None, MetricType::Counter)?;

@@ -111,11 +111,15 @@ fn a_profile_sets_the_limits_of_what_is_open_too_and_gives_back_what_it_leaves_o
     accounts.tune(Some(asked(Some(3), Some(700))));
     assert_eq!(account.connect(None).unwrap_err(), Limit::Connections);
     let said = || accounts.in_force().into_iter().map(|row| row.value).collect::<Vec<_>>();
-    assert_eq!((said().join(" "), account.weight()), ("3 1024 134217728 700".to_owned(), 700));
+    assert_eq!((said().join(" "), account.weight()), ("3 1024 134217728 700 no limit".to_owned(), 700));
     accounts.tune(Some(asked(Some(0), Some(77_777))));
-    assert_eq!(said().join(" "), "1 1024 134217728 10000", "what was never checked is bounded");
+    assert_eq!(said().join(" "), "1 1024 134217728 10000 no limit", "what was never checked is bounded");
     accounts.tune(None);
-    assert_eq!(said().join(" "), "5000 1024 134217728 100");
+    assert_eq!(said().join(" "), "5000 1024 134217728 100 no limit");
+    accounts.tune(Some(mesh::WorkloadLimits { cpu_millis: Some(250), ..Default::default() }));
+    assert_eq!(said().join(" "), "5000 1024 134217728 100 250m");
+    accounts.tune(Some(mesh::WorkloadLimits { cpu_millis: Some(1), ..Default::default() }));
+    assert_eq!(said().join(" "), "5000 1024 134217728 100 10m", "what was never checked is bounded");
     assert!(account.connect(None).is_ok());
 }
 

@@ -85,14 +85,16 @@ fn from(profile: pb::NodeProfile) -> Result<(Arc<str>, NodeProfile), Undecodable
 
 /// The limits of workloads, on the wire.
 pub fn limits(limits: &WorkloadLimits) -> pb::WorkloadLimits {
-    let WorkloadLimits { max_connections, max_pending_connections, max_buffered_bytes, share_weight } = limits.clone();
-    pb::WorkloadLimits { max_connections, max_pending_connections, max_buffered_bytes, share_weight }
+    let WorkloadLimits { max_connections, max_pending_connections, max_buffered_bytes, share_weight, cpu_millis } =
+        limits.clone();
+    pb::WorkloadLimits { max_connections, max_pending_connections, max_buffered_bytes, share_weight, cpu_millis }
 }
 
 /// The limits of workloads, off the wire.
 pub fn limits_from(limits: pb::WorkloadLimits) -> WorkloadLimits {
-    let pb::WorkloadLimits { max_connections, max_pending_connections, max_buffered_bytes, share_weight } = limits;
-    WorkloadLimits { max_connections, max_pending_connections, max_buffered_bytes, share_weight }
+    let pb::WorkloadLimits { max_connections, max_pending_connections, max_buffered_bytes, share_weight, cpu_millis } =
+        limits;
+    WorkloadLimits { max_connections, max_pending_connections, max_buffered_bytes, share_weight, cpu_millis }
 }
 
 fn short(number: u32, field: &'static str) -> Result<u16, Undecodable> {

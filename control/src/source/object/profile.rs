@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use millrace_crd as crd;
 use millrace_model::{
     NodeProfile as Asks, ObjectName,
@@ -42,6 +43,9 @@ const INITIAL_WINDOW: RangeInclusive<u64> = 1..=1_000;
 
 /// From a node that runs nothing to 16 million entries: beyond that the map's own table takes a gigabyte.
 const ENTRIES: RangeInclusive<u64> = 64..=16_777_216;
+
+/// Thousandths of a processor that one workload may be held to.
+const CPU_MILLIS: RangeInclusive<u32> = 10..=256_000;
 
 /// The maps whose room a profile may say. The others' follows from these, or is no number of entries.
 pub(crate) const MAPS: [&str; 9] =
@@ -180,14 +184,49 @@ fn limits(limits: &crd::LimitsProfile, problems: &mut Problems) -> WorkloadLimit
     /// A stream's smallest window, to as much memory as a large node has.
     const BYTES: RangeInclusive<u64> = 65_536..=1 << 40;
     const WEIGHT: RangeInclusive<u64> = 1..=10_000;
-    let crd::LimitsProfile { max_connections, max_pending_connections, max_buffered_bytes, share_weight } = limits;
+    let crd::LimitsProfile { max_connections, max_pending_connections, max_buffered_bytes, share_weight, cpu } = limits;
     let field = |name: &str| format!("spec.workloadLimits.{name}");
     WorkloadLimits {
         max_connections: within(*max_connections, &ANY, &field("maxConnections"), problems),
         max_pending_connections: within(*max_pending_connections, &ANY, &field("maxPendingConnections"), problems),
         max_buffered_bytes: within(*max_buffered_bytes, &BYTES, &field("maxBufferedBytes"), problems),
         share_weight: within(*share_weight, &WEIGHT, &field("shareWeight"), problems),
+        cpu_millis: cpu.as_ref().and_then(|cpu| processor(cpu, &field("cpu"), problems)),
     }
+}
+
+/// Thousandths of a processor, if as many can be held to: below, one handshake would be a second's; above, no proxy has as many workers.
+fn processor(quantity: &IntOrString, field: &str, problems: &mut Problems) -> Option<u32> {
+    let (written, millis) = match quantity {
+        IntOrString::Int(whole) => {
+            (whole.to_string(), u32::try_from(*whole).ok().and_then(|whole| whole.checked_mul(1000)))
+        }
+        IntOrString::String(text) => (text.clone(), thousandths(text)),
+    };
+    let found = millis.filter(|millis| CPU_MILLIS.contains(millis));
+    if found.is_none() {
+        problems.fatal(
+            field,
+            format!("{written:?} is no processor time that can be held to"),
+            "write a quantity from 10m to 256, such as 250m, \"0.5\" or 2",
+        );
+    }
+    found
+}
+
+/// What a quantity of processors says: `250m`, `2`, `0.5`.
+fn thousandths(quantity: &str) -> Option<u32> {
+    let number = |digits: &str| -> Option<u32> {
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| digits.parse().ok()).flatten()
+    };
+    if let Some(millis) = quantity.strip_suffix('m') {
+        return number(millis);
+    }
+    let (whole, part) = quantity.split_once('.').unwrap_or((quantity, "0"));
+    number(part).filter(|_| part.len() <= 3)?;
+    let part = number(&format!("{part:0<3}"))?;
+    number(whole)?.checked_mul(1000)?.checked_add(part)
 }
 
 /// The number, if it is within its bounds.
@@ -205,4 +244,20 @@ fn within<N: Copy + Into<u64>>(
     let (least, most) = bounds.clone().into_inner();
     problems.fatal(field, format!("{asked} is out of bounds"), format!("write a whole number from {least} to {most}"));
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thousandths;
+
+    #[test]
+    fn a_quantity_of_processors_is_read_as_kubernetes_reads_it_and_nothing_else_is() {
+        let read = [("250m", 250), ("2", 2000), ("0.5", 500), ("1.25", 1250), ("0.001", 1), ("010m", 10)];
+        for (written, millis) in read {
+            assert_eq!(thousandths(written), Some(millis), "{written}");
+        }
+        for written in ["", "m", "-1", "+1", "1.", ".5", "0.0005", "1e3", "1 m", "2k", "5000000", "0.5m"] {
+            assert_eq!(thousandths(written), None, "{written}");
+        }
+    }
 }

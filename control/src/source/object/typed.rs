@@ -115,6 +115,7 @@ fn wanted(expected: &str) -> String {
         "u16" => "write a whole number from 1 to 65535".to_owned(),
         "i32" | "u32" | "i64" | "u64" => "write a whole number, without quotes".to_owned(),
         "a string" => "write a string, in quotes where it looks like a number or a truth value".to_owned(),
+        "IntOrString" => "write a whole number, or a string in quotes".to_owned(),
         "a boolean" => "write true or false".to_owned(),
         "a sequence" => "write a list, each item after a dash".to_owned(),
         "a map" => "write a mapping of fields to values".to_owned(),

@@ -4,6 +4,7 @@
 mod beside;
 mod frames;
 mod full;
+mod held;
 mod kinds;
 mod resident;
 mod share;

@@ -1,12 +1,10 @@
-//! One workload that takes ten times its share of two nodes' proxies, and what its neighbours on both notice of it.
+//! A workload that keeps two nodes' proxies busy, and what its neighbours on both notice of it.
 //!
-//! Its share is eight connections that are always busy: with the neighbour's calls beside them both cores are spent already. Ten times
-//! as many spend no more of the machine; what they could take is the neighbour's turn in the proxies, and that is what is measured. So
-//! both of its ends are one thread each, however many connections there are: eighty threads that are ready to run would take the
+//! Both of its ends are one thread each, however many connections there are: eighty threads that are ready to run would take the
 //! neighbour's turn at the kernel's scheduler, where no proxy has a say. Both are processes of their pods: nobody else's connects are
-//! captured, and those of a test's own threads would pass both tunnels by.
+//! captured, and those of a test's own threads would pass both tunnels by. What it may have of processors is in [`held`](super::held).
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use millrace_lab::{
@@ -19,69 +17,75 @@ use serde_json::{Value, json};
 use super::{in_lab, neighbour};
 use crate::scene::CALL;
 
-/// Busy connections of a workload that takes its share.
-const SHARE: usize = 8;
-
 /// Where the busy workload's other end listens.
 const ECHO: u16 = 8083;
 
 /// An application that sends back what comes, on one thread.
-fn echo(lab: &Lab, pod: &str) -> Result<Process> {
+pub(super) fn echo(lab: &Lab, pod: &str) -> Result<Process> {
     let program = lab.binaries().path("probe-peer")?.display().to_string();
     let mut process = lab.pod(pod)?.start("echo", &[&program, "app", &format!("[::]:{ECHO}")])?;
     process.says("listening", CALL)?;
     Ok(process)
 }
 
-/// Calls of the neighbour while `shop/near` keeps so many connections to `shop/far` busy; and how many round trips those made.
-fn beside(lab: &Lab, n_busy: usize, count: u32, pace: Duration) -> Result<(Latency, u64)> {
-    if n_busy == 0 {
+/// Connections that are kept busy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// So many; none at all for 0.
+    pub(super) count: usize,
+    /// A message on each so often; None: the next as soon as the last one is back.
+    pub(super) each: Option<Duration>,
+}
+
+/// `shop/near` keeps connections to `shop/far` busy, until it is told to stop.
+pub(super) struct Busily {
+    process: Process,
+    until: PathBuf,
+}
+
+impl Busily {
+    pub(super) fn begin(lab: &Lab, load: Load) -> Result<Self> {
+        let program = lab.binaries().path("probe-peer")?.display().to_string();
+        let until = lab.directory().join("stop-busy");
+        let (target, n) = (lab.pod("shop/far")?.at(ECHO).to_string(), load.count.to_string());
+        let stop = until.display().to_string();
+        let each = load.each.map(|each| each.as_micros().to_string());
+        let mut arguments = vec![program.as_str(), "busy", &target, "--count", &n, "--until", &stop];
+        arguments.extend(each.iter().flat_map(|each| ["--each-us", each.as_str()]));
+        let mut process = lab.pod("shop/near")?.start("busy", &arguments)?;
+        process.says("open", CALL * 2)?;
+        Ok(Self { process, until })
+    }
+
+    /// What it did.
+    pub(super) fn end(mut self) -> Result<Busy> {
+        std::fs::write(&self.until, "")?;
+        ensure!(self.process.wait(CALL * 2)?.success(), "the busy one failed: {}", self.process.errors());
+        std::fs::remove_file(&self.until)?;
+        Ok(serde_json::from_str(self.process.output().lines().last().context("it says what it did")?)?)
+    }
+}
+
+/// Calls of the neighbour beside such a load; and how many round trips that made.
+pub(super) fn beside(lab: &Lab, load: Load, count: u32, pace: Duration) -> Result<(Latency, u64)> {
+    if load.count == 0 {
         return Ok((neighbour(lab, count, pace)?, 0));
     }
-    let program = lab.binaries().path("probe-peer")?.display().to_string();
-    let until = lab.directory().join("stop-busy");
-    let (target, n) = (lab.pod("shop/far")?.at(ECHO).to_string(), n_busy.to_string());
-    let arguments = [&program, "busy", &target, "--count", &n, "--until", &until.display().to_string()];
-    let mut busy = lab.pod("shop/near")?.start("busy", &arguments)?;
-    busy.says("open", CALL * 2)?;
+    let busy = Busily::begin(lab, load)?;
     let called = neighbour(lab, count, pace);
-    std::fs::write(&until, "")?;
-    ensure!(busy.wait(CALL * 2)?.success(), "the busy one failed: {}", busy.errors());
-    std::fs::remove_file(&until)?;
-    let said = busy.output();
-    let found: Busy = serde_json::from_str(said.lines().last().context("it says what it did")?)?;
+    let found = busy.end()?;
     let called = called?;
-    ensure!(called.failed == 0, "a neighbour's calls fail beside {n_busy} busy connections: {called:?}");
+    ensure!(called.failed == 0, "a neighbour's calls fail beside {load:?}: {called:?}");
     Ok((called, found.trips))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// Ten times its share against its share, interleaved: ratios of the neighbour's p50 and p99, the median of the rounds' each.
-fn ratios(lab: &Lab, rounds: usize, count: u32) -> Result<[f64; 2]> {
-    let pace = Duration::from_millis(5);
-    let (mut p50, mut p99) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        let (alone, _) = beside(lab, 0, count, pace)?;
-        let (share, trips) = beside(lab, SHARE, count, pace)?;
-        let (ten, more) = beside(lab, 10 * SHARE, count, pace)?;
-        println!(
-            "| {round} | alone {} / {} | share {} / {}, {trips} trips | ten times {} / {}, {more} trips |",
-            alone.p50_us, alone.p99_us, share.p50_us, share.p99_us, ten.p50_us, ten.p99_us
-        );
-        p50.push(ten.p50_us as f64 / share.p50_us as f64);
-        p99.push(ten.p99_us as f64 / share.p99_us as f64);
-    }
-    let found = [median(p50), median(p99)];
-    println!("ten times the share moves the neighbour's p50 by {:.2}, its p99 by {:.2}", found[0], found[1]);
-    Ok(found)
-}
-
 /// Busy connections of a workload that would have the worker for itself: what is ready of it at once is many quanta of work.
-const CROWD: usize = 800;
+const CROWD: Load = Load { count: 800, each: None };
 
 /// The usual weight, at which a turn is 200 us of work, and one at which it is 20 ms: all that is ready of the crowd goes first.
 const TURNS: u32 = 100;
@@ -95,12 +99,16 @@ fn weigh(lab: &Lab, weight: u32) -> Result<()> {
         "metadata": {"name": "turns"},
         "spec": {"proxy": {"workers": 1}, "workloadLimits": {"shareWeight": weight}},
     }))?;
-    let wanted = weight.to_string();
+    in_force(lab, "spec.workloadLimits.shareWeight", &weight.to_string())
+}
+
+/// Waits until a setting is in force on both nodes.
+pub(super) fn in_force(lab: &Lab, field: &str, wanted: &str) -> Result<()> {
     for node in ["a", "b"] {
-        clock::until(CALL, &format!("{node} weighs all by {weight}"), || {
+        clock::until(CALL, &format!("{field} of {node} is {wanted}"), || {
             let status = lab.admin(Part::Agent(node)).json("/status")?;
             let rows = status.pointer("/tuning/settings").and_then(Value::as_array).context("no settings")?;
-            let row = rows.iter().find(|row| row["field"] == "spec.workloadLimits.shareWeight");
+            let row = rows.iter().find(|row| row["field"] == field);
             ensure!(row.is_some_and(|row| row["in_force"] == *wanted), "{row:?}");
             Ok(())
         })?;
@@ -124,7 +132,7 @@ fn turns_save(lab: &Lab, rounds: usize, count: u32) -> Result<f64> {
         ratios.push(without.p50_us as f64 / with.p50_us as f64);
     }
     let found = median(ratios);
-    println!("with long turns a neighbour's p50 beside {CROWD} busy connections is {found:.2} times as long");
+    println!("with long turns a neighbour's p50 beside {CROWD:?} is {found:.2} times as long");
     Ok(found)
 }
 
@@ -195,17 +203,6 @@ fn short_turns_keep_a_neighbours_calls_short_beside_a_crowd() {
         let _echo = echo(lab, "shop/far")?;
         let saved = turns_save(lab, 5, 100)?;
         ensure!(saved > 1.3, "with long turns a neighbour's p50 is {saved:.2} times as long");
-        Ok(())
-    });
-}
-
-#[test]
-#[ignore = "long: a minute of load in seven rounds, for the neighbours' p99; it wants a quiet machine"]
-fn a_workload_at_ten_times_its_share_moves_its_neighbours_p99_by_less_than_half() {
-    in_lab("shares", |lab| {
-        let _echo = echo(lab, "shop/far")?;
-        let [_, p99] = ratios(lab, 7, 600)?;
-        ensure!(p99 < 1.5, "a neighbour's p99 moves by {p99:.2}");
         Ok(())
     });
 }
