@@ -33,6 +33,9 @@ pub(crate) fn run(config: &Config, options: &Bench) -> Result<()> {
     if let Some(name) = &options.congestion_control {
         command.args(["--congestion-control", name]);
     }
+    if options.connection_lines {
+        command.arg("--connection-lines");
+    }
     if let Some(rounds) = options.rounds {
         command.args(["--rounds", &rounds.to_string()]);
     }

@@ -72,6 +72,9 @@ pub(crate) struct Bench {
     /// TCP's congestion control for everybody alike; by default cubic, the kernel's own default, and `system` for what the machine is set to
     #[arg(long, value_name = "NAME")]
     pub(crate) congestion_control: Option<String>,
+    /// Leaves our proxies their line for each connection, which they write unless told otherwise; the others write none
+    #[arg(long)]
+    pub(crate) connection_lines: bool,
 }
 
 /// How the demo is run.

@@ -64,4 +64,7 @@ pub struct Run {
     /// TCP's congestion control for everybody alike, in all namespaces; `system` for what the machine is set to
     #[arg(long, value_name = "NAME", default_value = "cubic")]
     pub congestion_control: String,
+    /// Leaves our proxies their line for each connection; the others write none
+    #[arg(long)]
+    pub connection_lines: bool,
 }

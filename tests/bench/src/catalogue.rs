@@ -113,7 +113,12 @@ type Found = (Vec<Figure>, Surroundings, Vec<Table>);
 /// What is measured on two nodes.
 fn small(options: &Run) -> Result<Found> {
     let congestion_control = Some(options.congestion_control.clone()).filter(|name| name != "system");
-    let programs = Programs { envoy: options.envoy.clone(), haproxy: options.haproxy.clone(), congestion_control };
+    let programs = Programs {
+        envoy: options.envoy.clone(),
+        haproxy: options.haproxy.clone(),
+        congestion_control,
+        connection_lines: options.connection_lines,
+    };
     console::progress("bringing up two labs");
     let stage = Stage::up(&programs)?;
     let mut session = Session { stage: &stage, n_rounds: options.rounds, surroundings: Surroundings::default() };

@@ -31,6 +31,9 @@ use crate::{
     serve::{ECHO, HTTP, HTTP2, ROUTED, SINK},
 };
 
+/// What a proxy logs where it writes no line for each connection.
+const NO_CONNECTIONS: &str = "info,connection=off";
+
 /// How long a proxy or server may take to listen.
 const READY: Duration = Duration::from_secs(20);
 
@@ -56,6 +59,8 @@ pub struct Programs {
     pub haproxy: Option<PathBuf>,
     /// TCP's congestion control of all namespaces; None for the machine's.
     pub congestion_control: Option<String>,
+    /// Whether our proxies write a line for each connection, as they do unless told otherwise.
+    pub connection_lines: bool,
 }
 
 /// The ways from a client to a server that are measured.
@@ -184,8 +189,20 @@ impl Stage {
         let mut stage =
             Self { mesh, plain, envoys: Vec::new(), requests: Vec::new(), holders, has_haproxy: false, own };
         stage.route()?;
+        if !programs.connection_lines {
+            stage.write_no_connections()?;
+        }
         stage.start_others(programs)?;
         Ok(stage)
+    }
+
+    /// Has our proxies write as little of each connection as the others do.
+    fn write_no_connections(&self) -> Result<()> {
+        for node in ["a", "b"] {
+            let answer = self.mesh.admin(Part::Proxy(node)).request("PUT", "/log-level", NO_CONNECTIONS)?;
+            ensure!(answer.status == 200, "{node}'s proxy does not take {NO_CONNECTIONS:?}: {}", answer.body.trim());
+        }
+        Ok(())
     }
 
     /// Gives both services' requests a route each, and waits until the client's node parses them.
