@@ -6,21 +6,21 @@
 mod fields;
 pub(crate) mod two;
 
-use fields::{Fields, line};
+use fields::Fields;
 
-pub(crate) use fields::is_no_trailer;
+pub(crate) use fields::{field, is_no_trailer, length, line};
 
 /// The longest head: a kilobyte of path, and headers with some cookies and tokens, leave half of it free.
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
 
 /// Fields of one head.
-pub(super) const MAX_FIELDS: usize = 100;
+pub(crate) const MAX_FIELDS: usize = 100;
 
 /// The longest line that says a chunk's size: 16 digits, and extensions that nobody reads.
-const MAX_CHUNK_LINE: usize = 256;
+pub(crate) const MAX_CHUNK_LINE: usize = 256;
 
 /// The longest trailer section.
-const MAX_TRAILERS: usize = 16 * 1024;
+pub(crate) const MAX_TRAILERS: usize = 16 * 1024;
 
 /// What HTTP/2 begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -256,27 +256,6 @@ impl Heads {
         }
     }
 
-    /// The end of a head or trailer section, looked for from where it was not found before.
-    fn end(&mut self, rest: &[u8], most: usize) -> Result<Option<usize>, Bad> {
-        let from = self.seen.saturating_sub(3);
-        let found = rest.get(from..).unwrap_or_default().windows(4).position(|four| four == b"\r\n\r\n");
-        match found {
-            Some(at) if from + at + 4 <= most => Ok(Some(from + at + 4)),
-            Some(_) => Err(Bad::TooLarge),
-            None if rest.len() > most => Err(Bad::TooLarge),
-            None => {
-                // Said at once: a reader that takes LF for a line's end would see a whole head here.
-                let fresh = rest.get(from..).unwrap_or_default();
-                let is_bare = |pair: &[u8]| matches!(pair, [before, b'\n'] if *before != b'\r');
-                if fresh.windows(2).any(is_bare) {
-                    return Err(Bad::BareLineEnd);
-                }
-                self.seen = rest.len();
-                Ok(None)
-            }
-        }
-    }
-
     fn head(&mut self, rest: &[u8]) -> Result<Option<usize>, Bad> {
         // One empty line before a request is forgiven, as the specification asks (2.2): it can't be part of anything.
         let skip = match rest {
@@ -288,7 +267,7 @@ impl Heads {
         if rest.is_empty() {
             return Ok(None);
         }
-        let Some(end) = self.end(rest, MAX_HEAD)? else { return Ok(None) };
+        let Some(end) = section(rest, &mut self.seen, MAX_HEAD)? else { return Ok(None) };
         let head = rest.get(..end).unwrap_or_default();
         self.at = match framing(head)? {
             Framing::Length(length) => At::Body(length),
@@ -307,10 +286,31 @@ impl Heads {
             [b'\r'] => return Ok(None),
             _ => {}
         }
-        let Some(end) = self.end(rest, MAX_TRAILERS)? else { return Ok(None) };
+        let Some(end) = section(rest, &mut self.seen, MAX_TRAILERS)? else { return Ok(None) };
         fields::trailers(rest.get(..end).unwrap_or_default())?;
         self.at = At::Head;
         Ok(Some(end))
+    }
+}
+
+/// The end of a head or trailer section, looked for from where it was not found before: so much of it was `seen`.
+pub(crate) fn section(rest: &[u8], seen: &mut usize, most: usize) -> Result<Option<usize>, Bad> {
+    let from = seen.saturating_sub(3);
+    let found = rest.get(from..).unwrap_or_default().windows(4).position(|four| four == b"\r\n\r\n");
+    match found {
+        Some(at) if from + at + 4 <= most => Ok(Some(from + at + 4)),
+        Some(_) => Err(Bad::TooLarge),
+        None if rest.len() > most => Err(Bad::TooLarge),
+        None => {
+            // Said at once: a reader that takes LF for a line's end would see a whole head here.
+            let fresh = rest.get(from..).unwrap_or_default();
+            let is_bare = |pair: &[u8]| matches!(pair, [before, b'\n'] if *before != b'\r');
+            if fresh.windows(2).any(is_bare) {
+                return Err(Bad::BareLineEnd);
+            }
+            *seen = rest.len();
+            Ok(None)
+        }
     }
 }
 
@@ -334,7 +334,7 @@ fn framing(head: &[u8]) -> Result<Framing, Bad> {
 }
 
 /// A chunk's size: hexadecimal digits, then extensions, which are checked and mean nothing (7.1.1).
-fn chunk_size(line: &[u8]) -> Result<u64, Bad> {
+pub(crate) fn chunk_size(line: &[u8]) -> Result<u64, Bad> {
     let (digits, extension) = match line.iter().position(|byte| *byte == b';') {
         Some(at) => line.split_at_checked(at).ok_or(Bad::ChunkSize)?,
         None => (line, &[][..]),

@@ -29,7 +29,7 @@ const NOT_TRAILERS: &[&[u8]] = &[
 ];
 
 /// The first line of `bytes`, without its end; None where it is not whole. A longer one than `most` is `long`.
-pub(super) fn line(bytes: &[u8], most: usize, long: Bad) -> Result<Option<&[u8]>, Bad> {
+pub(crate) fn line(bytes: &[u8], most: usize, long: Bad) -> Result<Option<&[u8]>, Bad> {
     match bytes.iter().position(|byte| *byte == b'\n') {
         Some(at) if at > most => Err(long),
         Some(at) => match bytes.get(..at).and_then(|line| line.strip_suffix(b"\r")) {
@@ -45,7 +45,7 @@ pub(super) fn line(bytes: &[u8], most: usize, long: Bad) -> Result<Option<&[u8]>
 type Asked<'l> = (Option<&'l [u8]>, bool);
 
 /// A field's name and value.
-type Field<'l> = (&'l [u8], &'l [u8]);
+pub(crate) type Field<'l> = (&'l [u8], &'l [u8]);
 
 /// Reads a request line.
 pub(super) fn request_line(line: &[u8]) -> Result<Asked<'_>, Bad> {
@@ -147,7 +147,7 @@ pub(crate) fn is_no_trailer(name: &[u8]) -> bool {
 }
 
 /// Name and value of a line, without the white space around the value.
-fn field(line: &[u8]) -> Result<Field<'_>, Bad> {
+pub(crate) fn field(line: &[u8]) -> Result<Field<'_>, Bad> {
     if matches!(line, [b' ' | b'\t', ..]) {
         return Err(Bad::Folded);
     }
@@ -164,7 +164,7 @@ fn field(line: &[u8]) -> Result<Field<'_>, Bad> {
 }
 
 /// Digits alone: no sign, no list, no number that overflows.
-pub(super) fn length(value: &[u8]) -> Result<u64, Bad> {
+pub(crate) fn length(value: &[u8]) -> Result<u64, Bad> {
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
         return Err(Bad::ContentLength);
     }
