@@ -6,9 +6,8 @@
 //! asks, `retry` whether it is asked again, `session` by which endpoint; `body`, `received`, `pipe` and `stream` move bytes, `unread` and `waiting` charge for those that wait; `two` is a client's
 //! HTTP/2, `upgrade` what is HTTP no more. Nothing here decides policy or a route.
 
+mod ask;
 mod body;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "both halves of HTTP/1 are built on it next"))]
-#[cfg_attr(test, expect(dead_code, reason = "both halves of HTTP/1 are built on it next"))]
 mod coding;
 mod counts;
 mod driven;
@@ -46,14 +45,15 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, StatusCode, header::CONNECTION};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
+use hyper::{body::Incoming, ext::ReasonPhrase, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use millrace_model::Protocol;
 use socket2::SockRef;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 use crate::{accept::Accepted, fault::Why, maps::Asked, rarely::Rarely, record::Record, unrouted, worker::Worker};
+use coding::Reason;
 use driven::Both;
 use fault::Fault;
 use heads::{Bad, Version};
@@ -185,6 +185,7 @@ async fn one(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
             if callers.is_closing.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
+            with_reason(&mut response);
             Ok::<_, Infallible>(response.map(|body| turn.with(body)))
         })
     });
@@ -242,6 +243,14 @@ async fn one(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
             tracing::debug!(%error, "a client's connection broke");
             Err(Why::ClientReset)
         }
+    }
+}
+
+/// Has hyper write what the endpoint said of its status.
+fn with_reason<B>(response: &mut Response<B>) {
+    let reason = response.extensions_mut().remove().map(|Reason(reason)| ReasonPhrase::try_from(reason));
+    if let Some(Ok(reason)) = reason {
+        response.extensions_mut().insert(reason);
     }
 }
 

@@ -13,8 +13,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use millrace_model::{
     Facts, Mesh, Workload,
     resolve::{Backend, Hop},
@@ -26,12 +24,11 @@ use tokio::{
 };
 
 use super::{
-    body::Outgoing,
+    ask::{Asker, Asking, Over},
     stream::{Filling, carried},
     unread::{Reading, Unread},
     upgrade::{Io, Switched},
     upstream::{Ends, Speak},
-    waiting::Waiting,
 };
 use crate::{
     application::{self, Called},
@@ -61,9 +58,6 @@ const MAX_HEAD: u32 = 64 * 1024;
 /// What a stream to an endpoint may have queued to send.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// What HTTP/1 may hold of an answer: its head whole, and of a body as much as is read at once.
-const BUFFER: usize = 64 * 1024;
-
 /// A connection that speaks HTTP, and what moves its bytes.
 pub(crate) struct Opened {
     pub(crate) sender: Sender,
@@ -73,7 +67,7 @@ pub(crate) struct Opened {
 /// By which requests are sent.
 pub(crate) enum Sender {
     /// One at a time.
-    One(http1::SendRequest<Outgoing>, Switching),
+    One(Asker, Switching),
     /// Many at once.
     Two(h2::client::SendRequest<Bytes>, Unread, Arc<Waits>),
 }
@@ -214,13 +208,11 @@ impl Beside {
 async fn speak(io: impl Io + 'static, speaks: Speak, waits: &Arc<Waits>, beside: Beside) -> Result<Opened, Fault> {
     Ok(match speaks {
         Speak::One => {
-            let io = TokioIo::new(Waiting::new(io, waits));
-            let (send, connection) =
-                http1::Builder::new().max_buf_size(BUFFER).handshake(io).await.map_err(|_broken| Why::ConnectFailed)?;
+            let (asker, asking) = Asking::new(io, waits);
             let may_come = Arc::new(AtomicBool::new(false));
             let (switched, came) = oneshot::channel();
-            let driver = Box::pin(one(connection, beside, (may_come.clone(), switched)));
-            Opened { sender: Sender::One(send, Switching { may_come, came }), driver }
+            let driver = Box::pin(one(asking, beside, (may_come.clone(), switched)));
+            Opened { sender: Sender::One(asker, Switching { may_come, came }), driver }
         }
         Speak::Two => {
             let unread = Unread::new(waits);
@@ -247,7 +239,7 @@ fn client() -> h2::client::Builder {
 
 /// A connection of HTTP/1, to its end or until it speaks something else.
 async fn one<T: Io + 'static>(
-    mut connection: http1::Connection<TokioIo<Waiting<T>>, Outgoing>,
+    mut asking: Asking<T>,
     mut beside: Beside,
     (may_come, switched): (Arc<AtomicBool>, oneshot::Sender<Switched>),
 ) {
@@ -255,22 +247,20 @@ async fn one<T: Io + 'static>(
         if beside.poll(cx).is_ready() {
             return Poll::Ready(None);
         }
-        let ended = connection.poll_without_shutdown(cx);
+        let over = asking.poll(cx);
         if !beside.settle() {
             return Poll::Ready(None);
         }
-        ended.map(Some)
+        over.map(Some)
     });
     match ended.await {
-        Some(Ok(())) if may_come.load(Ordering::Relaxed) => {
-            let parts = connection.into_parts();
-            let io = Box::new(parts.io.into_inner().into_inner());
-            let switched = switched.send(Switched { io, read: parts.read_buf, beside: Box::pin(beside.go_on()) });
+        Some(Over::Switched(io, read)) if may_come.load(Ordering::Relaxed) => {
+            let switched = switched.send(Switched { io: Box::new(io), read, beside: Box::pin(beside.go_on()) });
             // Who asked for it has gone, and the connection with it.
             drop(switched);
         }
-        Some(Err(error)) => tracing::debug!(%error, "a connection to an endpoint broke"),
-        Some(Ok(())) | None => {}
+        Some(Over::Lost(lost)) => tracing::debug!(%lost, "a connection to an endpoint has ended"),
+        Some(Over::Switched(..)) | None => {}
     }
 }
 

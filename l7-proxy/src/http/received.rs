@@ -1,4 +1,4 @@
-//! A body as it comes from either end: HTTP/1's by hyper, HTTP/2's by h2.
+//! A body as it comes from either end: HTTP/1's from clients by hyper, from endpoints by [`ask`](super::ask), HTTP/2's by h2.
 
 use std::{
     pin::Pin,
@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
+    ask::Reply,
     body::{Broken, Next},
     heads::{Bad, is_no_trailer},
     unread::{Entry, Unread},
@@ -19,8 +20,10 @@ use super::{
 
 /// What comes behind a head.
 pub(crate) enum Received {
-    /// In HTTP/1.
+    /// A client's, in HTTP/1.
     One(Incoming),
+    /// An endpoint's, in HTTP/1.
+    Reply(Reply),
     /// In HTTP/2.
     Two(Stream),
 }
@@ -84,6 +87,7 @@ impl Body for Received {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
         match self.get_mut() {
             Self::One(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Reply(body) => Pin::new(body).poll_frame(cx),
             Self::Two(stream) => stream.poll(cx),
         }
     }
@@ -91,6 +95,7 @@ impl Body for Received {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::One(body) => body.is_end_stream(),
+            Self::Reply(body) => body.is_end_stream(),
             Self::Two(stream) => stream.recv.is_end_stream(),
         }
     }
@@ -98,6 +103,7 @@ impl Body for Received {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::One(body) => body.size_hint(),
+            Self::Reply(body) => body.size_hint(),
             Self::Two(stream) if stream.recv.is_end_stream() => SizeHint::with_exact(0),
             Self::Two(_) => SizeHint::default(),
         }

@@ -28,7 +28,7 @@ use std::{
 };
 
 use http::{HeaderMap, Method, Request, Response, Version, header::HOST};
-use hyper::body::Body as _;
+use http_body::Body as _;
 use millrace_model::{
     Mesh, ObjectName, Protocol, Telemetry, Workload,
     telemetry::{AccessLog, Blame, Condition, Field, LogFormat, Piece, Switch},

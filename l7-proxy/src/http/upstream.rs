@@ -17,12 +17,12 @@ use h2::Reason;
 use http::{Request, Response, header::UPGRADE};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::client::conn::http1;
 use millrace_model::route::Speaks;
 use millrace_node::clock;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{
+    ask::{Asker, Unanswered},
     body::{Broken, Outgoing},
     driven::{Desk, Driven, Lent},
     expect::Gate,
@@ -110,7 +110,7 @@ struct Idle {
 /// A connection of HTTP/1.
 #[derive(Debug)]
 struct One {
-    send: http1::SendRequest<Outgoing>,
+    asker: Asker,
     driven: Driven,
     driver: AbortHandle,
     switching: Switching,
@@ -159,6 +159,13 @@ enum Held {
     Two(Two),
 }
 
+impl Held {
+    /// Whether it is for no request after this one, as its endpoint has it.
+    fn is_ended(&self) -> bool {
+        matches!(self, Self::One(one) if one.asker.is_ended())
+    }
+}
+
 /// A request that was not answered.
 pub(crate) struct Unsent {
     /// The request again, where none of it was sent.
@@ -169,20 +176,17 @@ pub(crate) struct Unsent {
 
 impl Lease {
     /// Sends a request and waits for the head of its answer.
-    pub(crate) async fn send(&mut self, mut request: Request<Outgoing>) -> Result<Response<Received>, Box<Unsent>> {
+    pub(crate) async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Received>, Box<Unsent>> {
         let gate = Gate::of(&request);
         match &mut self.held {
-            Some(Held::One(One { send, switching, .. })) => {
+            Some(Held::One(One { asker, switching, .. })) => {
                 if request.headers().contains_key(UPGRADE) {
                     switching.may_come();
                 }
-                if let Some(gate) = gate {
-                    hyper::ext::on_informational(&mut request, move |said| gate.heard(said.status()));
-                }
-                let answered = send.try_send_request(request).await;
-                let answered = answered.map(|response| response.map(Received::One));
-                answered.map_err(|mut unsent| {
-                    Box::new(Unsent { request: unsent.take_message(), error: unsent.into_error().into() })
+                let answered = asker.ask(request, gate).await;
+                answered.map(|response| response.map(Received::Reply)).map_err(|unanswered| {
+                    let Unanswered { request, lost } = *unanswered;
+                    Box::new(Unsent { request, error: lost.into() })
                 })
             }
             Some(Held::Two(two)) => {
@@ -237,7 +241,7 @@ impl Lease {
         // Before anybody else may have it.
         self.lent = None;
         // What is sent still when the answer has come whole, its endpoint did not wait for.
-        if let Some(Held::One(one)) = self.held.take() {
+        if let Some(Held::One(one)) = self.held.take_if(|held| !held.is_ended()) {
             let mut state = self.upstreams.lock();
             let idle = state.idle.entry(self.ends.clone()).or_default();
             if idle.len() < MAX_IDLE {
@@ -331,7 +335,7 @@ impl Upstreams {
         while let Some(mut lease) = self.last(ends) {
             let is_good = match &mut lease.held {
                 // It is, unless the endpoint has closed it meanwhile.
-                Some(Held::One(one)) => one.send.ready().await.is_ok(),
+                Some(Held::One(one)) => one.asker.is_ready(),
                 Some(Held::Two(two)) => poll_fn(|cx| two.send.poll_ready(cx)).await.is_ok(),
                 None => false,
             };
@@ -359,7 +363,7 @@ impl Upstreams {
         let (driven, home) = Driven::new(driver);
         let driver = state.tasks.spawn(self.turns.schedule(account, home));
         let held = match sender {
-            Sender::One(send, switching) => Held::One(One { send, driven, driver, switching }),
+            Sender::One(asker, switching) => Held::One(One { asker, driven, driver, switching }),
             Sender::Two(send, unread, waits) => {
                 let two = Two { send, unread, waits, n_streams: Arc::new(()) };
                 let shared = Shared { two: two.clone(), driver, since: clock::now() };
@@ -378,7 +382,7 @@ impl Upstreams {
             Speak::One => {
                 let idle = state.idle.get_mut(ends)?;
                 // One whose endpoint has answered before it had the whole request is still taken up by that.
-                let at = idle.iter().rposition(|kept| kept.one.send.is_ready() || kept.one.send.is_closed())?;
+                let at = idle.iter().rposition(|kept| kept.one.asker.is_ready() || kept.one.asker.is_ended())?;
                 Held::One(idle.remove(at).one)
             }
             Speak::Two => {
@@ -416,7 +420,7 @@ impl Upstreams {
         let is_old = |since: Instant| now.saturating_duration_since(since) >= IDLE;
         state.idle.retain(|_, idle| {
             idle.retain(|kept| {
-                let is_good = !is_old(kept.since) && !kept.one.send.is_closed();
+                let is_good = !is_old(kept.since) && !kept.one.asker.is_ended();
                 if !is_good {
                     kept.one.driver.abort();
                 }

@@ -206,7 +206,7 @@ impl AsyncWrite for Taken {
 fn written(out: &mut Outbox) -> (Vec<u8>, usize) {
     let mut taken = Taken { most: usize::MAX, ..Taken::default() };
     assert!(matches!(out.poll_write(&mut taken, &mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(()))));
-    assert!(out.is_empty() && out.len() == 0);
+    assert_eq!((out.is_empty(), out.len()), (true, 0));
     (taken.bytes, taken.n_calls)
 }
 
