@@ -2,7 +2,7 @@
 //!
 //! Reads from [`serve`], the life of a connection; `request` is the life of a request. `heads` and `wire` let nothing through that
 //! HTTP's specification does not, before anybody parses; `coding` frames messages; `tables` says which rule; `filter` what becomes of heads; `upstream` and
-//! `reach` by which connection an endpoint is asked, `driven` in whose task that is polled; `forwarded` says who
+//! `reach` by which connection an endpoint is asked, `ask` how in HTTP/1, `driven` in whose task that is polled; `forwarded` says who
 //! asks, `retry` whether it is asked again, `session` by which endpoint; `body`, `received`, `pipe` and `stream` move bytes, `unread` and `waiting` charge for those that wait; `two` is a client's
 //! HTTP/2, `upgrade` what is HTTP no more. Nothing here decides policy or a route.
 

@@ -15,7 +15,13 @@ use tokio::{
 };
 
 use super::{
-    super::{body::Broken, coding::Reason, expect::hold, received::Received},
+    super::{
+        body::Broken,
+        coding::{Decoder, Reason, Step},
+        expect::hold,
+        received::Received,
+    },
+    head::Head,
     *,
 };
 use crate::{
@@ -26,6 +32,9 @@ use crate::{
 
 /// What the connection holds in either direction.
 const PIPE: usize = 1024 * 1024;
+
+/// What an endpoint reads at once.
+const HEAD: usize = 1024;
 
 /// Far more than anything here takes.
 const SOON: Duration = Duration::from_secs(20);
@@ -69,7 +78,7 @@ impl Stage {
         let mut request = get();
         *request.method_mut() = method;
         let (answer, ()) = tokio::join!(asker.ask(request, None), async {
-            let mut head = [0; 4096];
+            let mut head = [0; HEAD];
             endpoint.read(&mut head).await.map(drop).unwrap();
             for byte in bytes {
                 // One that is refused is told no more.
@@ -124,7 +133,7 @@ impl Streaming {
         let mut stage = stage_with(16 * 1024);
         let Stage { asker, endpoint, .. } = &mut stage;
         let (answer, ()) = tokio::join!(asker.ask(get(), None), async {
-            endpoint.read(&mut [0; 4096]).await.map(drop).unwrap();
+            endpoint.read(&mut [0; HEAD]).await.map(drop).unwrap();
             endpoint.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
         });
         (Self(stage), Outgoing::Client(Received::Reply(answer.ok().unwrap().into_body())))
@@ -146,7 +155,7 @@ async fn a_request_is_one_write_and_connections_are_used_again() {
         assert!(stage.asker.is_ready());
         let Stage { asker, endpoint, .. } = &mut stage;
         let (answer, said) = tokio::join!(asker.ask(post(vec![b'x'; n]), None), async {
-            let mut bytes = vec![0; 4096];
+            let mut bytes = vec![0; HEAD];
             let n = endpoint.read(&mut bytes).await.unwrap();
             endpoint.write_all(b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX-A: 1\r\n\r\nok").await.unwrap();
             String::from_utf8(bytes[..n].to_vec()).unwrap()
@@ -166,7 +175,7 @@ async fn a_request_is_one_write_and_connections_are_used_again() {
 
 #[tokio::test]
 async fn answers_end_where_they_say_however_they_come() {
-    let cases: &[(Method, &str, &str, bool)] = &[
+    let cases = [
         (Method::GET, "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", "abc", true),
         (Method::GET, "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc", "abc", true),
         (Method::GET, "HTTP/1.1 200 OK\r\ncontent-length: 3, 3\r\n\r\nabc", "abc", true),
@@ -191,7 +200,7 @@ async fn answers_end_where_they_say_however_they_come() {
     ];
     for (method, bytes, body, is_kept) in cases {
         let (_, read, kept) = stage().answered(method.clone(), bytes.as_bytes()).await.expect(bytes);
-        assert_eq!((&*String::from_utf8(read).unwrap(), kept), (*body, *is_kept), "{method} {bytes:?}");
+        assert_eq!((&*String::from_utf8(read).unwrap(), kept), (body, is_kept), "{method} {bytes:?}");
     }
 }
 
@@ -242,7 +251,7 @@ async fn what_an_endpoint_says_behind_an_answer_or_unasked_is_never_an_answer() 
     let two = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     let Stage { asker, endpoint, .. } = &mut stage;
     let (answer, ()) = tokio::join!(asker.ask(get(), None), async {
-        endpoint.read(&mut [0; 4096]).await.map(drop).unwrap();
+        endpoint.read(&mut [0; HEAD]).await.map(drop).unwrap();
         endpoint.write_all(two).await.unwrap();
     });
     assert!(answer.ok().unwrap().into_body().is_end_stream());
@@ -273,7 +282,7 @@ async fn a_request_to_an_endpoint_that_has_closed_comes_back_whole() {
     let mut stage = stage();
     let Stage { asker, endpoint, .. } = &mut stage;
     let (answer, ()) = tokio::join!(asker.ask(get(), None), async {
-        endpoint.read(&mut [0; 4096]).await.map(drop).unwrap();
+        endpoint.read(&mut [0; HEAD]).await.map(drop).unwrap();
         endpoint.shutdown().await.unwrap();
     });
     let unanswered = answer.err().unwrap();
@@ -290,7 +299,7 @@ async fn a_body_that_breaks_off_is_an_error_and_one_that_ends_with_its_connectio
         let mut stage = stage();
         let Stage { asker, endpoint, .. } = &mut stage;
         let (answer, ()) = tokio::join!(asker.ask(get(), None), async {
-            endpoint.read(&mut [0; 4096]).await.map(drop).unwrap();
+            endpoint.read(&mut [0; HEAD]).await.map(drop).unwrap();
             endpoint.write_all(format!("HTTP/1.1 200 OK\r\n{head}\r\n").as_bytes()).await.unwrap();
             endpoint.shutdown().await.unwrap();
         });
@@ -300,7 +309,7 @@ async fn a_body_that_breaks_off_is_an_error_and_one_that_ends_with_its_connectio
     // Where the proxy itself lets go of it, nobody has said that this was all.
     let Stage { asker, mut endpoint, driver } = stage();
     let (answer, ()) = tokio::join!(asker.ask(get(), None), async {
-        endpoint.read(&mut [0; 4096]).await.map(drop).unwrap();
+        endpoint.read(&mut [0; HEAD]).await.map(drop).unwrap();
         endpoint.write_all(b"HTTP/1.1 200 OK\r\n\r\nabc").await.unwrap();
     });
     driver.abort();
@@ -314,7 +323,7 @@ async fn a_body_goes_on_being_sent_while_nobody_reads_the_answer() {
     let (mut body, outgoing) = Streaming::new().await;
     let Stage { asker, endpoint, .. } = &mut stage;
     let (answer, ()) = tokio::join!(asker.ask(with(Method::POST, outgoing), None), async {
-        let mut bytes = [0; 4096];
+        let mut bytes = [0; HEAD];
         let n = endpoint.read(&mut bytes).await.unwrap();
         assert!(bytes[..n].ends_with(b"transfer-encoding: chunked\r\n\r\n"));
         endpoint.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n").await.unwrap();
@@ -361,7 +370,7 @@ async fn who_does_not_read_stops_who_writes_either_way() {
     let mut stage = stage_with(16 * 1024);
     let Stage { asker, endpoint, .. } = &mut stage;
     let (answer, ()) = tokio::join!(asker.ask(get(), None), async {
-        endpoint.read(&mut [0; 4096]).await.map(drop).unwrap();
+        endpoint.read(&mut [0; HEAD]).await.map(drop).unwrap();
         endpoint.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
     });
     let mut n_said = 0;
@@ -385,7 +394,7 @@ async fn what_is_said_before_an_answer_opens_the_gate_and_nothing_else() {
     let (body, gate) = hold(true, &mut head, Outgoing::Whole(Full::new(Bytes::from_static(b"abc"))));
     let Stage { asker, endpoint, .. } = &mut stage;
     let (answer, ()) = tokio::join!(asker.ask(Request::from_parts(head, body), gate), async {
-        let mut bytes = [0; 4096];
+        let mut bytes = [0; HEAD];
         let n = endpoint.read(&mut bytes).await.unwrap();
         assert!(bytes[..n].ends_with(b"expect: 100-continue\r\ncontent-length: 3\r\n\r\n"));
         endpoint.write_all(b"HTTP/1.1 103 Early\r\nlink: a\r\n\r\n").await.unwrap();
@@ -404,7 +413,7 @@ async fn what_is_said_before_an_answer_opens_the_gate_and_nothing_else() {
 async fn a_connection_that_speaks_something_else_is_handed_over_with_what_came_behind_the_head() {
     let Stage { asker, mut endpoint, driver } = stage();
     let (answer, ()) = tokio::join!(asker.ask(get(), None), async {
-        endpoint.read(&mut [0; 4096]).await.map(drop).unwrap();
+        endpoint.read(&mut [0; HEAD]).await.map(drop).unwrap();
         endpoint.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\nearly").await.unwrap();
     });
     let answer = answer.ok().unwrap();
@@ -470,12 +479,85 @@ fn a_request_says_the_length_of_its_body_once_and_as_its_body_has_it() {
             head.headers.insert(header::CONTENT_LENGTH, http::HeaderValue::from_static(said));
         }
         head.headers.insert(header::TRANSFER_ENCODING, http::HeaderValue::from_static("chunked"));
-        assert_eq!(super::head::framing(&head, &body), framing);
+        assert_eq!(head::framing(&head, &body), framing);
         let mut to = BytesMut::new();
-        super::head::write(&head, framing, &mut to);
+        head::write(&head, framing, &mut to);
         let mut length = BytesMut::new();
         framing.write(&mut length);
         let text = String::from_utf8(to.to_vec()).unwrap();
         assert_eq!(text, format!("POST / HTTP/1.1\r\nhost: web\r\n{}\r\n", std::str::from_utf8(&length).unwrap()));
+    }
+}
+
+/// An answer's status and body.
+type Heard = (u16, Vec<u8>);
+
+/// The answers in bytes that come so many at a time: statuses, bodies, and what the rest is refused for.
+fn heard(bytes: &[u8], piece: usize) -> (Vec<Heard>, Option<Bad>) {
+    let (mut from, mut seen, mut heard) = (BytesMut::new(), 0, Vec::<Heard>::new());
+    let mut body: Option<Decoder> = None;
+    for part in bytes.chunks(piece) {
+        from.extend_from_slice(part);
+        loop {
+            let Some(decoder) = &mut body else {
+                match head::read(&mut from, &mut seen, false) {
+                    Ok(Some(Head::Informational(status))) => heard.push((status.as_u16(), Vec::new())),
+                    Ok(Some(Head::Answer { head, framing, .. })) => {
+                        heard.push((head.status().as_u16(), Vec::new()));
+                        body = Some(Decoder::new(framing));
+                    }
+                    Ok(None) => break,
+                    Err(bad) => return (heard, Some(bad)),
+                }
+                continue;
+            };
+            match decoder.decode(&mut from) {
+                Ok(Step::Data(bytes)) => heard.last_mut().unwrap().1.extend_from_slice(&bytes),
+                Ok(Step::Trailers(_)) => {}
+                Ok(Step::End) => body = None,
+                Ok(Step::More) => break,
+                Err(bad) => return (heard, Some(bad)),
+            }
+        }
+    }
+    (heard, None)
+}
+
+/// What answers are made of, good and bad.
+const PARTS: &[&str] = &[
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.1 200\r\n",
+    "HTTP/1.0 204 No\r\n",
+    "HTTP/1.1 100 Continue\r\n\r\n",
+    "content-length: 3\r\n",
+    "Content-Length: 5\r\n",
+    "transfer-encoding: chunked\r\n",
+    "x: y\r\n",
+    "x: y\n",
+    " z\r\n",
+    "\r\n",
+    "\n",
+    "\r",
+    "3\r\nabc\r\n",
+    "0\r\n",
+    "0\r\n\r\n",
+    "abc",
+    "\u{0}",
+    "GET / HTTP/1.1\r\n",
+];
+
+proptest::proptest! {
+    /// Where answers end and what is refused must not depend on how their bytes come.
+    #[test]
+    fn answers_are_the_same_however_they_come(
+        parts in proptest::collection::vec(0..PARTS.len(), 0..14),
+        piece in 1_usize..40,
+    ) {
+        let bytes: Vec<u8> = parts.into_iter().flat_map(|part| PARTS[part].bytes()).collect();
+        let (answers, refused) = heard(&bytes, usize::MAX);
+        let (in_pieces, refused_so) = heard(&bytes, piece);
+        proptest::prop_assert_eq!(answers, in_pieces);
+        // A head that is not whole is looked at again where it may end: its fault can show later, and never earlier.
+        proptest::prop_assert!(refused.is_some() || refused_so.is_none());
     }
 }
