@@ -1,7 +1,7 @@
 //! Holds a body back until its endpoint asks for it (RFC 9110, 10.1.1). The expectation goes on with the head; the client is asked for
 //! its body when the endpoint asks, or has said nothing for a second. An endpoint that answers before that never gets it.
 //!
-//! To an HTTP/1 client hyper says `100 Continue` by itself as soon as the body is first read, so not reading it is enough. To one of
+//! An HTTP/1 client is told `100 Continue` as soon as its body is first read, so not reading it is enough. To one of
 //! HTTP/2 the stream's own task says it, which is told by [`Asked`].
 
 use std::{
@@ -65,7 +65,7 @@ pub(crate) fn take(head: &mut Parts) -> bool {
     is_expected
 }
 
-fn is_expected(version: Version, headers: &HeaderMap) -> bool {
+pub(crate) fn is_expected(version: Version, headers: &HeaderMap) -> bool {
     version >= Version::HTTP_11
         && headers.get(EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(CONTINUE))
 }

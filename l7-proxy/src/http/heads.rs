@@ -1,11 +1,15 @@
-//! Checks an HTTP/1.1 client's bytes before anybody parses them: every head, and the framing of every body. Pure.
+//! Reads an HTTP/1.1 client's messages out of its bytes: every head, and by [`coding`](super::coding) every body. Pure.
 //!
 //! A parser that forgives is how requests are smuggled: where two readers disagree on where a message ends, the rest of one is
-//! taken for the next. So nothing is forgiven here (RFC 9112 throughout), and hyper, which reads next, gets whole heads alone.
+//! taken for the next. So nothing is forgiven here (RFC 9112 throughout), and what was checked is what is kept: nobody parses it again.
 
 mod fields;
 pub(crate) mod two;
 
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Method, Request, Uri};
+
+use super::coding::{Decoder, Framing, Step};
 use fields::Fields;
 
 pub(crate) use fields::{field, is_no_trailer, length, line};
@@ -15,6 +19,9 @@ pub(crate) const MAX_HEAD: usize = 64 * 1024;
 
 /// Fields of one head.
 pub(crate) const MAX_FIELDS: usize = 100;
+
+/// Fields that there is room for at first: most heads have fewer, with those that the mesh adds.
+const FIELDS: usize = 12;
 
 /// The longest line that says a chunk's size: 16 digits, and extensions that nobody reads.
 pub(crate) const MAX_CHUNK_LINE: usize = 256;
@@ -125,23 +132,20 @@ impl Bad {
 enum At {
     /// Nothing was read yet: it may be HTTP/2.
     Start,
-    Head,
-    Body(u64),
-    ChunkSize,
-    Chunk(u64),
-    ChunkEnd,
-    Trailers,
+    /// Between two messages, or within one.
+    Messages,
     /// HTTP/2: another reader's to check.
     Other,
 }
 
-/// Checks one connection's bytes, in order.
+/// Takes one connection's messages out of its bytes, in order.
 #[derive(Debug)]
 pub(crate) struct Heads {
     at: At,
-    /// How much of an item that is not whole was looked at already.
+    /// How much of a head that is not whole was looked at already.
     seen: usize,
-    n_heads: u64,
+    /// The body of the message that was begun last.
+    body: Decoder,
 }
 
 /// Which version the client began with.
@@ -153,143 +157,73 @@ pub(crate) enum Version {
     Two,
 }
 
-impl Default for Heads {
-    fn default() -> Self {
-        Self { at: At::Start, seen: 0, n_heads: 0 }
-    }
+/// A request's head, and how what comes behind it is framed.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) head: Request<()>,
+    pub(crate) framing: Framing,
 }
 
-/// How a message's body is framed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    Length(u64),
-    Chunked,
+impl Default for Heads {
+    fn default() -> Self {
+        Self { at: At::Start, seen: 0, body: Decoder::new(Framing::None) }
+    }
 }
 
 impl Heads {
-    /// What the connection speaks, once that is known.
-    pub(crate) fn version(&self) -> Option<Version> {
+    /// What the connection speaks, by its first bytes; None where it may be either.
+    pub(crate) fn version(&mut self, first: &[u8]) -> Option<Version> {
+        if self.at == At::Start && !first.is_empty() {
+            let n = first.len().min(PREFACE.len());
+            self.at = match first.get(..n) == PREFACE.get(..n) {
+                true if n == PREFACE.len() => At::Other,
+                true => At::Start,
+                false => At::Messages,
+            };
+        }
         match self.at {
             At::Start => None,
+            At::Messages => Some(Version::One),
             At::Other => Some(Version::Two),
-            At::Head | At::Body(_) | At::ChunkSize | At::Chunk(_) | At::ChunkEnd | At::Trailers => Some(Version::One),
         }
-    }
-
-    /// How many heads were good.
-    pub(crate) fn n_heads(&self) -> u64 {
-        self.n_heads
     }
 
     /// True within a message's body: who takes that message sees that it breaks off.
     pub(crate) fn is_in_body(&self) -> bool {
-        match self.at {
-            At::Start | At::Head | At::Other => false,
-            At::Body(_) | At::ChunkSize | At::Chunk(_) | At::ChunkEnd | At::Trailers => true,
-        }
+        !self.body.is_end()
     }
 
-    /// How many of these bytes, which follow those taken before, may be passed on. What is left is to be shown again, with
-    /// more behind it.
-    pub(crate) fn check(&mut self, bytes: &[u8]) -> Result<usize, Bad> {
-        let mut taken = 0;
-        loop {
-            let rest = bytes.get(taken..).unwrap_or_default();
-            if rest.is_empty() && self.at != At::Body(0) {
-                return Ok(taken);
-            }
-            match self.step(rest) {
-                Ok(Some(n)) => {
-                    taken += n;
-                    self.seen = 0;
-                }
-                Ok(None) => return Ok(taken),
-                // What came before is good: the fault is found again when it is shown alone.
-                Err(_) if taken > 0 => return Ok(taken),
-                Err(bad) => return Err(bad),
-            }
+    /// Takes the next head out of `from`; None where it is not whole, or what is left of a body comes first.
+    pub(crate) fn head(&mut self, from: &mut BytesMut) -> Result<Option<Asked>, Bad> {
+        if self.version(from) != Some(Version::One) || self.is_in_body() {
+            return Ok(None);
         }
-    }
-
-    /// One item: how long it is; None where it is not whole.
-    fn step(&mut self, rest: &[u8]) -> Result<Option<usize>, Bad> {
-        let length = |left: u64| usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
-        match self.at {
-            At::Start => {
-                let n = rest.len().min(PREFACE.len());
-                self.at = match rest.get(..n) == PREFACE.get(..n) {
-                    true if n == PREFACE.len() => At::Other,
-                    true => return Ok(None),
-                    false => At::Head,
-                };
-                Ok(Some(0))
-            }
-            At::Other => Ok(Some(rest.len())),
-            At::Head => self.head(rest),
-            At::Body(left) => {
-                let n = length(left);
-                let left = left - n as u64;
-                self.at = if left == 0 { At::Head } else { At::Body(left) };
-                Ok(Some(n))
-            }
-            At::Chunk(left) => {
-                let n = length(left);
-                let left = left - n as u64;
-                self.at = if left == 0 { At::ChunkEnd } else { At::Chunk(left) };
-                Ok(Some(n))
-            }
-            At::ChunkEnd => match rest {
-                [b'\r', b'\n', ..] => {
-                    self.at = At::ChunkSize;
-                    Ok(Some(2))
-                }
-                [b'\r'] => Ok(None),
-                _ => Err(Bad::ChunkEnd),
-            },
-            At::ChunkSize => {
-                let Some(line) = line(rest, MAX_CHUNK_LINE, Bad::ChunkSize)? else { return Ok(None) };
-                let size = chunk_size(line)?;
-                self.at = if size == 0 { At::Trailers } else { At::Chunk(size) };
-                Ok(Some(line.len() + 2))
-            }
-            At::Trailers => self.trailers(rest),
-        }
-    }
-
-    fn head(&mut self, rest: &[u8]) -> Result<Option<usize>, Bad> {
         // One empty line before a request is forgiven, as the specification asks (2.2): it can't be part of anything.
-        let skip = match rest {
+        let skip = match &**from {
             [b'\r', b'\n', ..] => 2,
             [b'\r'] => return Ok(None),
             _ => 0,
         };
-        let rest = rest.get(skip..).unwrap_or_default();
+        let rest = from.get(skip..).unwrap_or_default();
         if rest.is_empty() {
             return Ok(None);
         }
         let Some(end) = section(rest, &mut self.seen, MAX_HEAD)? else { return Ok(None) };
-        let head = rest.get(..end).unwrap_or_default();
-        self.at = match framing(head)? {
-            Framing::Length(length) => At::Body(length),
-            Framing::Chunked => At::ChunkSize,
-        };
-        self.n_heads += 1;
-        Ok(Some(skip + end))
+        from.advance(skip);
+        self.seen = 0;
+        let asked = asked(&from.split_to(end).freeze())?;
+        self.body = Decoder::new(asked.framing);
+        Ok(Some(asked))
     }
 
-    fn trailers(&mut self, rest: &[u8]) -> Result<Option<usize>, Bad> {
-        match rest {
-            [b'\r', b'\n', ..] => {
-                self.at = At::Head;
-                return Ok(Some(2));
-            }
-            [b'\r'] => return Ok(None),
-            _ => {}
-        }
-        let Some(end) = section(rest, &mut self.seen, MAX_TRAILERS)? else { return Ok(None) };
-        fields::trailers(rest.get(..end).unwrap_or_default())?;
-        self.at = At::Head;
-        Ok(Some(end))
+    /// How much of the message's body is still to come, where that was said.
+    pub(crate) fn left(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    /// Takes the next of the message's body out of `from`.
+    pub(crate) fn body(&mut self, from: &mut BytesMut) -> Result<Step, Bad> {
+        self.body.decode(from)
     }
 }
 
@@ -314,23 +248,36 @@ pub(crate) fn section(rest: &[u8], seen: &mut usize, most: usize) -> Result<Opti
     }
 }
 
-/// What a head, blank line and all, says of its body.
-fn framing(head: &[u8]) -> Result<Framing, Bad> {
+/// Reads a head, blank line and all. Its values are parts of it.
+fn asked(head: &Bytes) -> Result<Asked, Bad> {
     let request = line(head, MAX_HEAD, Bad::TooLarge)?.ok_or(Bad::RequestLine)?;
-    let (authority, is_old) = fields::request_line(request)?;
+    let fields::Line { method, target, authority, is_old } = fields::request_line(request)?;
+    let mut asked = Request::new(());
     let rest = head.get(request.len() + 2..).unwrap_or_default();
-    let Fields { host, content_length, is_chunked } = Fields::read(rest, MAX_FIELDS)?;
+    let headers = asked.headers_mut();
+    headers.reserve(FIELDS);
+    let Fields { host, content_length, is_chunked } = Fields::read(rest, MAX_FIELDS, |name, value| {
+        let name = HeaderName::from_bytes(name).map_err(|_no_token| Bad::FieldName)?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_control| Bad::FieldValue)?;
+        headers.try_append(name, value).map_err(|_too_many| Bad::TooLarge)?;
+        Ok(())
+    })?;
     match (&host, authority) {
         (Some(host), Some(authority)) if !authority.eq_ignore_ascii_case(host) => return Err(Bad::OtherHost),
         (None, _) if !is_old => return Err(Bad::Host),
         _ => {}
     }
-    match (content_length, is_chunked) {
-        (Some(_), true) => Err(Bad::BothLengths),
-        (None, true) if is_old => Err(Bad::TransferEncoding),
-        (None, true) => Ok(Framing::Chunked),
-        (length, false) => Ok(Framing::Length(length.unwrap_or(0))),
-    }
+    let framing = match (content_length, is_chunked) {
+        (Some(_), true) => return Err(Bad::BothLengths),
+        (None, true) if is_old => return Err(Bad::TransferEncoding),
+        (None, true) => Framing::Chunked,
+        (Some(0) | None, false) => Framing::None,
+        (Some(length), false) => Framing::Length(length),
+    };
+    *asked.method_mut() = Method::from_bytes(method).map_err(|_no_token| Bad::Method)?;
+    *asked.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target)).map_err(|_no_target| Bad::Target)?;
+    *asked.version_mut() = if is_old { http::Version::HTTP_10 } else { http::Version::HTTP_11 };
+    Ok(Asked { head: asked, framing })
 }
 
 /// A chunk's size: hexadecimal digits, then extensions, which are checked and mean nothing (7.1.1).

@@ -9,19 +9,19 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::{
     ask::Reply,
     body::{Broken, Next},
     heads::{Bad, is_no_trailer},
+    one::intake::Upload,
     unread::{Entry, Unread},
 };
 
 /// What comes behind a head.
 pub(crate) enum Received {
     /// A client's, in HTTP/1.
-    One(Incoming),
+    Client(Upload),
     /// An endpoint's, in HTTP/1.
     Reply(Reply),
     /// In HTTP/2.
@@ -86,7 +86,7 @@ impl Body for Received {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
         match self.get_mut() {
-            Self::One(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Client(body) => Pin::new(body).poll_frame(cx),
             Self::Reply(body) => Pin::new(body).poll_frame(cx),
             Self::Two(stream) => stream.poll(cx),
         }
@@ -94,7 +94,7 @@ impl Body for Received {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::One(body) => body.is_end_stream(),
+            Self::Client(body) => body.is_end_stream(),
             Self::Reply(body) => body.is_end_stream(),
             Self::Two(stream) => stream.recv.is_end_stream(),
         }
@@ -102,7 +102,7 @@ impl Body for Received {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::One(body) => body.size_hint(),
+            Self::Client(body) => body.size_hint(),
             Self::Reply(body) => body.size_hint(),
             Self::Two(stream) if stream.recv.is_end_stream() => SizeHint::with_exact(0),
             Self::Two(_) => SizeHint::default(),

@@ -40,6 +40,7 @@ use super::{
         cors::{self, Judged},
         inject::{self, Injected},
     },
+    flaw::Flaw,
     forwarded::{self, Asker, Said},
     heads::{Bad, two},
     mirror,
@@ -48,7 +49,6 @@ use super::{
     record::Recording,
     retry::{self, Sent},
     session::{self, Kept},
-    turn::Turn,
     upgrade::{self, Switch},
     upstream::{Lease, Unsent},
 };
@@ -76,7 +76,7 @@ pub(crate) struct Callers {
     pub(crate) switch: Switch,
     /// Whether its connection is to end with the request under way.
     pub(crate) is_closing: AtomicBool,
-    pub(crate) turn: Turn,
+    pub(crate) flaw: Flaw,
     /// Where its task polls the connection to an endpoint, in HTTP/1.
     pub(crate) desk: Desk,
     said: Mutex<Option<Known>>,
@@ -128,7 +128,7 @@ impl Callers {
             asked,
             switch: Switch::default(),
             is_closing: AtomicBool::new(false),
-            turn: Turn::default(),
+            flaw: Flaw::default(),
             desk: Desk::default(),
             said: Mutex::default(),
         }
@@ -385,7 +385,7 @@ impl Callers {
 
     /// Why a request that was sent has no answer: its own body can be what broke it.
     fn broken(&self) -> Fault {
-        self.turn.bad().map_or(Fault::Broken, Fault::Bad)
+        self.flaw.bad().map_or(Fault::Broken, Fault::Bad)
     }
 
     /// Sends to one endpoint after another until one has answered: another only where the one before could not be reached.

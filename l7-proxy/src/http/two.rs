@@ -22,7 +22,7 @@ use super::{
     received::Received,
     request::{self, Callers},
     unread::{Reading, Unread},
-    wire::Checked,
+    wire::Client,
 };
 use crate::{
     fault::Why,
@@ -77,11 +77,11 @@ fn server() -> h2::server::Builder {
 }
 
 /// One connection, from its preface.
-pub(super) async fn serve(callers: &Arc<Callers>, checked: Checked) -> Result<(), Why> {
-    orderly(checked.socket());
+pub(super) async fn serve(callers: &Arc<Callers>, client: Client) -> Result<(), Why> {
+    orderly(&client.socket);
     let waits = callers.waits();
     let unread = Unread::new(&waits);
-    let (io, answered) = Counted::of_requests(Reading::new(checked, unread.clone()));
+    let (io, answered) = Counted::of_requests(Reading::new(client, unread.clone()));
     let (io, gather) = gathered(io);
     let mut connection = match timeout(FIRST_HEAD, server().handshake::<_, Bytes>(io)).await {
         Ok(Ok(connection)) => connection,

@@ -41,14 +41,21 @@ pub(crate) fn line(bytes: &[u8], most: usize, long: Bad) -> Result<Option<&[u8]>
     }
 }
 
-/// Of a request line: the authority of an absolute target, and whether the version is 1.0.
-type Asked<'l> = (Option<&'l [u8]>, bool);
+/// A request line.
+pub(super) struct Line<'l> {
+    pub(super) method: &'l [u8],
+    pub(super) target: &'l [u8],
+    /// Of an absolute target.
+    pub(super) authority: Option<&'l [u8]>,
+    /// Whether the version is 1.0.
+    pub(super) is_old: bool,
+}
 
 /// A field's name and value.
 pub(crate) type Field<'l> = (&'l [u8], &'l [u8]);
 
 /// Reads a request line.
-pub(super) fn request_line(line: &[u8]) -> Result<Asked<'_>, Bad> {
+pub(super) fn request_line(line: &[u8]) -> Result<Line<'_>, Bad> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
@@ -69,14 +76,12 @@ pub(super) fn request_line(line: &[u8]) -> Result<Asked<'_>, Bad> {
     if target.is_empty() || !target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
         return Err(Bad::Target);
     }
-    match target {
-        [b'/', ..] => Ok((None, is_old)),
-        b"*" if method == b"OPTIONS" => Ok((None, is_old)),
-        _ => {
-            let authority = authority(target).ok_or(Bad::Target)?;
-            Ok((Some(authority), is_old))
-        }
-    }
+    let authority = match target {
+        [b'/', ..] => None,
+        b"*" if method == b"OPTIONS" => None,
+        _ => Some(authority(target).ok_or(Bad::Target)?),
+    };
+    Ok(Line { method, target, authority, is_old })
 }
 
 /// The authority of `http://authority[/path][?query]`.
@@ -90,8 +95,12 @@ fn authority(target: &[u8]) -> Option<&[u8]> {
 }
 
 impl<'h> Fields<'h> {
-    /// Reads every line up to the empty one.
-    pub(super) fn read(mut bytes: &'h [u8], most: usize) -> Result<Self, Bad> {
+    /// Reads every line up to the empty one, and gives each to `keep`.
+    pub(super) fn read(
+        mut bytes: &'h [u8],
+        most: usize,
+        mut keep: impl FnMut(&'h [u8], &'h [u8]) -> Result<(), Bad>,
+    ) -> Result<Self, Bad> {
         let mut found = Self::default();
         for _ in 0..=most {
             let line = line(bytes, usize::MAX, Bad::TooLarge)?.ok_or(Bad::BareLineEnd)?;
@@ -100,6 +109,7 @@ impl<'h> Fields<'h> {
             }
             bytes = bytes.get(line.len() + 2..).unwrap_or_default();
             let (name, value) = field(line)?;
+            keep(name, value)?;
             found.take(name, value)?;
         }
         Err(Bad::TooLarge)
@@ -123,21 +133,6 @@ impl<'h> Fields<'h> {
             self.is_chunked = true;
         }
         Ok(())
-    }
-}
-
-/// Checks the fields after a chunked body, up to the empty line.
-pub(super) fn trailers(mut bytes: &[u8]) -> Result<(), Bad> {
-    loop {
-        let line = line(bytes, usize::MAX, Bad::TooLarge)?.ok_or(Bad::BareLineEnd)?;
-        if line.is_empty() {
-            return Ok(());
-        }
-        bytes = bytes.get(line.len() + 2..).unwrap_or_default();
-        let (name, _) = field(line)?;
-        if is_no_trailer(name) {
-            return Err(Bad::Trailer);
-        }
     }
 }
 

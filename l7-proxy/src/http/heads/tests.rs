@@ -2,31 +2,31 @@
 
 use proptest::prelude::*;
 
-use super::{Bad, Heads, MAX_HEAD, Version};
+use bytes::BytesMut;
 
-/// How much is passed on of a stream shown whole.
+use super::{Asked, Bad, Framing, Heads, MAX_HEAD, Step, Version};
+use crate::http::foreign::take;
+
+/// How much is left of a stream shown whole.
 fn check(bytes: &[u8]) -> Result<usize, Bad> {
-    go_on(&mut Heads::default(), bytes)
+    in_pieces([bytes])
 }
 
-fn go_on(heads: &mut Heads, bytes: &[u8]) -> Result<usize, Bad> {
-    let mut from = 0;
-    loop {
-        let n = heads.check(&bytes[from..])?;
-        from += n;
-        if n == 0 {
-            return Ok(from);
+/// The same, shown so: what is taken must not depend on how the bytes come.
+fn in_pieces<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Result<usize, Bad> {
+    let (mut heads, mut buffer) = (Heads::default(), BytesMut::new());
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        if let (_, Some(bad)) = take(&mut heads, &mut buffer) {
+            return Err(bad);
         }
     }
+    Ok(buffer.len())
 }
 
-/// The same, shown byte by byte: what is passed on must not depend on how the bytes come.
+/// The same, byte by byte.
 fn trickle(bytes: &[u8]) -> Result<usize, Bad> {
-    let (mut heads, mut from) = (Heads::default(), 0);
-    for to in 1..=bytes.len() {
-        from += go_on(&mut heads, &bytes[from..to])?;
-    }
-    Ok(from)
+    in_pieces(bytes.chunks(1))
 }
 
 /// A head with these lines between the request line and the end.
@@ -56,8 +56,8 @@ const GOOD: &[&str] = &[
 #[test]
 fn good_messages_pass_whole_however_they_come() {
     for good in GOOD {
-        assert_eq!(check(good.as_bytes()), Ok(good.len()), "{good:?}");
-        assert_eq!(trickle(good.as_bytes()), Ok(good.len()), "{good:?}");
+        assert_eq!(check(good.as_bytes()), Ok(0), "{good:?}");
+        assert_eq!(trickle(good.as_bytes()), Ok(0), "{good:?}");
     }
 }
 
@@ -277,34 +277,47 @@ fn what_is_not_as_the_specification_says_is_refused_by_name() {
     }
 }
 
-/// A message that is refused behind a good one: the good one passes.
+/// A message that is refused behind a good one: the good one is taken.
 #[test]
-fn what_came_before_a_bad_message_is_passed_on() {
+fn what_came_before_a_bad_message_is_taken() {
     let good = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     for (text, bad, rfc) in cases().into_iter().filter(|(text, ..)| !text.starts_with('\n')) {
-        let (mut heads, stream) = (Heads::default(), format!("{good}{text}"));
-        let passed = heads.check(stream.as_bytes()).unwrap();
-        assert!(passed >= good.len(), "RFC {rfc}: {text:?}");
-        assert_eq!(go_on(&mut heads, &stream.as_bytes()[passed..]), Err(bad), "RFC {rfc}: {text:?}");
+        let stream = format!("{good}{text}");
+        let (mut heads, mut buffer) = (Heads::default(), BytesMut::from(&*stream));
+        let first = heads.head(&mut buffer).unwrap().expect("a whole head");
+        assert_eq!(first.head.uri(), "/", "RFC {rfc}: {text:?}");
+        assert_eq!((buffer.len(), take(&mut heads, &mut buffer).1), (text.len(), Some(bad)), "RFC {rfc}: {text:?}");
     }
 }
 
 #[test]
-fn a_head_that_is_not_whole_is_not_passed_on() {
+fn a_head_that_is_not_whole_is_not_taken() {
     for to in 1..GOOD[0].len() {
-        assert_eq!(check(&GOOD[0].as_bytes()[..to]), Ok(0), "{to}");
+        assert_eq!(check(&GOOD[0].as_bytes()[..to]), Ok(to));
     }
 }
 
 #[test]
 fn which_version_a_client_speaks_is_known_from_its_first_bytes() {
-    let of = |text: &str| {
-        let mut heads = Heads::default();
-        heads.check(text.as_bytes()).unwrap();
-        heads.version()
-    };
+    let of = |text: &str| Heads::default().version(text.as_bytes());
     assert_eq!(of("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Some(Version::Two));
-    assert_eq!((of("PRI * HTTP/2"), of("P"), of("PO"), of("GE")), (None, None, Some(Version::One), Some(Version::One)));
+    assert_eq!((of(""), of("PRI * HTTP/2"), of("P")), (None, None, None));
+    assert_eq!((of("PO"), of("GE")), (Some(Version::One), Some(Version::One)));
+}
+
+/// What is kept of a head is what was checked: nobody reads it again.
+#[test]
+fn a_request_is_what_its_head_says() {
+    let text =
+        "PUT http://H:8/a?b=c HTTP/1.1\r\nhost: h:8\r\nX-A:  1\t\r\nx-a: 2, 3\r\nx-b:\r\ncontent-length: 002\r\n\r\nab";
+    let (mut heads, mut buffer) = (Heads::default(), BytesMut::from(text));
+    let Asked { head, framing } = heads.head(&mut buffer).unwrap().unwrap();
+    assert_eq!((head.method().as_str(), head.uri().to_string()), ("PUT", "http://H:8/a?b=c".to_owned()));
+    assert_eq!((head.version(), framing), (http::Version::HTTP_11, Framing::Length(2)));
+    let fields: Vec<_> = head.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    assert_eq!(fields, [("host", "h:8"), ("x-a", "1"), ("x-a", "2, 3"), ("x-b", ""), ("content-length", "002")]);
+    assert_eq!(heads.body(&mut buffer), Ok(Step::Data("ab".into())));
+    assert!(!heads.is_in_body() && buffer.is_empty());
 }
 
 proptest! {
@@ -320,18 +333,14 @@ proptest! {
         let at = at.index(bytes.len());
         bytes.splice(at..at, new);
         let whole = check(&bytes);
-        let (mut heads, mut from, mut to) = (Heads::default(), 0, 0);
-        let mut pieces = Ok(0);
+        let (mut pieces, mut rest) = (Vec::new(), &bytes[..]);
         for cut in cuts.iter().cycle() {
-            to = (to + cut).min(bytes.len());
-            match go_on(&mut heads, &bytes[from..to]) {
-                Ok(n) => from += n,
-                Err(bad) => { pieces = Err(bad); break }
-            }
-            pieces = Ok(from);
-            if to == bytes.len() { break }
+            let (piece, more) = rest.split_at((*cut).min(rest.len()));
+            pieces.push(piece);
+            rest = more;
+            if rest.is_empty() { break }
         }
-        match (whole, pieces) {
+        match (whole, in_pieces(pieces)) {
             (Ok(one), Ok(other)) => prop_assert_eq!(one, other),
             (Err(_), Err(_)) => {}
             // Cut into pieces, a fault may stand behind bytes that are not whole yet; it is never forgiven.
