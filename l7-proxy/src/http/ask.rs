@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
 
 use super::{
     body::Outgoing,
@@ -64,6 +64,8 @@ pub(crate) enum Lost {
 pub(crate) struct Unanswered {
     /// The request again, where none of it was sent.
     pub(crate) request: Option<Request<Outgoing>>,
+    /// The request again, where it was sent and has no body, and its connection was closed before a byte of an answer came.
+    pub(crate) sent: Option<Request<Outgoing>>,
     /// What broke.
     pub(crate) lost: Lost,
 }
@@ -83,6 +85,8 @@ struct Shared(Mutex<State>);
 struct State {
     /// What is to be sent and was not begun.
     request: Option<Given>,
+    /// The head of what was sent without a body, until it is answered.
+    sent: Option<Parts>,
     /// Whether a request is on its way still.
     is_sending: bool,
     awaited: Awaited,
@@ -126,6 +130,7 @@ enum Awaited {
 fn shared() -> Arc<Shared> {
     Arc::new(Shared(Mutex::new(State {
         request: None,
+        sent: None,
         is_sending: false,
         awaited: Awaited::Nothing,
         inbox: BytesMut::new(),
@@ -185,6 +190,15 @@ impl State {
         }
     }
 
+    /// What becomes of the request now that its connection is lost.
+    fn unanswered(&mut self, lost: Lost) -> Unanswered {
+        let request = self.request.take().map(|(request, _gate)| request);
+        // One that was heard of, if only in part, is not silently sent twice.
+        let is_unheard = matches!(lost, Lost::Closed | Lost::Io(_)) && self.inbox.is_empty();
+        let sent = self.sent.take().filter(|_| is_unheard);
+        Unanswered { request, sent: sent.map(|head| Request::from_parts(head, Outgoing::Empty)), lost }
+    }
+
     /// Nothing moves any more.
     fn end(&mut self, lost: Lost) {
         self.lost.get_or_insert(lost);
@@ -223,8 +237,7 @@ impl Asker {
             other @ (Awaited::Nothing | Awaited::Head | Awaited::Body) => {
                 state.awaited = other;
                 if let Some(lost) = state.lost {
-                    let request = state.request.take().map(|(request, _gate)| request);
-                    return Poll::Ready(Err(Box::new(Unanswered { request, lost })));
+                    return Poll::Ready(Err(Box::new(state.unanswered(lost))));
                 }
                 state.tell(cx);
                 Poll::Pending

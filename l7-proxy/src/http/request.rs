@@ -403,31 +403,18 @@ impl Callers {
             lease.lend(&self.desk);
             seen.endpoint = endpoints.chosen();
             seen.recording.endpoint(seen.endpoint);
-            // What has no body can be sent again, where a connection that was kept is closed just as it is used.
-            let may_repeat = lease.is_reused && request.body().is_end_stream() && request.method().is_idempotent();
-            let again = may_repeat.then(|| repeated(&request));
             match lease.send(request).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(unsent) => {
-                    let Unsent { request: whole, error } = *unsent;
+                    let Unsent { request: again, error } = *unsent;
                     tracing::debug!(%error, is_reused = lease.is_reused, "an endpoint did not answer");
                     n_stale += 1;
-                    request = whole.or(again).filter(|_| n_stale <= STALE).ok_or_else(|| self.broken())?;
+                    request = again.filter(|_| n_stale <= STALE).ok_or_else(|| self.broken())?;
                     endpoints.again();
                 }
             }
         }
     }
-}
-
-/// The same request, which has no body.
-fn repeated(request: &Request<Outgoing>) -> Request<Outgoing> {
-    let mut again = Request::new(Outgoing::Empty);
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.version_mut() = request.version();
-    *again.headers_mut() = request.headers().clone();
-    again
 }
 
 impl Caller {

@@ -168,7 +168,7 @@ impl Held {
 
 /// A request that was not answered.
 pub(crate) struct Unsent {
-    /// The request again, where none of it was sent.
+    /// The request again, where none of it was sent, or it may be sent twice.
     pub(crate) request: Option<Request<Outgoing>>,
     /// What broke.
     pub(crate) error: Broken,
@@ -177,6 +177,9 @@ pub(crate) struct Unsent {
 impl Lease {
     /// Sends a request and waits for the head of its answer.
     pub(crate) async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Received>, Box<Unsent>> {
+        // What has no body may be, where a connection that was kept is closed just as it is used (RFC 9110, 9.2.2).
+        let is_bare = request.body().is_end_stream();
+        let may_repeat = self.is_reused && is_bare && request.method().is_idempotent();
         let gate = Gate::of(&request);
         match &mut self.held {
             Some(Held::One(One { asker, switching, .. })) => {
@@ -185,12 +188,17 @@ impl Lease {
                 }
                 let answered = asker.ask(request, gate).await;
                 answered.map(|response| response.map(Received::Reply)).map_err(|unanswered| {
-                    let Unanswered { request, lost } = *unanswered;
-                    Box::new(Unsent { request, error: lost.into() })
+                    let Unanswered { request, sent, lost } = *unanswered;
+                    Box::new(Unsent { request: request.or(sent.filter(|_| may_repeat)), error: lost.into() })
                 })
             }
             Some(Held::Two(two)) => {
-                let (response, sending) = two.ask(request, gate, &self.upstreams).await?;
+                let again = may_repeat.then(|| repeated(&request));
+                let asked = two.ask(request, gate, &self.upstreams).await;
+                let (response, sending) = asked.map_err(|mut unsent| {
+                    unsent.request = unsent.request.or(again);
+                    unsent
+                })?;
                 self.sending = sending;
                 Ok(response)
             }
@@ -296,6 +304,16 @@ impl Two {
             sending.map(|sending| upstreams.lock().tasks.spawn(turns.schedule(self.waits.account(), sending)));
         Ok((response.map(|recv| Received::two(recv, &self.unread)), sending))
     }
+}
+
+/// The same request, which has no body.
+fn repeated(request: &Request<Outgoing>) -> Request<Outgoing> {
+    let mut again = Request::new(Outgoing::Empty);
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = request.headers().clone();
+    again
 }
 
 impl Drop for Lease {

@@ -155,12 +155,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Asking<T> {
         self.is_to_head = head.method == Method::HEAD;
         let framing = head::framing(&head, &body);
         let mut encoder = Encoder::new(framing).announcing(&head.headers);
+        head::write(&head, framing, self.out.head());
         if body.is_end_stream() {
             encoder.end(&mut self.out)?;
+            self.shared.lock().sent = Some(head);
         } else {
             self.sending = Some(Sending { body, encoder });
         }
-        head::write(&head, framing, self.out.head());
         Ok(())
     }
 
@@ -290,6 +291,7 @@ impl State {
             match head::read(&mut self.inbox, seen, is_to_head).map_err(Lost::Bad)? {
                 None => break,
                 Some(Head::Informational(status)) => {
+                    self.sent = None;
                     if let Some(gate) = gate {
                         gate.heard(status);
                     }
@@ -297,6 +299,7 @@ impl State {
                 Some(Head::Answer { head, framing, is_kept }) => {
                     let is_switching = head.status() == http::StatusCode::SWITCHING_PROTOCOLS;
                     self.is_kept &= is_kept;
+                    self.sent = None;
                     self.awaited = Awaited::Come(head, framing);
                     self.wake_asker();
                     return Ok(is_switching);

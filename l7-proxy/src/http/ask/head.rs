@@ -130,7 +130,9 @@ fn answered(head: &mut Response<()>, is_old: bool, is_to_head: bool) -> Result<F
     if is_chunked && is_old {
         return Err(Bad::TransferEncoding);
     }
-    if let Some(length) = length {
+    if let Some(length) = length
+        && !is_said_once(head.headers())
+    {
         // One field from here on, however often it was said.
         head.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
@@ -166,6 +168,12 @@ fn one_length(headers: &HeaderMap) -> Result<Option<u64>, Bad> {
         }
     }
     Ok(found)
+}
+
+/// Whether a head that says a length says it in one field, and once there.
+fn is_said_once(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    matches!((values.next(), values.next()), (Some(value), None) if !value.as_bytes().contains(&b','))
 }
 
 /// Whether the endpoint closes behind this answer.

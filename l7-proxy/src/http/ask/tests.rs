@@ -278,15 +278,29 @@ async fn a_request_to_an_endpoint_that_has_closed_comes_back_whole() {
     let body = unanswered.request.expect("none of it was sent").into_body();
     assert_eq!(body.collect().await.unwrap().to_bytes(), "abc");
     assert!(matches!(driver.await.unwrap(), Over::Lost(Lost::Closed)));
+}
 
-    let mut stage = stage();
-    let Stage { asker, endpoint, .. } = &mut stage;
-    let (answer, ()) = tokio::join!(asker.ask(get(), None), async {
-        endpoint.read(&mut [0; HEAD]).await.map(drop).unwrap();
-        endpoint.shutdown().await.unwrap();
-    });
-    let unanswered = answer.err().unwrap();
-    assert!(unanswered.request.is_none(), "the endpoint had it");
+#[tokio::test]
+async fn a_request_that_was_sent_comes_back_where_it_is_bare_and_nothing_was_heard_of_it() {
+    for (request, said, is_back) in [
+        (get(), "", true),
+        (get(), "HTTP/1.1 2", false),
+        (get(), "HTTP/1.1 102 Processing\r\n\r\n", false),
+        (get(), "HTTP/9", false),
+        (post("abc"), "", false),
+    ] {
+        let mut stage = stage();
+        let Stage { asker, endpoint, .. } = &mut stage;
+        let (answer, ()) = tokio::join!(asker.ask(request, None), async {
+            endpoint.read(&mut [0; HEAD]).await.map(drop).unwrap();
+            endpoint.write_all(said.as_bytes()).await.unwrap();
+            endpoint.shutdown().await.unwrap();
+        });
+        let unanswered = answer.err().unwrap();
+        assert!(unanswered.request.is_none(), "the endpoint had it");
+        let again = unanswered.sent.map(|request| (request.method().clone(), request.headers()["host"].clone()));
+        assert_eq!(again, is_back.then(|| (Method::GET, "web".parse().unwrap())), "{said:?}");
+    }
 }
 
 #[tokio::test]

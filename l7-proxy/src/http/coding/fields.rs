@@ -11,6 +11,9 @@ use super::super::heads::{Bad, MAX_FIELDS};
 /// The digits of the longest number.
 const DIGITS: usize = 20;
 
+/// What is commonly added to a head on its way.
+const ADDED: usize = 2;
+
 /// Writes all fields but those that frame a body: these are [`Framing`](super::Framing)'s to write.
 pub(crate) fn write_fields(headers: &HeaderMap, head: &mut BytesMut) {
     for (name, value) in headers {
@@ -90,7 +93,7 @@ impl Places {
 
     /// Those fields, of the same head. Their values are parts of it.
     pub(crate) fn headers(&self, head: &Bytes) -> Result<HeaderMap, Bad> {
-        let mut headers = HeaderMap::with_capacity(self.count);
+        let mut headers = HeaderMap::with_capacity(self.count + ADDED);
         let range = |(from, length): (u32, u32)| from as usize..from as usize + length as usize;
         for Place { name, value } in self.places.iter().take(self.count) {
             let name = head.get(range(*name)).ok_or(Bad::FieldName)?;
