@@ -208,7 +208,7 @@ impl Talk {
             let response = self.answered(Box::pin(answer(request))).await?;
             let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             let is_kept = self.reply(&wishes, response, closing.soon).await?;
-            let is_over = self.settled().await?;
+            let is_over = self.settled(is_kept, closing.now).await?;
             if is_switching || !is_kept || !is_over {
                 poll_fn(|cx| self.poll_flush(cx)).await?;
                 return Ok(match (is_switching, is_over) {
@@ -338,20 +338,21 @@ impl Talk {
         Poll::Pending
     }
 
-    /// Whether the request's body was read to its end, once that is known; only then its connection can go on.
-    async fn settled(&mut self) -> Result<bool, Broke> {
+    /// Whether the request's body was read to its end, once that is known; only then its connection can go on. Who has it reads it in any
+    /// case; what nobody wants is waited for only where it stands before another request.
+    async fn settled(&mut self, is_kept: bool, now: &AtomicBool) -> Result<bool, Broke> {
         if self.intake.at() == At::Over {
             return Ok(true);
         }
-        poll_fn(|cx| match self.intake.poll_over(cx) {
-            Poll::Ready(at) => Poll::Ready(Ok(at == At::Over)),
+        poll_fn(|cx| {
             // The client may wait for the answer before it sends the rest.
-            Poll::Pending => {
-                if let Poll::Ready(Err(broke)) = self.poll_flush(cx) {
-                    return Poll::Ready(Err(broke));
-                }
-                Poll::Pending
+            if let Poll::Ready(Err(broke)) = self.poll_flush(cx) {
+                return Poll::Ready(Err(broke));
             }
+            if matches!(self.intake.at(), At::Left(_)) && (!is_kept || now.load(Relaxed)) {
+                return Poll::Ready(Ok(false));
+            }
+            self.intake.poll_over(cx).map(|at| Ok(at == At::Over))
         })
         .await
     }
