@@ -27,7 +27,7 @@ use http_body::Body;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, tcp::OwnedWriteHalf},
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -58,6 +58,9 @@ const LAST_REQUEST: Duration = Duration::from_secs(5);
 
 /// How long a client that is told no more is still listened to, so that what it sends does not reset what it was told.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long a client may take for what is left of a body that nobody wants.
+const UNREAD: Duration = Duration::from_secs(30);
 
 /// Requests that are answered in one turn, where many have come together: a connection must not keep its worker.
 const REQUESTS: u32 = 16;
@@ -123,7 +126,7 @@ pub(super) async fn serve(callers: &Arc<Callers>, client: Client, began: Instant
         drain.begun().await;
         // Not at once: a request may be on its way just now, and would be lost. It is answered, and told that the connection closes.
         callers.is_closing.store(true, Relaxed);
-        tokio::time::sleep(LAST_REQUEST).await;
+        sleep(LAST_REQUEST).await;
     };
     tokio::pin!(draining);
     let mut draining = Rarely::new(draining);
@@ -344,15 +347,21 @@ impl Talk {
         if self.intake.at() == At::Over {
             return Ok(true);
         }
+        let mut patience = pin!(sleep(UNREAD));
         poll_fn(|cx| {
             // The client may wait for the answer before it sends the rest.
             if let Poll::Ready(Err(broke)) = self.poll_flush(cx) {
                 return Poll::Ready(Err(broke));
             }
-            if matches!(self.intake.at(), At::Left(_)) && (!is_kept || now.load(Relaxed)) {
+            let is_left = matches!(self.intake.at(), At::Left(_));
+            if is_left && (!is_kept || now.load(Relaxed)) {
                 return Poll::Ready(Ok(false));
             }
-            self.intake.poll_over(cx).map(|at| Ok(at == At::Over))
+            if let Poll::Ready(at) = self.intake.poll_over(cx) {
+                return Poll::Ready(Ok(at == At::Over));
+            }
+            // Who sends on to somebody that takes it may take as long as that does.
+            if is_left { patience.as_mut().poll(cx).map(|()| Ok(false)) } else { Poll::Pending }
         })
         .await
     }

@@ -237,7 +237,7 @@ async fn what_is_to_come_of_a_body_is_known_exactly() {
     })
     .await;
     served.send("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\n\r\nab").await;
-    tokio::time::sleep(MOMENT).await;
+    sleep(MOMENT).await;
     served.send("c").await;
     assert_eq!(body(&served.hear().await), "good");
 }
@@ -291,7 +291,7 @@ async fn a_client_is_asked_for_its_body_when_that_is_first_read() {
 async fn a_body_may_be_read_in_another_task_and_asked_for_from_there() {
     let mut served = served(async |request: Request<Received>| {
         let answer = tokio::spawn(async move {
-            tokio::time::sleep(MOMENT).await;
+            sleep(MOMENT).await;
             echo(request).await
         });
         answer.await.unwrap()
@@ -521,7 +521,7 @@ async fn an_answer_is_taken_as_fast_as_its_client_reads_and_what_waits_is_charge
     timeout(SOON, async {
         while n_taken.load(Relaxed) == 0 || n_taken.load(Relaxed) != before {
             before = n_taken.load(Relaxed);
-            tokio::time::sleep(MOMENT).await;
+            sleep(MOMENT).await;
         }
     })
     .await
@@ -535,4 +535,13 @@ async fn an_answer_is_taken_as_fast_as_its_client_reads_and_what_waits_is_charge
         n_read += timeout(SOON, served.client.read(&mut heard)).await.expect("it goes on").unwrap();
     }
     assert_eq!(served.account.n_buffered(), 0);
+}
+
+/// It has its answer, and sends no more of a body that nobody reads.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_keeps_back_what_nobody_wants_is_not_waited_for() {
+    let early = "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\n1";
+    let served = served_after(early, |_request| async { good(whole("no")) }).await;
+    let ended = timeout(UNREAD * 2, served.ended).await.expect("it ends").unwrap();
+    assert_eq!(ended.unwrap(), End::Unread);
 }

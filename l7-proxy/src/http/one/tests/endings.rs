@@ -101,7 +101,7 @@ async fn a_body_that_outlives_its_connection_breaks_off() {
     let mut body = bodies.recv().await.unwrap();
     assert_eq!(&*body.frame().await.unwrap().unwrap().into_data().unwrap(), b"abc");
     let rest = tokio::spawn(async move { body.frame().await.unwrap().map(drop) });
-    tokio::time::sleep(MOMENT).await;
+    sleep(MOMENT).await;
     served.ended.abort();
     assert!(timeout(SOON, rest).await.expect("it is told").unwrap().is_err());
 }
