@@ -11,12 +11,13 @@
 
 mod line;
 mod meter;
+mod timer;
 
 use std::{
     collections::HashMap,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -26,11 +27,14 @@ use std::{
 use millrace_node::clock;
 use tokio::sync::Notify;
 
-use self::{line::Line, meter::Meter};
+use self::{line::Line, meter::Meter, timer::Timer};
 use crate::limits::Account;
 
 /// The longest that a workload is held back without a look whether it still has to be: its limit may be another one since.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The shortest: to wake a worker costs some 5 us, and so no more than a fiftieth of it.
+const LEAST_REST: Duration = Duration::from_micros(250);
 
 /// The turns of one worker's workloads.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub(crate) struct Turns {
     shared: Arc<Shared>,
     /// By the account's address, which no other has while a line holds the account.
     lines: Mutex<HashMap<usize, Weak<Line>>>,
+    /// What wakes it to let somebody go on, made when that is first asked; None: by the runtime's own timers.
+    timer: OnceLock<Option<Timer>>,
 }
 
 /// A line that is held back, and since when.
@@ -67,13 +73,16 @@ impl Default for Turns {
 impl Turns {
     #[cfg(test)]
     pub(crate) fn by_clock(now: fn() -> Instant) -> Self {
-        Self::by_clocks(now, None)
+        let turns = Self::by_clocks(now, None);
+        // What tests wait for is the runtime's own time, which they turn.
+        turns.timer.set(None).unwrap();
+        turns
     }
 
     /// By the time, and by what the thread has had of a processor.
     fn by_clocks(now: fn() -> Instant, cpu: Option<fn() -> Duration>) -> Self {
         let shared = Shared { meter: Meter::by(cpu), ..Shared::default() };
-        Self { now, shared: Arc::new(shared), lines: Mutex::default() }
+        Self { now, shared: Arc::new(shared), lines: Mutex::default(), timer: OnceLock::new() }
     }
 
     /// Begins a new round: for the worker's runtime to call whenever its thread has nothing to do.
@@ -96,7 +105,7 @@ impl Turns {
             let held_for = self.shared.held_for(self.now);
             tokio::select! {
                 () = self.shared.somebody_waits.notified() => {}
-                () = tokio::time::sleep(held_for.unwrap_or_default()), if held_for.is_some() => {}
+                () = self.rest(held_for.unwrap_or_default()), if held_for.is_some() => {}
             }
             loop {
                 // Comes back once everything that is ready was polled, or has had sixty polls; events are looked for then.
@@ -115,6 +124,21 @@ impl Turns {
                 waiting.iter().for_each(|line| Line::turn(line, now));
             }
         }
+    }
+
+    /// Comes back after so long.
+    async fn rest(&self, time: Duration) {
+        let time = time.max(LEAST_REST);
+        let timer = self.timer.get_or_init(|| {
+            let made = Timer::new();
+            made.inspect_err(|why| tracing::warn!(%why, "who is held back goes on by whole milliseconds")).ok()
+        });
+        if let Some(timer) = timer
+            && timer.after(time).await.is_ok()
+        {
+            return;
+        }
+        tokio::time::sleep(time).await;
     }
 
     fn line(&self, account: &Arc<Account>) -> Arc<Line> {

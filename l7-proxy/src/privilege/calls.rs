@@ -72,6 +72,8 @@ const PLAIN: &[libc::c_long] = &[
     libc::SYS_futex,
     libc::SYS_nanosleep,
     libc::SYS_ppoll,
+    libc::SYS_timerfd_create, // A worker's, the first time that it holds a workload back.
+    libc::SYS_timerfd_settime,
     // Memory. Code is never made: see below.
     libc::SYS_brk,
     libc::SYS_madvise,

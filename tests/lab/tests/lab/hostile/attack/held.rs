@@ -18,10 +18,11 @@ use super::{
 /// Connections of a workload that takes its share; who takes ten times that has ten times as many.
 const SHARE: usize = 8;
 
-/// What a workload may have of its node's proxy: a quarter of a core. Unbounded, eight busy connections have more than half of one at each end.
-const LIMIT: &str = "250m";
+/// What a workload may have of its node's proxy, its share: so that two nodes' proxies and its own applications leave some of two cores to
+/// others. Eight busy connections have more than half of a core at each end where nothing holds them; the neighbours need half as much.
+const LIMIT: &str = "150m";
 
-/// Less than any machine gives 80 busy connections, and what 25 calls a second of a neighbour don't need.
+/// Less than any machine gives 80 busy connections, and more than 25 calls a second of a neighbour need.
 const LITTLE: &str = "100m";
 const LITTLE_PART: f64 = 0.1;
 
@@ -142,6 +143,7 @@ impl Form {
         let [share, ten] = self.loads;
         let found = [beside(lab, share, count, pace)?, beside(lab, ten, count, pace)?];
         let [(share, _), (ten, _)] = &found;
+        println!("{}: {} / {}, {} / {}", self.name, share.p50_us, share.p99_us, ten.p50_us, ten.p99_us);
         for (ratios, (ten, share)) in
             self.ratios.iter_mut().zip([(ten.p50_us, share.p50_us), (ten.p99_us, share.p99_us)])
         {
@@ -188,11 +190,11 @@ fn rate_of_limit(lab: &Lab) -> Result<Duration> {
 }
 
 #[test]
-#[ignore = "long: three minutes of load in seven rounds, for the neighbours' p99; it wants a quiet machine"]
+#[ignore = "long: four minutes of load in seven rounds, for the neighbours' p99; it wants a quiet machine"]
 fn a_workload_at_ten_times_its_share_moves_its_neighbours_p99_by_less_than_half() {
     in_lab("shares", |lab| {
         let _echo = echo(lab, "shop/far")?;
-        let (count, pace) = (600, Duration::from_millis(5));
+        let (count, pace) = (800, Duration::from_millis(5));
         let each = rate_of_limit(lab)?;
         let mut forms = [
             Form::new("held, as fast as they can", Some(LIMIT), None),
@@ -210,6 +212,7 @@ fn a_workload_at_ten_times_its_share_moves_its_neighbours_p99_by_less_than_half(
         }
         let of = |of: fn(&Latency) -> u64| (alone.iter().map(of).min(), alone.iter().map(of).max());
         println!("alone: p50 {:?}, p99 {:?}", of(|called| called.p50_us), of(|called| called.p99_us));
+        println!("near, far, client and caller have had {:?}", had(lab)?);
         let moved = forms.each_ref().map(Form::told);
         ensure!(moved[0] < 1.5, "with eighty connections for eight a neighbour's p99 moves by {:.2}", moved[0]);
         ensure!(moved[1] < 1.5, "at ten times the rate a neighbour's p99 moves by {:.2}", moved[1]);
