@@ -8,7 +8,7 @@ use crate::{
     copy,
     dial::{Connected, dial_for},
     fault::Why,
-    home::Home,
+    home::{Home, LAST_WORDS},
     proxy::Proxy,
     stock::Family,
 };
@@ -60,7 +60,7 @@ pub(crate) async fn dial_shown(
     dial_for(unconnected, client, target).await
 }
 
-/// Waits until the mesh denies what it allowed, or the workload is gone.
+/// Waits until the mesh denies what it allowed, or the workload is gone and has had its time to be heard out.
 pub(crate) async fn denied_or_gone(proxy: &Proxy, home: &Home, called: Called) -> Why {
     // First: what turns after this wakes it.
     let mut judged = proxy.judged.hear();
@@ -69,7 +69,11 @@ pub(crate) async fn denied_or_gone(proxy: &Proxy, home: &Home, called: Called) -
             judged.mark_unchanged();
             let now = proxy.current();
             let verdict = match (home.pod.workload(&now), &called) {
-                (Err(_), _) => return Why::Gone,
+                (Err(_), _) => {
+                    drop(now);
+                    tokio::time::sleep(LAST_WORDS).await;
+                    return Why::Gone;
+                }
                 (Ok(workload), Called::Known(facts)) => authorized(&now, workload, facts),
                 (Ok(workload), Called::Unknown(facts)) => authorized_plaintext(&now, workload, facts),
             };
@@ -87,6 +91,6 @@ pub(crate) async fn denied_or_gone(proxy: &Proxy, home: &Home, called: Called) -
     };
     tokio::select! {
         why = denied => why,
-        () = home.gone() => Why::Gone,
+        () = home.silent() => Why::Gone,
     }
 }

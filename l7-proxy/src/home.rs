@@ -1,12 +1,16 @@
 //! Says which pod a listener belongs to, and whether that pod is still there. Its connections end when it goes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use millrace_model::{Mesh, ObjectName, Workload};
 use millrace_node::wire;
 use tokio::sync::watch;
 
 use crate::fault::Why;
+
+/// How long connections of a pod that is gone go on: its applications have ended in order, most of the time, and what they said last is still on
+/// its way. Connections of one that is not there end by themselves, and before that.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A pod of this node, by name and instance: its successor under the same name is another one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +56,12 @@ impl Home {
     pub(crate) fn new(pod: Pod) -> (watch::Sender<()>, Self) {
         let (sender, gone) = watch::channel(());
         (sender, Self { pod, gone })
+    }
+
+    /// Waits until the pod is gone, and what it said last has had its time to arrive.
+    pub(crate) async fn silent(&self) {
+        self.gone().await;
+        tokio::time::sleep(LAST_WORDS).await;
     }
 
     /// Waits until the pod is gone.

@@ -186,6 +186,7 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
     let ping = connection.ping_pong();
     let mut windows = Windows::new(arrived.accepted.account.tight(), tuning.stream_window);
     let mut gone = Rarely::new(Box::pin(arrived.accepted.home.gone()));
+    let mut silenced = Rarely::new(Box::pin(arrived.accepted.home.silent()));
     let mut revoked = Rarely::new(Box::pin(revoked(proxy, arrived)));
     let mut silent = Rarely::new(Box::pin(tunnel::peer_is_silent(ping)));
     let mut closing = Rarely::new(Box::pin(drained_or_expired(proxy.drain.clone(), arrived.valid_for)));
@@ -197,7 +198,12 @@ async fn serve_streams(worker: &Arc<Worker>, arrived: &Arc<Arrived>, tls: TlsStr
         tokio::select! {
             // What hardly ever happens first: it costs a look, and bytes that always come may not keep it from being seen.
             biased;
-            () = &mut gone => break,
+            () = &mut silenced => break,
+            () = &mut gone, if !is_closing => {
+                // What its applications said last goes out; nobody is let in any more.
+                is_closing = true;
+                connection.graceful_shutdown();
+            }
             () = &mut revoked => break proxy.metrics.tunnel_broken(End::Server, "revoked"),
             () = &mut silent => break proxy.metrics.tunnel_broken(End::Server, "silent"),
             () = &mut closing, if !is_closing => {

@@ -65,7 +65,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, mut accepted: Accepted, socket: T
             record.carrying();
             accepted.pending = None;
             let gone = async {
-                accepted.home.gone().await;
+                accepted.home.silent().await;
                 Why::Gone
             };
             let ended = copy::through_tunnel(socket, stream, AtSocket::Client, &record.carried.clone(), gone).await;

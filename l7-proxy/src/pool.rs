@@ -33,7 +33,7 @@ use crate::{
     frames::{Carried, Counted, Role, why_ended},
     gather::gathered,
     handshakes::Caller,
-    home::Pod,
+    home::{LAST_WORDS, Pod},
     keys::Key,
     limits::{Account, Waits},
     metrics::End,
@@ -106,6 +106,8 @@ struct Tunnel {
     serial: u64,
     streams: Arc<AtomicUsize>,
     idle_since: Option<Instant>,
+    /// Whether an end of it is no longer who it was: it takes no new streams, and ends soon.
+    is_leaving: bool,
     /// What the peer has shown.
     leaf: Option<CertificateDer<'static>>,
     driver: AbortHandle,
@@ -171,13 +173,22 @@ impl Pool {
     /// Closes tunnels whose ends are no longer who they were, and lets go of idle ones and those of a former key.
     pub(crate) fn sweep(&self, proxy: &Proxy, mesh: &Mesh, now: Instant) {
         let mut state = self.lock();
-        while state.tasks.try_join_next().is_some() {}
-        state.routes.retain(|ends, route| {
+        let State { routes, tasks } = &mut *state;
+        while tasks.try_join_next().is_some() {}
+        routes.retain(|ends, route| {
             let key = proxy.keys.get(&ends.source_identity);
             let still = key.is_some() && ends.are_in(mesh);
             for tunnel in &mut route.tunnels {
-                if !still || !key.as_ref().is_some_and(|key| tunnel.is_believed(key)) {
+                if key.as_ref().is_some_and(|key| !tunnel.is_believed(key)) {
                     tunnel.driver.abort();
+                } else if !still && !tunnel.is_leaving {
+                    // What was said last on it is on its way still.
+                    (tunnel.is_leaving, tunnel.send) = (true, None);
+                    let driver = tunnel.driver.clone();
+                    tasks.spawn(async move {
+                        tokio::time::sleep(LAST_WORDS).await;
+                        driver.abort();
+                    });
                 }
                 tunnel.rest(now, key.as_ref().map(|key| key.serial));
             }
@@ -220,7 +231,8 @@ impl Pool {
         let Opened { send, leaf, carried, waits, driver } = opened?;
         let driver = tasks.spawn(driver);
         let streams = Arc::new(AtomicUsize::new(0));
-        let mut tunnel = Tunnel { carried, waits, send: Some(send), serial, streams, idle_since: None, leaf, driver };
+        let (send, idle_since, is_leaving) = (Some(send), None, false);
+        let mut tunnel = Tunnel { carried, waits, send, serial, streams, idle_since, is_leaving, leaf, driver };
         let place = tunnel.place(serial);
         if place.is_none() {
             tunnel.send = None;

@@ -29,6 +29,7 @@ use super::{
 };
 
 pub(crate) use asking::{Asking, Over};
+pub(in crate::http) use head::{Head, read};
 pub(crate) use reply::Reply;
 
 /// Read at once. Most heads, and small bodies with them, fit whole.

@@ -107,6 +107,30 @@ async fn a_pod_that_goes_takes_its_connections_and_listeners_along() {
     panic!("the pod's listener stayed open");
 }
 
+/// It has answered and ended, as on a roll-out, and its pod was taken away before all of that was on its way.
+#[tokio::test]
+async fn what_a_pod_said_last_arrives_though_the_pod_is_gone() {
+    /// More than a stream has under way: the rest waits at the pod's node for its reader.
+    const LAST: usize = 8 << 20;
+    let mut stage = Stage::new().await;
+    stage.let_go();
+    let listener = stage.api_listens(8080);
+    let (mut client, mut server) = pair(&stage, &listener).await;
+    let says = tokio::spawn(async move {
+        server.write_all(&vec![7; LAST]).await.unwrap();
+        server.shutdown().await.unwrap();
+        server
+    });
+    timeout(SOON, client.readable()).await.unwrap().unwrap();
+    stage.b.agent.say(Say::Close(stage.api.name.clone())).await;
+    let closed = async { while TcpStream::connect(stage.api_at(15008)).await.is_ok() {} };
+    timeout(SOON, closed).await.unwrap();
+    let mut said = Vec::new();
+    timeout(SOON, client.read_to_end(&mut said)).await.unwrap().expect("it ends in order");
+    assert_eq!(said.len(), LAST);
+    drop(says.await.unwrap());
+}
+
 /// The peer's workload is replaced by another at its address: the old tunnel must not be used for it.
 #[tokio::test]
 async fn a_peer_that_is_replaced_loses_its_tunnels() {

@@ -40,7 +40,7 @@ pub(super) fn write(head: &Parts, framing: Framing, to: &mut BytesMut) {
 
 /// A head that an endpoint sent.
 #[derive(Debug)]
-pub(super) enum Head {
+pub(in crate::http) enum Head {
     /// It says something before its answer (RFC 9110, 15.2).
     Informational(StatusCode),
     /// It answers.
@@ -53,7 +53,7 @@ pub(super) enum Head {
 }
 
 /// Takes a head out of `from`; None where it is not whole. So much of that was `seen`, and held no end.
-pub(super) fn read(from: &mut BytesMut, seen: &mut usize, is_to_head: bool) -> Result<Option<Head>, Bad> {
+pub(in crate::http) fn read(from: &mut BytesMut, seen: &mut usize, is_to_head: bool) -> Result<Option<Head>, Bad> {
     if *seen > 0 && !may_end(from.get(seen.saturating_sub(3)..).unwrap_or_default()) {
         return more(from, seen);
     }

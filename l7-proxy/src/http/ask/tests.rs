@@ -514,7 +514,7 @@ fn heard(bytes: &[u8], piece: usize) -> (Vec<Heard>, Option<Bad>) {
         from.extend_from_slice(part);
         loop {
             let Some(decoder) = &mut body else {
-                match head::read(&mut from, &mut seen, false) {
+                match read(&mut from, &mut seen, false) {
                     Ok(Some(Head::Informational(status))) => heard.push((status.as_u16(), Vec::new())),
                     Ok(Some(Head::Answer { head, framing, .. })) => {
                         heard.push((head.status().as_u16(), Vec::new()));
