@@ -309,6 +309,8 @@ async fn serve_stream(
                 drop(pending);
                 opened.map(|opened| (counted, opened))
             }
+            // Nothing was said on it yet: its peer shall ask elsewhere, and at once.
+            () = arrived.accepted.home.gone() => Err(Why::Gone),
             // A peer that gives up must not keep a dial going.
             _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(Why::ClientReset),
         },

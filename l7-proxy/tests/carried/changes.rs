@@ -125,6 +125,7 @@ async fn what_a_pod_said_last_arrives_though_the_pod_is_gone() {
     stage.b.agent.say(Say::Close(stage.api.name.clone())).await;
     let closed = async { while TcpStream::connect(stage.api_at(15008)).await.is_ok() {} };
     timeout(SOON, closed).await.unwrap();
+    assert_eq!(refused(stage.web_tries(asked(stage.api_at(8080))).await).await, ErrorKind::ConnectionReset);
     let mut said = Vec::new();
     timeout(SOON, client.read_to_end(&mut said)).await.unwrap().expect("it ends in order");
     assert_eq!(said.len(), LAST);
