@@ -1,12 +1,11 @@
 //! Waits for less than a millisecond, which the runtime's timers count whole ones of: who is held back goes on in small steps, and what
 //! it does comes as a trickle and not in waves that its neighbours wait behind.
 
-use std::{
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, time::Duration};
 
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// A timer of the kernel's.
@@ -15,15 +14,9 @@ pub(super) struct Timer(AsyncFd<OwnedFd>);
 
 impl Timer {
     /// On this thread's runtime.
-    #[expect(unsafe_code, reason = "libc's call, and a descriptor that tokio did not open")]
+    #[expect(unsafe_code, reason = "tokio has no safe way to watch a descriptor that it did not open")]
     pub(super) fn new() -> io::Result<Self> {
-        // SAFETY: the call takes no pointer.
-        let made = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
-        if made < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just given it, to nobody else.
-        let timer = unsafe { OwnedFd::from_raw_fd(made) };
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         // SAFETY: an OwnedFd is open until dropped, and this one lives as long as the AsyncFd.
         let watched = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
         Ok(Self(watched?))
@@ -40,17 +33,14 @@ impl Timer {
         self.0.async_io(Interest::READABLE, passed).await
     }
 
-    #[expect(unsafe_code, reason = "libc's call")]
     fn set(&self, time: Duration) -> io::Result<()> {
-        let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let tv_sec = libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX);
         // All zeroes would stop it.
-        let at = libc::timespec { tv_sec, tv_nsec: time.subsec_nanos().max(1).into() };
-        let wanted = libc::itimerspec { it_interval: none, it_value: at };
-        let timer = self.0.get_ref().as_raw_fd();
-        // SAFETY: the descriptor is open, the kernel only reads `wanted`, and nothing is asked back.
-        let done = unsafe { libc::timerfd_settime(timer, 0, &raw const wanted, std::ptr::null_mut()) };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        let time = time.max(Duration::from_nanos(1));
+        let tv_sec = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        let it_value = Timespec { tv_sec, tv_nsec: time.subsec_nanos().into() };
+        let wanted = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+        timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &wanted)?;
+        Ok(())
     }
 }
 
